@@ -1,0 +1,61 @@
+"""Turn float arrays larger than memory into int4 arrays an eighth their size in Zarr, and read them back lazily."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .array import Int4Array as Int4Array
+    from .array import open_int4 as open_int4
+    from .metadata import DamagedChunkError as DamagedChunkError
+    from .metadata import QuantizeError as QuantizeError
+    from .metadata import SourceChangedError as SourceChangedError
+    from .metadata import StoreError as StoreError
+    from .metadata import UnfinishedStoreError as UnfinishedStoreError
+    from .pipeline import quantize_to_zarr as quantize_to_zarr
+    from .planning import Plan as Plan
+    from .planning import plan as plan
+    from .quantize import Int4Values as Int4Values
+    from .quantize import NanInt4Values as NanInt4Values
+    from .quantize import PackedInt4Values as PackedInt4Values
+    from .quantize import dequantize_from_int4 as dequantize_from_int4
+    from .quantize import dequantize_from_packed_int4 as dequantize_from_packed_int4
+    from .quantize import pack_int4_to_int8 as pack_int4_to_int8
+    from .quantize import quantize_to_int4 as quantize_to_int4
+    from .quantize import quantize_to_packed_int4 as quantize_to_packed_int4
+    from .quantize import unpack_int8_to_int4 as unpack_int8_to_int4
+    from .scaling import RefusedValuesError as RefusedValuesError
+
+__version__ = "0.1.0"
+
+# Imported when first asked for (PEP 562): Numba, Dask and Zarr take seconds, and few programs need all three.
+HOMES = {
+    "quantize": (
+        "Int4Values",
+        "NanInt4Values",
+        "PackedInt4Values",
+        "dequantize_from_int4",
+        "dequantize_from_packed_int4",
+        "pack_int4_to_int8",
+        "quantize_to_int4",
+        "quantize_to_packed_int4",
+        "unpack_int8_to_int4",
+    ),
+    "scaling": ("RefusedValuesError",),
+    "metadata": ("DamagedChunkError", "QuantizeError", "SourceChangedError", "StoreError", "UnfinishedStoreError"),
+    "array": ("Int4Array", "open_int4"),
+    "planning": ("Plan", "plan"),
+    "pipeline": ("quantize_to_zarr",),
+}
+
+__all__ = sorted(name for names in HOMES.values() for name in names)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,348 @@
+"""`Int4Array`: a sealed variable read lazily, as floats, chunk by chunk."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from . import kernels
+from .codec import ABSENT
+from .grid import Grid, Region, Shape, shape_of, within
+from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
+from .quantize import check_levels, processors, unpack_int8_to_int4
+from .scaling import Levels, levels
+from .storage import Variable, find
+
+
+def open_int4(store: Any, name: str | None = None) -> Int4Array:
+    """Open a sealed variable for lazy reading.
+
+    Parameters
+    ----------
+    store : path, URL or Zarr store
+    name : str, optional
+        Of the variable; not needed where the store holds only one.
+
+    Returns
+    -------
+    Int4Array
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store.
+    UnfinishedStoreError
+        If its run has not come to its end.
+    StoreError
+        If there is no such variable, or it is damaged, of a newer version or not ours.
+
+    Examples
+    --------
+    >>> from quantize import quantize_to_zarr
+    >>> from zarr.storage import MemoryStore
+    >>> store = MemoryStore()
+    >>> _ = quantize_to_zarr(np.linspace(0, 15, 6, dtype=np.float32), store)
+    >>> open_int4(store)[2:4].tolist()
+    [6.0, 9.0]
+    """
+    variable, metadata = find(store, name)
+    if metadata.status != "sealed":
+        raise UnfinishedStoreError(
+            f"{variable.where} is unfinished (status {metadata.status!r}); call quantize_to_zarr with the same source "
+            "and settings again to go on"
+        )
+    return Int4Array(variable, metadata)
+
+
+class Int4Array:
+    """A lazy view of a sealed variable: floats when indexed, reading only the chunks it needs.
+
+    Indexing is NumPy's basic indexing: integers, slices with any step, and an ellipsis.
+
+    Attributes
+    ----------
+    shape, dtype, ndim, size, nbytes
+        Of the values, as of a NumPy array.
+    chunks, shards : tuple of int
+        In values; `shards` is None where there are none.
+    scale, zero_point : float, int
+        ``x' = (code - zero_point) * scale``.
+    nan_code, missing
+        The code of missing values, and the value they have in an integer dtype; None where there is none.
+    max_error : float
+        ``scale / 2``: no value within the range differs by more, but for rounding to the dtype.
+    nbytes_stored : int
+        What the chunks take in the store.
+    packed : zarr.Array
+        The packed codes, uint8.
+    attributes, dimension_names
+        What the source said of itself.
+    """
+
+    def __init__(self, variable: Variable, metadata: Metadata) -> None:
+        assert metadata.scale is not None
+        self._variable = variable
+        self.metadata = metadata
+        self.layout = metadata.layout
+        self.shape = self.layout.shape
+        self.dtype = self.layout.dtype
+        self.chunks = self.layout.chunks
+        self.shards = self.layout.shards
+        self.name = variable.name
+        self.path = variable.files.label
+        self.scale = metadata.scale.scale
+        self.zero_point = metadata.scale.zero_point
+        self.nan_code = metadata.nan_code
+        self.missing = metadata.missing
+        self.attributes = metadata.attributes
+        self.dimension_names = metadata.dimension_names
+
+    ndim = property(lambda self: len(self.shape))
+    size = property(lambda self: math.prod(self.shape))
+    nbytes = property(lambda self: self.layout.nbytes)
+    max_error = property(lambda self: self.scale / 2)
+
+    @property
+    def nbytes_stored(self) -> int:
+        return self._variable.files.size(f"{self.name}/c")
+
+    @property
+    def packed(self) -> zarr.Array[Any]:
+        return zarr.open_array(self._variable.files.store, path=self.name, mode="r", zarr_format=3)
+
+    @functools.cached_property
+    def levels(self) -> Levels:
+        assert self.metadata.scale is not None
+        return levels(self.metadata.scale, self.dtype, self.missing)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Int4Array {self.path}/{self.name} shape={self.shape} dtype={self.dtype} chunks={self.chunks} "
+            f"scale={self.scale:.6g} zero_point={self.zero_point}>"
+        )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an Int4Array is dequantized when read, so it cannot be an array without a copy")
+        whole = self[...]
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def to_dask(self) -> Any:
+        """A dask array of the values, one block for each chunk; nothing is read before it is computed."""
+        import dask.array
+
+        meta = np.empty((0,) * self.ndim, self.dtype)
+        return dask.array.from_array(self, chunks=self.chunks, meta=meta, asarray=False)
+
+    def __dask_tokenize__(self) -> Any:
+        return (type(self).__name__, self.path, self.name, self.metadata.to_json())
+
+    def __getitem__(self, index: Any) -> Any:
+        axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
+        out = np.empty(tuple(axis.count for axis in axes), self.dtype)
+        if out.size:
+            self._read(axes, out)
+        out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
+        return out.reshape([axis.count for axis in axes if not axis.drop])[()]
+
+    def _read(self, axes: list[Axis], out: np.ndarray) -> None:
+        region = tuple(slice(axis.start, axis.stop) for axis in axes)
+
+        def work(touched: tuple[int, Region]) -> None:
+            number, chunk = touched
+            picks = [axis.within(part) for axis, part in zip(axes, chunk, strict=True)]
+            if all(pick.count for pick in picks):
+                target = out[tuple(slice(pick.first, pick.first + pick.count) for pick in picks)]
+                self._read_chunk(number, chunk, picks, target)
+
+        grid = self._reader.grid
+        touched = grid.touched(region)
+        if math.prod(shape_of(region)) <= math.prod(grid.box):
+            for item in touched:
+                work(item)
+        else:
+            with ThreadPoolExecutor(processors()) as pool:
+                for _ in pool.map(work, touched):
+                    pass
+
+    @functools.cached_property
+    def _reader(self) -> ChunkReader:
+        return ChunkReader(self._variable, self.layout)
+
+    def _read_chunk(self, number: int, chunk: Region, picks: list[Pick], out: np.ndarray) -> None:
+        packed = self._reader.read(number)
+        corner = self._reader.grid.region(number)
+        local = within(chunk, corner)
+        *outer, last = [
+            slice(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(local, picks, strict=True)
+        ]
+        rows = packed[tuple(outer)]
+        if last.step == 1:
+            unpack_run(rows, last, self.levels, out)
+        else:
+            index = np.arange(last.start, last.stop, last.step)
+            nibbles = rows[..., index // 2] >> (index % 2 * 4).astype(np.uint8) & 15
+            out[...] = self.levels.table[nibbles ^ 8]
+        if self.levels.outside:
+            codes = unpack_int8_to_int4(rows)[..., last]
+            check_levels(codes, self.levels)
+
+
+def unpack_run(rows: np.ndarray, run: slice, found: Levels, out: np.ndarray) -> None:
+    """Write the values of consecutive codes of each row into `out`, straight where they start on a byte."""
+    bytes_of_run = np.ascontiguousarray(rows[..., run.start // 2 : (run.stop + 1) // 2])
+    flat = bytes_of_run.reshape(-1, bytes_of_run.shape[-1])
+    n = run.stop - run.start
+    if run.start % 2 == 0 and out.flags.c_contiguous:
+        block = out.reshape((-1, n) if n % 2 else (1, -1))
+        kernels.unpack(flat.reshape(len(block), -1), block, found.table)
+        return
+    whole = np.empty((len(flat), 2 * flat.shape[1]), out.dtype)
+    kernels.unpack(flat, whole, found.table)
+    out[...] = whole[:, run.start % 2 :][:, :n].reshape(out.shape)
+
+
+class ChunkReader:
+    """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place."""
+
+    def __init__(self, variable: Variable, layout: Layout) -> None:
+        self.variable = variable
+        self.layout = layout
+        self.indices: dict[int, np.ndarray] = {}
+
+    @property
+    def grid(self) -> Grid:
+        """The chunks, those within shards too."""
+        return Grid(self.layout.shape, self.layout.chunks)
+
+    def locate(self, number: int) -> tuple[int, Shape]:
+        """The unit that holds a chunk, and the chunk's place in it."""
+        layout = self.layout
+        position = self.grid.position(number)
+        within_unit = tuple(outer // inner for outer, inner in zip(layout.unit, layout.chunks, strict=True))
+        unit = layout.units.number(tuple(along // n for along, n in zip(position, within_unit, strict=True)))
+        return unit, tuple(along % n for along, n in zip(position, within_unit, strict=True))
+
+    def place(self, number: int) -> str:
+        """What to call a chunk: its key, and in a shard its place there."""
+        unit, inner = self.locate(number)
+        key = self.variable.chunk_key(self.layout, unit)
+        return f"{key}, inner chunk {inner}" if self.layout.shards else key
+
+    def read(self, number: int) -> np.ndarray:
+        """Packed bytes of one chunk, whole, shape ``packed_shape(chunks)``.
+
+        Raises
+        ------
+        DamagedChunkError
+            If it is missing or its bytes are not those that were written.
+        """
+        try:
+            data = self.stored(number)
+            if data is None:
+                raise ValueError("it is missing")
+            return self.layout.chunk_codec.decode(data)
+        except (ValueError, RuntimeError) as error:
+            raise DamagedChunkError(
+                f"{self.variable.files.label}/{self.place(number)} is damaged: {error}. Restore it from a copy, or "
+                "quantize the source again with overwrite=True"
+            ) from error
+
+    def stored(self, number: int) -> bytes | None:
+        """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
+        unit, inner = self.locate(number)
+        key = self.variable.chunk_key(self.layout, unit)
+        if self.layout.shard_codec is None:
+            return self.variable.files.get(key)
+        offset, length = self.index(unit, key)[self.layout.shard_codec.grid.number(inner)].tolist()
+        return None if offset == ABSENT else self.variable.files.get(key, offset, length)
+
+    def index(self, unit: int, key: str) -> np.ndarray:
+        """The index of one shard, kept for the next of its inner chunks."""
+        codec = self.layout.shard_codec
+        assert codec is not None
+        if unit not in self.indices:
+            data = self.variable.files.get(key, -1, codec.index_length)
+            if data is None:
+                raise ValueError("it is missing")
+            if len(self.indices) >= 256:
+                self.indices.clear()
+            self.indices[unit] = codec.index(data)
+        return self.indices[unit]
+
+
+# Basic indexing -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What an index takes of a part of an axis: `count` entries, the first `offset` behind the part's start, each `step`
+    behind the last; they are the `first` to ``first + count - 1`` of the result."""
+
+    first: int
+    count: int
+    offset: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an index takes of one axis, in ascending order: `count` entries from `start`, each `step` behind the last.
+
+    `reverse`: in the result they stand the other way round. `drop`: the result does not have the axis.
+    """
+
+    start: int
+    count: int
+    step: int = 1
+    reverse: bool = False
+    drop: bool = False
+
+    @property
+    def stop(self) -> int:
+        return self.start + (self.count - 1) * self.step + 1 if self.count else self.start
+
+    @classmethod
+    def of(cls, index: Any, n: int) -> Axis:
+        if isinstance(index, slice):
+            taken = range(n)[index]
+            ascending = taken if taken.step > 0 else taken[::-1]
+            return cls(ascending.start, len(taken), ascending.step, taken.step < 0)
+        try:
+            place = range(n)[operator.index(index)]
+        except TypeError:
+            raise IndexError(
+                f"{index!r} is no basic index: take integers, slices and an ellipsis, or index the result of to_dask()"
+            ) from None
+        except IndexError:
+            raise IndexError(f"index {index} is out of bounds for an axis of length {n}") from None
+        return cls(place, 1, drop=True)
+
+    def within(self, part: slice) -> Pick:
+        first = max(-(-(part.start - self.start) // self.step), 0)
+        last = min(-(-(part.stop - self.start) // self.step), self.count)
+        return Pick(first, max(last - first, 0), self.start + first * self.step - part.start, self.step)
+
+
+def full_index(index: Any, ndim: int) -> list[Any]:
+    """One entry for each axis: the ellipsis, or what is not named, stands for whole axes."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    ellipses = sum(part is Ellipsis for part in parts)
+    if ellipses > 1:
+        raise IndexError("an index can have only one ellipsis")
+    if not ellipses:
+        parts.append(Ellipsis)
+    if len(parts) - 1 > ndim:
+        raise IndexError(f"too many indices: the array has {ndim} axes, and {len(parts) - 1} were indexed")
+    at = next(i for i, part in enumerate(parts) if part is Ellipsis)
+    return [*parts[:at], *[slice(None)] * (ndim - len(parts) + 1), *parts[at + 1 :]]

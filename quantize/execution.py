@@ -1,0 +1,112 @@
+"""Runs tasks on a Dask scheduler: threads of this process, or a `distributed` cluster. Bounded in number at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import dask
+import dask.base
+import dask.threaded
+from dask.callbacks import Callback
+
+WINDOW = 64  # tasks for each worker that a scheduler is handed at once
+GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
+
+
+class StoppedError(Exception):
+    """Raised in tasks of a run that was told to stop."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The units it does, the arguments of the call, and the dask arrays to compute and pass with them, if any."""
+
+    numbers: list[int]
+    arguments: tuple[Any, ...]
+    blocks: list[Any] | None = None
+
+
+def run_tasks(
+    work: Callable[..., Any],
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    scheduler: str,
+    workers: int,
+    stop: threading.Event,
+) -> None:
+    """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread as soon as it is there.
+
+    The first exception ends the run: tasks under way are told by `stop`, no other is begun.
+    """
+    try:
+        if scheduler == "distributed":
+            on_cluster(work, tasks, done, workers)
+        else:
+            on_threads(work, tasks, done, workers)
+    except BaseException:
+        stop.set()
+        raise
+
+
+def on_threads(
+    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
+) -> None:
+    get = dask.base.get_scheduler() if workers == 1 else None
+    with ThreadPoolExecutor(workers) as pool:
+        options = {"pool": pool, "num_workers": workers} if get is None else {}
+        for window in windows(tasks, workers):
+            keys = {f"units-{task.numbers[0]}": task for task in window}
+
+            def finished(key: Any, result: Any, *_: Any, keys: dict[str, Task] = keys) -> None:
+                if key in keys:
+                    done(keys[key], result)
+
+            with Callback(posttask=finished):
+                if window[0].blocks is None:
+                    graph = {key: (work, *task.arguments) for key, task in keys.items()}
+                    (get or dask.threaded.get)(graph, list(keys), **options)
+                else:
+                    calls = [
+                        dask.delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
+                    ]
+                    dask.compute(*calls, scheduler=get or dask.threaded.get, **options)
+
+
+def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
+    rest = iter(tasks)
+    for first in rest:
+        size = workers * (WINDOW if first.blocks is None else GRAPH_WINDOW)
+        yield [first, *islice(rest, size - 1)]
+
+
+def on_cluster(
+    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
+) -> None:
+    from distributed import Client, as_completed
+
+    client = Client.current()
+    rest = iter(tasks)
+    running: dict[str, Task] = {}
+
+    def submit(task: Task) -> Any:
+        if task.blocks is None:
+            future = client.submit(work, *task.arguments, pure=False)
+        else:
+            future = client.compute(dask.delayed(work)(*task.arguments, task.blocks))
+        running[future.key] = task
+        return future
+
+    completed = as_completed([submit(task) for task in islice(rest, 2 * workers)])
+    try:
+        for future in completed:
+            result = future.result()
+            done(running.pop(future.key), result)
+            for task in islice(rest, 1):
+                completed.add(submit(task))
+    finally:
+        client.cancel(list(completed.futures))

@@ -1,0 +1,319 @@
+"""Numba loops: scan, pack, unpack. They know arrays and numbers; no Dask, no Zarr, no axes.
+
+Every function here takes C-contiguous blocks of two dimensions ``(rows, n)`` in native byte order, releases the GIL,
+and starts no thread of its own. The packed form of a block is ``(rows, ceil(n / 2))`` uint8: value ``2j`` in the low
+nibble and ``2j + 1`` in the high nibble of byte ``j``, two's complement, an odd end padded with 0.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numba
+import numpy as np
+from numba.extending import overload
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+
+
+@functools.cache
+def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Compile `loop` once for each `name`, which stands for one signature, with a file of its own in Numba's cache.
+
+    Numba keeps all signatures of a function in one index; two processes that write it at once can swap two
+    signatures' machine code (numba#4807). With one signature a file, what they overwrite is the same code.
+    """
+    own = types.FunctionType(loop.__code__, loop.__globals__, f"{loop.__name__}_{name}")
+    own.__qualname__ = own.__name__
+    dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
+    return dispatcher
+
+
+# Scan ---------------------------------------------------------------------------------------------------------------
+#
+# The bits of a float, its sign and magnitude turned into two's complement, are an integer that orders as the float
+# does. Integer minima vectorize without fastmath, and every test (finite, missing) is an integer comparison.
+
+
+class Scan(NamedTuple):
+    """What one read of a block gives: `minimum` and `maximum` of its `count` finite values (NaN where there are none)."""
+
+    minimum: float
+    maximum: float
+    count: int
+    nan: int
+    missing: int
+    positive_infinity: int
+    negative_infinity: int
+
+
+def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
+    """Minimum, maximum and counts of a block in one read. `missing` is a value of the block's dtype, or None."""
+    keys, order = ordered(block)
+    # None is a type of its own to Numba: without a missing value the comparison is not compiled.
+    sentinel = None if missing is None else keys.dtype.type(order.key(missing))
+    name = f"{keys.dtype}{'' if missing is None else '_missing'}"
+    loop = compiled(scan_loop, name)
+    low, high, count = loop(keys, order.shift, order.flip, order.carry, order.low, order.high, sentinel)
+    minimum, maximum = (order.value(low), order.value(high)) if count else (math.nan, math.nan)
+    rest = block.size - count
+    if rest == 0:
+        return Scan(minimum, maximum, count, 0, 0, 0, 0)
+    infinities = (0, 0) if order.infinity is None else [np.count_nonzero(keys == bits) for bits in order.infinity]
+    marked = 0 if sentinel is None else np.count_nonzero(block == np.asarray(missing, block.dtype))
+    nan = rest - marked - sum(infinities)
+    return Scan(minimum, maximum, count, int(nan), int(marked), int(infinities[0]), int(infinities[1]))
+
+
+class Order(NamedTuple):
+    """How the bits of a dtype become integers in the order of their values: ``(b ^ (s & flip)) + (s & carry)``
+    with ``s = b >> shift``; `low` and `high` are those of the smallest and largest finite value."""
+
+    dtype: np.dtype[Any]
+    shift: int
+    flip: Any
+    carry: Any
+    low: Any
+    high: Any
+    infinity: tuple[Any, Any] | None
+
+    def key(self, value: float | int) -> int:
+        bits = int(np.asarray(value, self.dtype).view(self.flip.dtype))
+        return bits if bits >= 0 else (bits ^ int(self.flip)) + int(self.carry)
+
+    def value(self, key: Any) -> float:
+        bits = int(key) if key >= 0 else (int(key) - int(self.carry)) ^ int(self.flip)
+        return float(np.asarray(bits, self.flip.dtype).view(self.dtype))
+
+
+@functools.cache
+def order_of(dtype: np.dtype[Any]) -> Order:
+    bits = 8 * dtype.itemsize
+    if dtype not in FLOATS:
+        zero = dtype.type(0)
+        info = np.iinfo(dtype)
+        return Order(dtype, bits - 1, zero, zero, dtype.type(info.min), dtype.type(info.max), None)
+    integer = np.dtype(f"i{dtype.itemsize}").type
+    largest = integer(np.asarray(ml_dtypes.finfo(dtype).max, dtype).view(integer))
+    infinity = tuple(integer(np.asarray(value, dtype).view(integer)) for value in (np.inf, -np.inf))
+    return Order(dtype, bits - 1, integer(np.iinfo(integer).max), integer(1), integer(-largest), largest, infinity)
+
+
+def ordered(block: np.ndarray) -> tuple[np.ndarray, Order]:
+    order = order_of(block.dtype)
+    return block.view(order.flip.dtype), order
+
+
+def scan_loop(keys, shift, flip, carry, low, high, sentinel):  # type: ignore[no-untyped-def]
+    count = 0
+    smallest = high
+    largest = low
+    for row in range(keys.shape[0]):
+        for i in range(keys.shape[1]):
+            sign = keys[row, i] >> shift
+            key = (keys[row, i] ^ (sign & flip)) + (sign & carry)
+            valid = (key >= low) & (key <= high)
+            if sentinel is not None:
+                valid &= key != sentinel
+            count += valid
+            smallest = min(smallest, key if valid else high)
+            largest = max(largest, key if valid else low)
+    return smallest, largest, count
+
+
+# Pack ---------------------------------------------------------------------------------------------------------------
+
+
+class Affine(NamedTuple):
+    """The numbers of `pack_loop`: ``code = clip(rint((x * factor - anchor) * inverse + offset))``.
+
+    This is ``rint(x / s) + z`` about an `anchor`, the level of the lowest code: the difference is taken before anything
+    is scaled, so that it loses nothing where the data lie far from zero. `factor` is a power of two that keeps the
+    difference and the reciprocal of very large and very small scales in range. `magic` is 1.5 * 2^23 (float64: 2^52):
+    added to a number it rounds it half to even and leaves it in the low bits; `parity` makes the ties those of x / s.
+    """
+
+    factor: Any
+    anchor: Any
+    inverse: Any
+    offset: Any
+    low: Any
+    high: Any
+    nan: Any
+    magic: Any
+    parity: Any
+
+
+def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """The float type that `dtype` is quantized in: float32 where it holds every value of `dtype` exactly."""
+    return np.float64 if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else np.float32
+
+
+@functools.lru_cache(maxsize=256)
+def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None) -> Affine:
+    """Coefficients of `pack_loop` for blocks of `dtype`, rounded once from exact rational numbers."""
+    number = arithmetic(dtype)
+    low = -8 if nan_code is None else -7
+    edge, mantissa, integer = (100, 23, np.int32) if number is np.float32 else (1000, 52, np.int64)
+    exponent = math.frexp(scale)[1]
+    factor = Fraction(1) if abs(exponent) <= edge else Fraction(2) ** (edge if exponent < 0 else -edge)
+    step = Fraction(scale)
+    largest = Fraction(float(np.finfo(number).max))
+    lowest_level = min(max((low - zero_point) * step, -largest), largest)
+    anchor = Fraction(float(number(float(lowest_level))))
+    unit = WIDENING[dtype].unit if dtype in WIDENING else 1
+    return Affine(
+        factor=number(float(factor / Fraction(unit))),
+        anchor=number(float(anchor * factor)),
+        inverse=number(float(1 / (step * factor))),
+        offset=number(float(anchor / step + zero_point)),
+        low=number(low),
+        high=number(7),
+        nan=number(low if nan_code is None else nan_code),
+        magic=number(1.5 * 2.0**mantissa + zero_point % 2),
+        parity=integer(zero_point % 2),
+    )
+
+
+def pack(
+    block: np.ndarray,
+    out: np.ndarray,
+    scale: float,
+    zero_point: int,
+    nan_code: int | None = None,
+    missing: float | int | None = None,
+) -> None:
+    """Quantize a block and pack it into `out`, uint8. With a `nan_code`, NaN and `missing` become that code."""
+    dtype = block.dtype
+    name = str(dtype)
+    coefficients = affine(dtype, scale, zero_point, nan_code)
+    widening = WIDENING.get(dtype)
+    sentinel = None
+    if missing is not None and nan_code is not None:
+        sentinel = np.asarray(missing, dtype)[()]
+        if widening is not None:
+            sentinel = np.float32(float(sentinel) * widening.unit)
+        name += "_missing"
+    if widening is not None:
+        block = block.view(np.uint16)
+    compiled(pack_loop, name)(block, out, coefficients, sentinel, widening)
+
+
+class Widening(NamedTuple):
+    """How the bits of a half-precision float become those of a float32 that is `unit` times its value."""
+
+    exponent: Any
+    shift: Any
+    unit: float
+
+
+WIDENING = {
+    np.dtype(np.float16): Widening(np.uint32(0x7C00), np.uint32(13), 2.0**-112),
+    BFLOAT16: Widening(np.uint32(0x7F80), np.uint32(16), 1.0),
+}
+
+
+def bits_of(number: Any) -> Any:
+    """The bits of a float32 or float64 as a signed integer, inside kernels."""
+    raise NotImplementedError
+
+
+@overload(bits_of)
+def overload_bits_of(number):  # type: ignore[no-untyped-def]
+    if number == numba.float32:
+        return lambda number: np.float32(number).view(np.int32)
+    return lambda number: np.float64(number).view(np.int64)
+
+
+@numba.njit
+def load(block, row, i, widening):  # type: ignore[no-untyped-def]
+    if widening is None:
+        return block[row, i]
+    half = np.uint32(block[row, i])
+    bits = ((half & np.uint32(0x8000)) << np.uint32(16)) | ((half & np.uint32(0x7FFF)) << widening.shift)
+    infinite = (half & widening.exponent) == widening.exponent
+    return np.uint32(bits | np.uint32(0x7F800000) if infinite else bits).view(np.float32)
+
+
+@numba.njit
+def code(x, affine, sentinel):  # type: ignore[no-untyped-def]
+    is_nan = x != x
+    if sentinel is not None:
+        is_nan |= x == sentinel
+    level = (x * affine.factor - affine.anchor) * affine.inverse + affine.offset
+    level = level if level > affine.low else affine.low
+    level = level if level < affine.high else affine.high
+    level = affine.nan if is_nan else level
+    return (bits_of(level + affine.magic) - affine.parity) & 15
+
+
+def pack_loop(block, out, affine, sentinel, widening):  # type: ignore[no-untyped-def]
+    n = block.shape[1]
+    for row in range(block.shape[0]):
+        for j in range(n // 2):
+            low_nibble = code(load(block, row, 2 * j, widening), affine, sentinel)
+            high_nibble = code(load(block, row, 2 * j + 1, widening), affine, sentinel)
+            out[row, j] = low_nibble | (high_nibble << 4)
+        if n % 2:
+            out[row, n // 2] = code(load(block, row, n - 1, widening), affine, sentinel)
+
+
+# Unpack -------------------------------------------------------------------------------------------------------------
+
+
+def unpack(packed: np.ndarray, out: np.ndarray, table: np.ndarray) -> None:
+    """Write ``table[code + 8]`` for each code of a packed block into `out`, whose dtype is that of the 16-entry `table`.
+
+    One look-up of 256 pairs of values gives both values of a byte: bit for bit those of the table, for every dtype.
+    """
+    rows, n = out.shape
+    pair = PAIRS[out.dtype.itemsize]
+    codes = np.arange(256, dtype=np.uint8)
+    pairs = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1).view(pair)[:, 0]
+    loop = compiled(unpack_loop, str(pair))
+    if n % 2 == 0:
+        loop(packed, out.view(pair), pairs)
+    else:
+        even = np.empty((rows, n + 1), out.dtype)
+        loop(packed, even.view(pair), pairs)
+        out[...] = even[:, :n]
+
+
+PAIRS = {1: np.dtype(np.uint16), 2: np.dtype(np.uint32), 4: np.dtype(np.uint64), 8: np.dtype(np.complex128)}
+
+
+def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]
+    for row in range(packed.shape[0]):
+        for j in range(packed.shape[1]):
+            out[row, j] = pairs[packed[row, j]]
+
+
+# Codes ---------------------------------------------------------------------------------------------------------------
+
+
+def pack_codes(codes: np.ndarray, out: np.ndarray) -> bool:
+    """Pack a block of int8 codes into `out`, uint8; False if a code lies outside -8..7."""
+    valid: bool = compiled(pack_codes_loop, "int8")(codes, out)
+    return valid
+
+
+def pack_codes_loop(codes, out):  # type: ignore[no-untyped-def]
+    n = codes.shape[1]
+    outside = 0
+    for row in range(codes.shape[0]):
+        for j in range(n // 2):
+            first = codes[row, 2 * j]
+            second = codes[row, 2 * j + 1]
+            outside |= ((first + 8) | (second + 8)) & ~15
+            out[row, j] = (first & 15) | ((second & 15) << 4)
+        if n % 2:
+            outside |= (codes[row, n - 1] + 8) & ~15
+            out[row, n // 2] = codes[row, n - 1] & 15
+    return outside == 0

@@ -1,0 +1,337 @@
+"""The metadata of one variable, format version 1: what its ``zarr.json`` says, written and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .codec import ChunkCodec, Compressor, ShardCodec
+from .grid import Grid, Shape, covers, packed_shape
+from .quantize import checked_dtype
+from .scaling import SCALE_METHODS, Scale, check_scale
+
+VERSION = 1
+STATUSES = ("scanning", "writing", "sealed")
+PACKED = "_packed"  # behind the name of the packed dimension
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+
+
+class QuantizeError(Exception):
+    """Base of the errors that only this library raises."""
+
+
+class StoreError(QuantizeError):
+    """A store is not what it should be: not ours, of a newer version, contradicting itself, or of another job."""
+
+
+class UnfinishedStoreError(StoreError):
+    """A store whose run has not come to its end cannot be read."""
+
+
+class DamagedChunkError(StoreError):
+    """A chunk of a sealed store is missing or holds other bytes than were written."""
+
+
+class SourceChangedError(QuantizeError):
+    """The source is not what it was in pass 1."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunks: Shape
+    shards: Shape | None = None
+    compressor: Compressor = field(default_factory=Compressor)
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.shape), len(self.chunks), len(self.shards or self.shape)}
+        if len(ranks) != 1:
+            raise ValueError(f"shape {self.shape}, chunks {self.chunks} and shards {self.shards} differ in dimensions")
+        if not self.shape or min(self.shape) < 1 or min(self.chunks) < 1:
+            raise ValueError(f"shape {self.shape} and chunks {self.chunks} must have axes, each at least 1 long")
+        if not covers(self.shape, self.chunks):
+            even = self.chunks[-1] + 1
+            raise ValueError(
+                f"chunks {self.chunks} end at an odd index of the last axis, in the middle of a byte; "
+                f"take an even length there, such as {even}, or the whole axis, {self.shape[-1]}"
+            )
+        if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
+            raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
+
+    @property
+    def unit(self) -> Shape:
+        """What is written at once: a chunk, or a shard where there are any."""
+        return self.shards or self.chunks
+
+    @property
+    def units(self) -> Grid:
+        return Grid(self.shape, self.unit)
+
+    @property
+    def chunk_codec(self) -> ChunkCodec:
+        return ChunkCodec(packed_shape(self.chunks), self.compressor)
+
+    @property
+    def shard_codec(self) -> ShardCodec | None:
+        return ShardCodec(packed_shape(self.shards), self.chunk_codec) if self.shards else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in `dtype`."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def nbytes_packed(self) -> int:
+        """Bytes of all packed chunks, each whole, before compression."""
+        return self.units.count * math.prod(packed_shape(self.unit))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All that the store says of one variable.
+
+    `statistics` is that of pass 1, None with a `value_range`; `scale` is None until pass 1 is done; `fingerprint` tells
+    one job from another; `dimension_names` and `attributes` are the source's own.
+    """
+
+    layout: Layout
+    scale_method: str
+    nan_code: int | None
+    missing: float | int | None
+    fingerprint: dict[str, Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    dimension_names: tuple[str | None, ...] | None = None
+    status: str = "scanning"
+    scale: Scale | None = None
+    statistics: dict[str, Any] | None = None
+
+    def at(self, status: str, **changes: Any) -> Metadata:
+        return replace(self, status=status, **changes)
+
+    def to_json(self) -> bytes:
+        """The bytes of ``zarr.json``: the same for the same metadata, whatever the version of zarr."""
+        layout = self.layout
+        header = {
+            "version": VERSION,
+            "status": self.status,
+            "shape": layout.shape,
+            "dtype": str(layout.dtype),
+            "axis": None,
+            "scale_method": self.scale_method,
+            "nan_code": self.nan_code,
+            "missing": tagged(self.missing),
+            "statistics": self.statistics,
+            "fingerprint": self.fingerprint,
+            "attributes": tagged(self.attributes),
+        }
+        scale = {} if self.scale is None else {"scale": self.scale.scale, "zero_point": self.scale.zero_point}
+        names = self.dimension_names
+        document = array_document(
+            packed_shape(layout.shape),
+            "uint8",
+            packed_shape(layout.unit),
+            codecs_document(layout),
+            {**scale, "int4": header},
+            (*names[:-1], None if names[-1] is None else names[-1] + PACKED) if names else None,
+        )
+        header["checksum"] = checksum(document)
+        return serialized(document)
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Metadata:
+        """Read ``zarr.json``, checking every part of it against every other.
+
+        Raises
+        ------
+        StoreError
+            Naming `where`, what is wrong, and what to do.
+        """
+        document, header = opened_document(data, where)
+        try:
+            return parsed(document, header)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise StoreError(f"{where} contradicts itself: {what}. Restore it from a copy, or run again") from error
+
+
+def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON and the part of it that is ours, once the version and the checksum are right."""
+    try:
+        document = json.loads(data, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{where} is damaged: it is not JSON ({error}). Restore it from a copy, or run again") from error
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    header = attributes.get("int4") if isinstance(attributes, dict) else None
+    if not isinstance(header, dict):
+        raise StoreError(f"{where} is not an int4 variable of this library: it has no attribute 'int4'")
+    version = header.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise StoreError(f"{where} has format version {version}; this library reads up to {VERSION}. Upgrade quantize")
+    stored = header.pop("checksum", None)
+    if version != VERSION or stored != checksum(document):
+        raise StoreError(
+            f"{where} is damaged: its checksum does not match its contents (they were changed by something other "
+            "than this library). Restore it from a copy, or run again"
+        )
+    return document, header
+
+
+def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
+    """Metadata from JSON; what does not fit comes out as the error of the part that refuses it."""
+    dtype = checked_dtype(header["dtype"])
+    shape = lengths(header["shape"])
+    codecs = document["codecs"]
+    unit = lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
+    sharding = codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
+    inner = unit if sharding is None else lengths(sharding["chunk_shape"])
+    last = shape[-1] if inner[-1] >= packed_shape(shape)[-1] else 2 * inner[-1]
+    chunks = (*inner[:-1], last)
+    shards = None
+    if sharding is not None:
+        shards = tuple(outer // step * n for outer, step, n in zip(unit, inner, chunks, strict=True))
+        codecs = sharding["codecs"]
+    compressors = [
+        Compressor(codec["name"], codec.get("configuration", {}))
+        for codec in codecs
+        if codec["name"] not in ("bytes", "crc32c")
+    ]
+    layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
+    attributes = document["attributes"]
+    nan_code = header["nan_code"]
+    scale = None
+    if "scale" in attributes:
+        scale = Scale(*check_scale(attributes["scale"], attributes["zero_point"]), nan_code)
+    names = document.get("dimension_names")
+    if names and names[-1] is not None:
+        names = [*names[:-1], names[-1].removesuffix(PACKED)]
+    if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
+        raise ValueError(f"status {header['status']!r} or scale_method {header['scale_method']!r} is unknown")
+    if (scale is None) != (header["status"] == "scanning"):
+        raise ValueError(f"status is {header['status']!r}, and there is {'no' if scale is None else 'a'} scale")
+    metadata = Metadata(
+        layout=layout,
+        scale_method=header["scale_method"],
+        nan_code=nan_code,
+        missing=untagged(header["missing"]),
+        fingerprint=header["fingerprint"],
+        attributes=untagged(header["attributes"]),
+        dimension_names=tuple(names) if names else None,
+        status=header["status"],
+        scale=scale,
+        statistics=header["statistics"],
+    )
+    rewritten = json.loads(metadata.to_json())
+    del rewritten["attributes"]["int4"]["checksum"]
+    if rewritten != document:
+        differing = sorted(key for key in {*rewritten, *document} if rewritten.get(key) != document.get(key))
+        raise ValueError(f"{', '.join(differing)} is not what the rest calls for")
+    return metadata
+
+
+def lengths(value: Any) -> Shape:
+    if not isinstance(value, list) or not all(type(n) is int and 0 < n < 2**62 for n in value):
+        raise ValueError(f"{value!r} is not a shape")
+    return tuple(value)
+
+
+# JSON ---------------------------------------------------------------------------------------------------------------
+
+
+def array_document(
+    shape: Shape,
+    data_type: str,
+    chunk_shape: Shape,
+    codecs: list[dict[str, Any]],
+    attributes: dict[str, Any],
+    dimension_names: tuple[str | None, ...] | None = None,
+) -> dict[str, Any]:
+    """Zarr v3 array metadata. https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html#array-metadata"""
+    document: dict[str, Any] = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": codecs,
+        "attributes": attributes,
+    }
+    if dimension_names:
+        document["dimension_names"] = dimension_names
+    return document
+
+
+def codecs_document(layout: Layout) -> list[dict[str, Any]]:
+    compressor = layout.compressor
+    codecs = [
+        {"name": "bytes"},
+        *([{"name": compressor.name, "configuration": compressor.options}] if compressor.name else []),
+        {"name": "crc32c"},
+    ]
+    if layout.shards is None:
+        return codecs
+    configuration = {
+        "chunk_shape": packed_shape(layout.chunks),
+        "codecs": codecs,
+        "index_codecs": INDEX_CODECS,
+        "index_location": "end",
+    }
+    return [{"name": "sharding_indexed", "configuration": configuration}]
+
+
+def group_document() -> bytes:
+    return serialized({"zarr_format": 3, "node_type": "group", "attributes": {}})
+
+
+def serialized(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, allow_nan=False).encode()
+
+
+def checksum(document: dict[str, Any]) -> str:
+    """SHA-256 over the canonical JSON (sorted keys, no white space) of a document that has no checksum yet."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+TAG = "@float:"
+
+
+def tagged(value: Any) -> Any:
+    """A JSON value in which the numbers that JSON lacks are strings, ``"@float:nan"``.
+
+    >>> tagged({"valid_max": math.inf, "note": "@float:"})
+    {'valid_max': '@float:inf', 'note': '@float:@float:'}
+    """
+    if isinstance(value, dict):
+        return {str(key): tagged(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tagged(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{TAG}{value}"
+    return TAG + value if isinstance(value, str) and value.startswith(TAG) else value
+
+
+def untagged(value: Any) -> Any:
+    """The inverse of `tagged`."""
+    if isinstance(value, dict):
+        return {key: untagged(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [untagged(item) for item in value]
+    if isinstance(value, str) and value.startswith(TAG):
+        rest = value.removeprefix(TAG)
+        return rest if rest.startswith(TAG) else float(rest)
+    return value

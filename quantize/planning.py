@@ -1,0 +1,445 @@
+"""What a run will need, said before it starts: chunks, tasks, workers, memory, disk. Reads metadata only."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes, parse_bytes
+
+from .codec import Compressor
+from .grid import Shape, covers, packed_shape
+from .metadata import Layout
+from .quantize import processors
+from .scaling import Rule
+from .sources import PIECE, ArraySource, DaskSource, FileSource, Source, as_missing, as_source
+from .storage import Files, Variable, batch_size
+
+MIB = 1 << 20
+LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
+OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
+COPIES = 4  # of a packed chunk while it is encoded and written: itself, compressed, with checksum, as the store's buffer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of one job, as the user gave them, but for `source` and `store`."""
+
+    name: str = "data"
+    scale_method: str = "minmax"
+    value_range: tuple[float, float] | None = None
+    missing: Any = "declared"
+    nan_policy: str = "raise"
+    chunks: Any = None
+    shards: Any = None
+    compressors: Any = "auto"
+    memory: int | str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and need. `str` prints it, `to_json` gives its figures.
+
+    Attributes
+    ----------
+    source, destination : str
+        What is read, and where the variable will lie.
+    layout : Layout
+        Shape, dtype, chunks and shards in values, and the compressor.
+    rule : Rule
+        How the scale is chosen.
+    missing : float, int or None
+        The value that counts as missing, beside NaN.
+    passes : int
+        How often the source is read: 2, or 1 with a `value_range`.
+    scheduler : {"threads", "distributed", ...}
+        Where tasks run.
+    workers : int
+        How many tasks run at a time.
+    memory : int
+        Bytes that the run will hold at most, above the imports; an estimate for a dask source.
+    kept : int
+        Bytes of pass 1 that are kept for pass 2, counted in `memory`.
+    disk : int
+        Bytes of the result before compression, which is the most it can take.
+    free : int or None
+        Bytes free at the destination, where that is known.
+    notes : tuple of str
+        What else there is to know.
+    """
+
+    source: str
+    destination: str
+    layout: Layout
+    rule: Rule
+    missing: float | int | None
+    scheduler: str
+    workers: int
+    memory: int
+    kept: int
+    disk: int
+    free: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.rule.value_range is None else 1
+
+    @property
+    def units(self) -> int:
+        return self.layout.units.count
+
+    @property
+    def batch(self) -> int:
+        """Units that one task takes."""
+        return batch_size(self.units)
+
+    @property
+    def tasks(self) -> int:
+        """Of one pass."""
+        return -(-self.units // self.batch)
+
+    def to_json(self) -> dict[str, Any]:
+        layout = self.layout
+        return {
+            "source": self.source,
+            "destination": self.destination,
+            "shape": list(layout.shape),
+            "dtype": str(layout.dtype),
+            "chunks": list(layout.chunks),
+            "shards": list(layout.shards) if layout.shards else None,
+            "compressor": layout.compressor.name,
+            "scale_method": self.rule.scale_method,
+            "value_range": list(self.rule.value_range) if self.rule.value_range else None,
+            "nan_policy": self.rule.nan_policy,
+            "missing": self.missing if self.missing is None or math.isfinite(self.missing) else str(self.missing),
+            "passes": self.passes,
+            "units": self.units,
+            "tasks": self.tasks,
+            "scheduler": self.scheduler,
+            "workers": self.workers,
+            "nbytes": layout.nbytes,
+            "memory": self.memory,
+            "kept": self.kept,
+            "disk": self.disk,
+            "free": self.free,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        layout = self.layout
+        written = "shards" if layout.shards else "chunks"
+        inner = f", in chunks of {layout.chunks}" if layout.shards else ""
+        reads = (
+            "2 passes: the range of the data, then the codes"
+            if self.passes == 2
+            else "1 pass: the range is given, so only the codes"
+        )
+        free = "" if self.free is None else f", {format_bytes(self.free)} free"
+        kept = f", {format_bytes(self.kept)} of it to keep what pass 1 read" if self.kept else ""
+        lines = {
+            "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
+            "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
+            "scale": f"{self.rule.scale_method}, {reads}",
+            "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
+            "memory": f"{format_bytes(self.memory)} at most{kept}",
+            "disk": f"{format_bytes(self.disk)} at most{free}",
+        }
+        width = max(map(len, lines))
+        return "\n".join([*(f"{key:<{width}}  {value}" for key, value in lines.items()), *(f"note: {n}" for n in self.notes)])
+
+
+def plan(
+    source: Any,
+    store: Any,
+    *,
+    name: str = "data",
+    scale_method: str = "minmax",
+    value_range: tuple[float, float] | None = None,
+    missing: Any = "declared",
+    nan_policy: str = "raise",
+    chunks: Any = None,
+    shards: Any = None,
+    compressors: Any = "auto",
+    memory: int | str | None = None,
+    workers: int | None = None,
+) -> Plan:
+    """What `quantize_to_zarr` would do and need with the same arguments. Reads metadata only, writes nothing.
+
+    Parameters, and what is raised for them, are those of `quantize_to_zarr`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        If an argument is not one of those allowed, or a memory budget is too small for one task.
+    TypeError
+        If the source cannot be read or its dtype cannot be quantized.
+    FileNotFoundError
+        If the source does not exist.
+
+    Examples
+    --------
+    >>> from zarr.storage import MemoryStore
+    >>> plan(np.zeros((4096, 1024), np.float32), MemoryStore(), workers=2).layout.chunks
+    (4096, 1024)
+    """
+    settings = Settings(
+        name, scale_method, value_range, missing, nan_policy, chunks, shards, compressors, memory, workers
+    )
+    return planned(as_source(source), Files.of(store), settings)
+
+
+def planned(source: Source, files: Files, settings: Settings) -> Plan:
+    rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy)
+    variable = Variable(files, settings.name)
+    layout = chosen_layout(source, settings)
+    scheduler, workers, processes, notes = chosen_workers(source, files, settings.workers)
+    task = task_memory(source, layout)
+    budget = parsed_bytes(settings.memory)
+    if budget is not None:
+        affordable = (budget - OVERHEAD * processes) // task
+        if affordable < 1:
+            raise ValueError(
+                f"memory={settings.memory!r} ({format_bytes(budget)}) is too small for one task: {format_bytes(OVERHEAD * processes)} of "
+                f"overhead and {format_bytes(task)} for a chunk of {layout.unit} values, {format_bytes(OVERHEAD * processes + task)} in "
+                f"all. Pass at least that, or smaller chunks="
+            )
+        if affordable < workers:
+            notes.append(f"{affordable} tasks at a time instead of {workers}, to stay within memory={settings.memory!r}")
+            workers = affordable
+    said = OVERHEAD * processes + workers * task
+    kept = 0
+    if budget is not None and rule.value_range is None and scheduler == "threads" and rereads(source):
+        kept = min(budget - said, layout.nbytes)
+    if isinstance(source, DaskSource):
+        notes.append("memory is an estimate for a dask source: what its graph holds is its own")
+    return Plan(
+        source=source.label,
+        destination=variable.where,
+        layout=layout,
+        rule=rule,
+        missing=chosen_missing(source, settings.missing),
+        scheduler=scheduler,
+        workers=workers,
+        memory=said + kept,
+        kept=kept,
+        disk=layout.nbytes_packed + 4096 + 16 * layout.units.count,
+        free=free_bytes(files),
+        notes=tuple(notes),
+    )
+
+
+def rereads(source: Source) -> bool:
+    """Whether reading the source again costs more than memory does: arrays are there, files stay in the page cache."""
+    return not isinstance(source, ArraySource | FileSource)
+
+
+def task_memory(source: Source, layout: Layout) -> int:
+    """Bytes that one task holds at most: what reading takes, a block made contiguous and its codes, the packed chunk."""
+    return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
+
+
+def free_bytes(files: Files) -> int | None:
+    folder = files.folder
+    while folder is not None and not folder.exists():
+        folder = folder.parent if folder != folder.parent else None
+    return None if folder is None else shutil.disk_usage(folder).free
+
+
+# Workers --------------------------------------------------------------------------------------------------------------
+
+
+def current_client() -> Any:
+    """The user's `distributed.Client`, if there is one; the package is not imported to find out."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.Client.current()
+    except ValueError:
+        return None
+
+
+def chosen_workers(source: Source, files: Files, workers: int | None) -> tuple[str, int, int, list[str]]:
+    """Scheduler, tasks at a time, processes, and what to say of them."""
+    import dask.base
+    from zarr.storage import MemoryStore
+
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, but must be at least 1")
+    notes = []
+    client = current_client()
+    if client is not None:
+        if source.shared and not isinstance(files.store, MemoryStore):
+            threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+            return "distributed", min(sum(threads), workers or sum(threads)), len(threads), notes
+        which = "destination" if source.shared else "source"
+        notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
+    get = dask.base.get_scheduler()
+    if get is not None and get.__module__ == "dask.local":
+        return "synchronous", 1, 1, notes
+    return "threads", workers or processors(), 1, notes
+
+
+# Chunks ---------------------------------------------------------------------------------------------------------------
+
+
+def chosen_layout(source: Source, settings: Settings) -> Layout:
+    chunks = default_chunks(source) if settings.chunks is None else box(settings.chunks, source.shape, "chunks")
+    shards = None if settings.shards is None else box(settings.shards, source.shape, "shards")
+    if shards is None:
+        chunks = tuple(min(length, n) for length, n in zip(chunks, source.shape, strict=True))
+    elif settings.chunks is None:
+        # Chunks that divide the shards, each near the target: along the first axis first, which keeps rows whole.
+        chunks = divided(shards, source.dtype.itemsize)
+    return Layout(source.shape, source.dtype, chunks, shards, chosen_compressor(settings.compressors))
+
+
+def box(value: Any, shape: Shape, what: str) -> Shape:
+    """Lengths for each axis from a number or a sequence; -1 is the whole axis.
+
+    >>> box((100, -1), (1000, 64), "chunks")
+    (100, 64)
+    """
+    try:
+        parts = [int(value)] * len(shape) if isinstance(value, int | np.integer) else [int(part) for part in value]
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} is {value!r}, but must be lengths for each axis, such as (1000, -1)") from None
+    if len(parts) != len(shape) or any(part == 0 or part < -1 for part in parts):
+        raise ValueError(
+            f"{what} is {value!r}, but must have {len(shape)} lengths, one for each axis of {shape}: above 0, or -1 for "
+            "the whole axis"
+        )
+    return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
+
+
+def default_chunks(source: Source) -> Shape:
+    """The source's own chunks where they hold 4 to 64 MiB; whole multiples of smaller ones, and C-order blocks of larger
+    ones or of a source without chunks, near 16 MiB. In the packed axis even, or the whole axis."""
+    shape, itemsize = source.shape, source.dtype.itemsize
+    chunks = source.chunks
+    if chunks is None:
+        if isinstance(source, FileSource) and source.fortran:
+            return fortran_blocks(shape, itemsize)
+        return even(c_order_block(shape, itemsize), shape)
+    chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))
+    size = math.prod(chunks) * itemsize
+    if size > MOST:
+        return even(c_order_block(chunks, itemsize), shape)
+    chunks = even(chunks, shape)
+    size = math.prod(chunks) * itemsize
+    if size >= LEAST:
+        return chunks
+    grown = list(chunks)
+    for axis in reversed(range(len(shape))):
+        factor = max(TARGET // (math.prod(grown) * itemsize), 1)
+        grown[axis] = min(grown[axis] * factor, shape[axis])
+    return even(tuple(grown), shape)
+
+
+def c_order_block(shape: Shape, itemsize: int) -> Shape:
+    """A box near the target size that is whole in the last axes, so that its values lie side by side."""
+    lengths = []
+    room = max(TARGET // itemsize, 2)
+    for n in reversed(shape):
+        lengths.append(max(min(n, room), 1))
+        room //= lengths[-1]
+    return tuple(reversed(lengths))
+
+
+def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
+    return even(c_order_block(shape[::-1], itemsize)[::-1], shape)
+
+
+def even(chunks: Shape, shape: Shape) -> Shape:
+    """The same box, one longer in the last axis where it would end in the middle of a byte: twice if it is of a source's
+    odd chunks, so that it stays a whole multiple of them."""
+    if covers(shape, chunks):
+        return chunks
+    return (*chunks[:-1], min(2 * chunks[-1], shape[-1]))
+
+
+def divided(shards: Shape, itemsize: int) -> Shape:
+    """Chunks near the target size that divide a shard."""
+    chunks = list(shards)
+    for axis, length in enumerate(shards):
+        parts = math.prod(chunks) * itemsize / TARGET
+        whole = [d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)]
+        chunks[axis] = length // next((d for d in whole if d >= parts), max(whole, default=1))
+    return tuple(chunks)
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def chosen_compressor(compressors: Any) -> Compressor:
+    """The compressor for an argument: "auto", None, a name, or Zarr's own codec object or its dictionary.
+
+    Raises
+    ------
+    ValueError
+        If it is not one that the format allows.
+    """
+    if isinstance(compressors, list | tuple):
+        inner = [codec for codec in map(codec_document, compressors) if codec["name"] != "crc32c"]
+        if len(inner) > 1:
+            raise ValueError(f"compressors has {len(inner)} entries, but the format takes one, and a crc32c of its own")
+        compressors = inner[0] if inner else None
+    if compressors is None or compressors == "none":
+        return Compressor(None)
+    if compressors == "auto":
+        return Compressor()
+    document = codec_document(compressors)
+    return Compressor(document["name"], dict(document.get("configuration") or {}))
+
+
+def codec_document(codec: Any) -> dict[str, Any]:
+    if isinstance(codec, str):
+        return {"name": codec}
+    document = codec if isinstance(codec, dict) else codec.to_dict() if hasattr(codec, "to_dict") else None
+    if not isinstance(document, dict) or "name" not in document:
+        raise ValueError(f"compressors {codec!r} must be 'auto', None, 'zstd', 'gzip', 'blosc', or such a Zarr codec")
+    return document
+
+
+def chosen_missing(source: Source, missing: Any) -> float | int | None:
+    """The missing value that a job goes by.
+
+    Raises
+    ------
+    ValueError
+        If it is not "declared", None or a number that the source's dtype holds.
+    """
+    if isinstance(missing, str) and missing == "declared":
+        return source.missing
+    if missing is None:
+        return None
+    try:
+        number = missing if isinstance(missing, int) else float(missing)
+        if math.isnan(number):
+            return None
+        found = as_missing(number, source.dtype)
+    except (TypeError, ValueError, OverflowError):
+        found = None
+    if found is None:
+        raise ValueError(f"missing is {missing!r}, but must be 'declared', None, or a number that {source.dtype} holds")
+    return found
+
+
+def parsed_bytes(value: int | str | None) -> int | None:
+    """Bytes of a number, or of a text such as "4GiB" or "256M" (10^6, as Dask reads it)."""
+    if value is None:
+        return None
+    try:
+        return int(parse_bytes(value))
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"memory is {value!r}, but must be bytes, or a text such as '4GiB' or '256MiB'") from None
