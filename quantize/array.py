@@ -135,7 +135,7 @@ class Int4Array:
         if copy is False:
             raise ValueError("an Int4Array is dequantized when read, so it cannot be an array without a copy")
         whole = self[...]
-        return whole if dtype is None else whole.astype(dtype, copy=False)
+        return np.asarray(whole, dtype)
 
     def to_dask(self) -> Any:
         """A dask array of the values, one block for each chunk; nothing is read before it is computed."""
@@ -286,8 +286,11 @@ class ChunkReader:
 
 @dataclass(frozen=True)
 class Pick:
-    """What an index takes of a part of an axis: `count` entries, the first `offset` behind the part's start, each `step`
-    behind the last; they are the `first` to ``first + count - 1`` of the result."""
+    """What an index takes of a part of an axis.
+
+    `count` entries, the first `offset` behind the part's start, each `step` behind the last; in the result they are
+    those from `first` on.
+    """
 
     first: int
     count: int

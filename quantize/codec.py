@@ -1,4 +1,4 @@
-"""The bytes of one stored chunk or shard: ``bytes``, at most one compressor, ``crc32c``; in shards an index behind them.
+"""The bytes of one stored chunk or shard: ``bytes``, at most one compressor, ``crc32c``.
 
 This is the part of Zarr v3 that the store's format allows, over the algorithms of numcodecs, with what reading a
 promise needs: sizes are checked before anything is decompressed, and nothing absent is ever read as a fill value.
@@ -51,7 +51,9 @@ class Compressor:
         defaults = {} if self.name is None else COMPRESSORS[self.name]
         unknown = sorted(set(self.options) - set(defaults))
         if unknown:
-            raise ValueError(f"compressor {self.name!r} has no option {unknown[0]!r}, only {', '.join(defaults) or 'none'}")
+            raise ValueError(
+                f"compressor {self.name!r} has no option {unknown[0]!r}, only {', '.join(defaults) or 'none'}"
+            )
         object.__setattr__(self, "options", {**defaults, **self.options})
 
     def compress(self, data: np.ndarray) -> bytes:
@@ -165,7 +167,7 @@ class ShardCodec:
 
 def sealed(data: bytes) -> bytes:
     """The data with their crc32c behind them."""
-    return data + google_crc32c.value(data).to_bytes(CHECKSUM, "little")
+    return data + int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")
 
 
 def opened(data: bytes) -> bytes:

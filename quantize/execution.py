@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import dask
 import dask.base
 import dask.threaded
 from dask.callbacks import Callback
+from dask.delayed import delayed
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
-
-
-class StoppedError(Exception):
-    """Raised in tasks of a run that was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ def run_tasks(
     workers: int,
     stop: threading.Event,
 ) -> None:
-    """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread as soon as it is there.
+    """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread.
 
     The first exception ends the run: tasks under way are told by `stop`, no other is begun.
     """
@@ -72,9 +68,9 @@ def on_threads(
                     (get or dask.threaded.get)(graph, list(keys), **options)
                 else:
                     calls = [
-                        dask.delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
+                        delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
                     ]
-                    dask.compute(*calls, scheduler=get or dask.threaded.get, **options)
+                    dask.base.compute(*calls, scheduler=get or dask.threaded.get, **options)
 
 
 def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
@@ -97,7 +93,7 @@ def on_cluster(
         if task.blocks is None:
             future = client.submit(work, *task.arguments, pure=False)
         else:
-            future = client.compute(dask.delayed(work)(*task.arguments, task.blocks))
+            future = client.compute(delayed(work)(*task.arguments, task.blocks))
         running[future.key] = task
         return future
 

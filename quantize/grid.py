@@ -58,7 +58,9 @@ class Grid:
 
     def touched(self, region: Region) -> Iterator[tuple[int, Region]]:
         """Each box that shares an index with `region`, and what they share; what they share covers `region` once."""
-        spans = [range(part.start // length, -(-part.stop // length)) for part, length in zip(region, self.box, strict=True)]
+        spans = [
+            range(part.start // length, -(-part.stop // length)) for part, length in zip(region, self.box, strict=True)
+        ]
         for position in product(*spans):
             shared = tuple(
                 slice(max(part.start, along * length), min(part.stop, (along + 1) * length))

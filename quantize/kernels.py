@@ -43,15 +43,15 @@ def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 class Scan(NamedTuple):
-    """What one read of a block gives: `minimum` and `maximum` of its `count` finite values (NaN where there are none)."""
+    """What one read of a block gives: the bounds of its finite values (NaN where there are none), and counts."""
 
     minimum: float
     maximum: float
-    count: int
-    nan: int
-    missing: int
-    positive_infinity: int
-    negative_infinity: int
+    valid: int
+    nan: int = 0
+    missing: int = 0
+    positive_infinity: int = 0
+    negative_infinity: int = 0
 
 
 def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
@@ -65,7 +65,7 @@ def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
     minimum, maximum = (order.value(low), order.value(high)) if count else (math.nan, math.nan)
     rest = block.size - count
     if rest == 0:
-        return Scan(minimum, maximum, count, 0, 0, 0, 0)
+        return Scan(minimum, maximum, count)
     infinities = (0, 0) if order.infinity is None else [np.count_nonzero(keys == bits) for bits in order.infinity]
     marked = 0 if sentinel is None else np.count_nonzero(block == np.asarray(missing, block.dtype))
     nan = rest - marked - sum(infinities)
@@ -73,8 +73,11 @@ def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
 
 
 class Order(NamedTuple):
-    """How the bits of a dtype become integers in the order of their values: ``(b ^ (s & flip)) + (s & carry)``
-    with ``s = b >> shift``; `low` and `high` are those of the smallest and largest finite value."""
+    """How the bits of a dtype become integers in the order of their values.
+
+    They are ``(b ^ (s & flip)) + (s & carry)`` with ``s = b >> shift``; `low` and `high` are those of the smallest and
+    the largest finite value.
+    """
 
     dtype: np.dtype[Any]
     shift: int
@@ -195,7 +198,7 @@ def pack(
     name = str(dtype)
     coefficients = affine(dtype, scale, zero_point, nan_code)
     widening = WIDENING.get(dtype)
-    sentinel = None
+    sentinel: Any = None
     if missing is not None and nan_code is not None:
         sentinel = np.asarray(missing, dtype)[()]
         if widening is not None:
@@ -269,14 +272,15 @@ def pack_loop(block, out, affine, sentinel, widening):  # type: ignore[no-untype
 
 
 def unpack(packed: np.ndarray, out: np.ndarray, table: np.ndarray) -> None:
-    """Write ``table[code + 8]`` for each code of a packed block into `out`, whose dtype is that of the 16-entry `table`.
+    """Write ``table[code + 8]`` for each code of a packed block into `out`, of the dtype of the 16-entry `table`.
 
     One look-up of 256 pairs of values gives both values of a byte: bit for bit those of the table, for every dtype.
     """
     rows, n = out.shape
     pair = PAIRS[out.dtype.itemsize]
     codes = np.arange(256, dtype=np.uint8)
-    pairs = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1).view(pair)[:, 0]
+    both: np.ndarray[Any, Any] = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1)
+    pairs = both.view(pair)[:, 0]
     loop = compiled(unpack_loop, str(pair))
     if n % 2 == 0:
         loop(packed, out.view(pair), pairs)
@@ -286,7 +290,12 @@ def unpack(packed: np.ndarray, out: np.ndarray, table: np.ndarray) -> None:
         out[...] = even[:, :n]
 
 
-PAIRS = {1: np.dtype(np.uint16), 2: np.dtype(np.uint32), 4: np.dtype(np.uint64), 8: np.dtype(np.complex128)}
+PAIRS: dict[int, np.dtype[Any]] = {
+    1: np.dtype(np.uint16),
+    2: np.dtype(np.uint32),
+    4: np.dtype(np.uint64),
+    8: np.dtype(np.complex128),
+}
 
 
 def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]

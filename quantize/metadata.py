@@ -20,7 +20,7 @@ VERSION = 1
 STATUSES = ("scanning", "writing", "sealed")
 PACKED = "_packed"  # behind the name of the packed dimension
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+INDEX_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
 class QuantizeError(Exception):
@@ -169,7 +169,9 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
     try:
         document = json.loads(data, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{where} is damaged: it is not JSON ({error}). Restore it from a copy, or run again") from error
+        raise StoreError(
+            f"{where} is damaged: it is not JSON ({error}). Restore it from a copy, or run again"
+        ) from error
     attributes = document.get("attributes") if isinstance(document, dict) else None
     header = attributes.get("int4") if isinstance(attributes, dict) else None
     if not isinstance(header, dict):
@@ -255,7 +257,7 @@ def array_document(
     attributes: dict[str, Any],
     dimension_names: tuple[str | None, ...] | None = None,
 ) -> dict[str, Any]:
-    """Zarr v3 array metadata. https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html#array-metadata"""
+    """Array metadata as of https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html#array-metadata ."""
     document: dict[str, Any] = {
         "zarr_format": 3,
         "node_type": "array",
@@ -274,7 +276,7 @@ def array_document(
 
 def codecs_document(layout: Layout) -> list[dict[str, Any]]:
     compressor = layout.compressor
-    codecs = [
+    codecs: list[dict[str, Any]] = [
         {"name": "bytes"},
         *([{"name": compressor.name, "configuration": compressor.options}] if compressor.name else []),
         {"name": "crc32c"},

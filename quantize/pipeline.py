@@ -1,32 +1,24 @@
-"""Out of core: pass 1 finds the scale, pass 2 writes the codes, a kill in either costs only what was in flight.
-
-A task takes a batch of units (whole output chunks or shards). It reads their regions, works, writes, and returns a few
-numbers: no chunk travels between tasks, so memory is workers times one task, and a retry is free.
-"""
+"""Out of core: pass 1 finds the scale, pass 2 writes the codes, a kill in either costs only what was in flight."""
 
 from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from . import kernels
 from .array import Int4Array
-from .execution import StoppedError, Task, run_tasks
-from .grid import Region, packed_region, packed_shape, shape_of, shifted, within
-from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
+from .execution import Task, run_tasks
+from .grid import shape_of
+from .metadata import Layout, Metadata, StoreError
 from .planning import Plan, Settings, planned
-from .quantize import block_of, blocks, first_refused
-from .scaling import RefusedValuesError, Rule, Scale, Statistics
+from .scaling import RefusedValuesError, Scale, Statistics
 from .sources import DaskSource, Source, as_source
-from .storage import STATISTICS, Files, Variable, batch_size
-
-CACHED = 1 << 18  # values that are scanned and packed while they are in a processor's cache
+from .storage import Files, Variable, batch_size
+from .tasks import Shelf, Work, from_row
 
 
 @dataclass(frozen=True)
@@ -133,24 +125,25 @@ def quantize_to_zarr(
     origin = as_source(source)
     files = Files.of(store)
     made = planned(origin, files, settings)
-    job = Job(origin, Variable(files, name), made, verify, Shelf(made.kept))
-    report = progress or (lambda event: None)
-    report(made)
+    variable = Variable(files, name)
+    work = Work(origin, variable, made.layout, made.rule, made.missing, verify, Shelf(made.kept))
+    job = Job(origin, variable, made, work, progress or (lambda event: None))
+    job.report(made)
     metadata, group_made = job.claim(overwrite)
     if metadata.status == "sealed":
-        return Int4Array(job.variable, metadata)
+        return Int4Array(variable, metadata)
     if metadata.status == "scanning":
-        statistics = job.statistics(report) if made.passes == 2 else Statistics()
+        statistics = job.scan() if made.passes == 2 else Statistics()
         if made.rule.refused(statistics):
-            job.variable.remove(group_made)
+            variable.remove(group_made)
             index = tuple(int(i) for i in np.unravel_index(statistics.first, origin.shape))
             raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
         found = None if made.passes == 1 else described(statistics)
         metadata = metadata.at("writing", scale=made.rule.choose(statistics), statistics=found)
-        job.variable.set(metadata)
+        variable.set(metadata)
     assert metadata.scale is not None
-    job.write(metadata.scale, report)
-    return Int4Array(job.variable, job.variable.seal(metadata))
+    job.write(metadata.scale)
+    return Int4Array(variable, variable.seal(metadata))
 
 
 def described(statistics: Statistics) -> dict[str, Any]:
@@ -165,18 +158,17 @@ def described(statistics: Statistics) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Job:
-    """One source on its way into one variable. The driver calls its methods; tasks are made of it and travel."""
+    """One run of `quantize_to_zarr`, as its driver sees it."""
 
     source: Source
     variable: Variable
     plan: Plan
-    verify: bool = False
-    shelf: Shelf = field(default_factory=lambda: Shelf(0))
+    work: Work
+    report: Callable[[Any], None]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What makes it this job: the source's values as far as they show at a glance, and every setting that decides
-        a byte of the result."""
+        """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
         return {
             "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.source.sample()},
@@ -192,8 +184,10 @@ class Job:
         }
 
     def claim(self, overwrite: bool) -> tuple[Metadata, bool]:
-        """The metadata to go on from, and whether the group was made for it: a new variable, this job's own, or with
-        `overwrite` one in the place of another's."""
+        """The metadata to go on from, and whether the group was made for it.
+
+        It is that of a new variable, of this job's own, or with `overwrite` of one in the place of another's.
+        """
         variable = self.variable
         new = Metadata(
             layout=self.plan.layout,
@@ -217,7 +211,8 @@ class Job:
             return old, group_made
         if not overwrite:
             raise StoreError(
-                f"{variable.where} is there already, {'whole' if old.status == 'sealed' else 'unfinished'}, of another job: "
+                f"{variable.where} is there already, {'whole' if old.status == 'sealed' else 'unfinished'}, "
+                f"of another job: "
                 f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it, or another name"
             )
         self.check_disk(variable.files.size(variable.name))
@@ -233,41 +228,36 @@ class Job:
                 f"{already:,} of them are there, and {made.free:,} are free. Make room, or name another destination"
             )
 
-    # Pass 1
-
-    def statistics(self, report: Callable[[Progress], None]) -> Statistics:
-        """Statistics of the whole source: of the batches that the store has, and of the others as they are scanned."""
+    def scan(self) -> Statistics:
+        """Pass 1: statistics of the whole source, of batches that the store has and of the others as they are done."""
         units = self.plan.units
         self.variable.create_scan(units)
         total = Statistics()
         rest = []
-        for batch, numbers in enumerate(batched(range(units))):
+        for batch, numbers in batches(units):
             rows = self.variable.scan(batch, units)
             if rows is None:
                 rest.append((batch, numbers))
             else:
                 total = sum(map(from_row, rows), total)
-        count = Counter("scan", self.plan.layout, units - sum(len(numbers) for _, numbers in rest), report)
-        for found in self.run(scan_batch, rest, count):
-            total += found
-        return total
+        skipped = units - sum(len(numbers) for _, numbers in rest)
+        return sum(self.run("scan", self.work.scan_batch, rest, skipped), total)
 
-    # Pass 2
-
-    def write(self, scale: Scale, report: Callable[[Progress], None]) -> None:
-        """Write every unit that is not there yet."""
-        units = self.plan.units
+    def write(self, scale: Scale) -> None:
+        """Pass 2: every unit that is not there yet."""
         present = self.variable.present(self.plan.layout)
         rest = (
             (batch, todo)
-            for batch, numbers in enumerate(batched(range(units)))
+            for batch, numbers in batches(self.plan.units)
             if (todo := [number for number in numbers if not present[number]])
         )
-        count = Counter("write", self.plan.layout, int(present.sum()), report)
-        self.run(functools.partial(write_batch, scale=scale), rest, count)
+        self.run("write", functools.partial(self.work.write_batch, scale=scale), rest, int(present.sum()))
 
-    def run(self, work: Callable[..., Any], batches: Iterable[tuple[int, list[int]]], count: Counter) -> list[Any]:
+    def run(
+        self, phase: str, work: Callable[..., Any], rest: Iterable[tuple[int, list[int]]], skipped: int
+    ) -> list[Any]:
         """Do some batches; the results that are not None."""
+        count = Counter(phase, self.plan.layout, skipped, self.report)
         results = []
 
         def done(task: Task, result: Any) -> None:
@@ -275,21 +265,22 @@ class Job:
             if result is not None:
                 results.append(result)
 
-        tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in batches)
-        run_tasks(functools.partial(work, self), tasks, done, self.plan.scheduler, self.plan.workers, self.shelf.stop)
+        tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in rest)
+        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
         return results
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of a dask source's graph that give the regions of some units."""
-        if not isinstance(self.source, DaskSource) or all(number in self.shelf for number in numbers):
+        if not isinstance(self.source, DaskSource) or all(number in self.work.shelf for number in numbers):
             return None
         return [self.source.array[self.plan.layout.units.region(number)] for number in numbers]
 
 
-def batched(units: range) -> Iterator[list[int]]:
-    size = batch_size(len(units))
-    for start in range(0, len(units), size):
-        yield list(units[start : start + size])
+def batches(units: int) -> Iterator[tuple[int, list[int]]]:
+    """Batches of units, numbered as their statistics are kept."""
+    size = batch_size(units)
+    for batch in range(-(-units // size)):
+        yield batch, list(range(batch * size, min((batch + 1) * size, units)))
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:
@@ -315,145 +306,3 @@ class Counter:
         state = self.state
         self.state = replace(state, done=state.done + len(numbers), nbytes=state.nbytes + values * self.itemsize)
         self.report(self.state)
-
-
-class Shelf:
-    """What lives in this process only: units that pass 1 read and pass 2 will want, and the sign to stop."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.units: dict[int, np.ndarray] = {}
-        self.stop = threading.Event()
-        self.lock = threading.Lock()
-
-    def __contains__(self, number: int) -> bool:
-        return number in self.units
-
-    def __reduce__(self) -> Any:
-        return Shelf, (0,)
-
-    def reserve(self, number: int, shape: Any, dtype: Any) -> np.ndarray | None:
-        """An array to keep a unit in, if there is room for it."""
-        size = math.prod(shape) * dtype.itemsize
-        with self.lock:
-            if size > self.room:
-                return None
-            self.room -= size
-        return np.empty(shape, dtype)
-
-    def put(self, number: int, values: np.ndarray) -> None:
-        self.units[number] = values
-
-    def take(self, number: int) -> np.ndarray | None:
-        return self.units.pop(number, None)
-
-
-# Tasks ----------------------------------------------------------------------------------------------------------------
-
-
-def scan_batch(job: Job, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None) -> Statistics:
-    """Scan some units, leave their statistics in the store, and return those of all."""
-    rows = []
-    for at, number in enumerate(numbers):
-        rows.append(scan_unit(job, number, blocks and blocks[at]))
-    job.variable.set_scan(np.stack([to_row(statistics) for statistics in rows]), batch, job.plan.units)
-    return sum(rows, Statistics())
-
-
-def write_batch(job: Job, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, scale: Scale) -> None:
-    """Pack and write some units, each once it is seen to hold what it held in pass 1."""
-    units = job.plan.units
-    rows = job.variable.scan(batch, units) if job.plan.passes == 2 else None
-    if rows is None and job.plan.passes == 2:
-        raise StoreError(f"{job.variable.where} has lost statistics of pass 1; pass overwrite=True to begin again")
-    for at, number in enumerate(numbers):
-        packed, statistics = pack_unit(job, number, scale, blocks and blocks[at])
-        key = job.variable.chunk_key(job.plan.layout, number)
-        if rows is not None:
-            check_unchanged(job, key, rows[number - batch * batch_size(units)], to_row(statistics))
-        elif job.plan.rule.refused(statistics):
-            index = tuple(int(i) for i in np.unravel_index(statistics.first, job.source.shape))
-            what = job.plan.rule.refusal(statistics, index, job.plan.missing)
-            raise RefusedValuesError(f"{job.source.label}, the part for {key}: {what}. The store stays unfinished")
-        data = job.variable.write(job.plan.layout, number, packed)
-        if job.verify and job.variable.files.get(key) != data:
-            raise DamagedChunkError(f"{job.variable.files.label}/{key} reads back other bytes than were written; run again")
-
-
-def check_unchanged(job: Job, key: str, before: np.ndarray, now: np.ndarray) -> None:
-    if not np.array_equal(before, now):
-        raise SourceChangedError(
-            f"{job.source.label} changed since pass 1: the part for {key} held {from_row(before)} and holds {from_row(now)}. "
-            "Nothing was written of it; pass overwrite=True to begin again with the source as it is"
-        )
-
-
-def unit_values(job: Job, number: int, block: np.ndarray | None) -> Iterator[tuple[Region, np.ndarray]]:
-    """The values of a unit, piece by piece: what pass 1 kept, the block of a dask graph, or what is read now."""
-    region = job.plan.layout.units.region(number)
-    kept = job.shelf.take(number)
-    for piece in job.source.pieces(region) if kept is None and block is None else [region]:
-        if job.shelf.stop.is_set():
-            raise StoppedError
-        yield piece, job.source.read(piece) if kept is None and block is None else kept if block is None else block
-
-
-def cached_blocks(piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
-    """The values of a piece in blocks as the kernels take them, each with its region."""
-    for part in blocks(values.shape, CACHED):
-        yield shifted(part, piece), block_of(values, part)
-
-
-def scan_unit(job: Job, number: int, block: np.ndarray | None) -> Statistics:
-    region = job.plan.layout.units.region(number)
-    shelved = job.shelf.reserve(number, shape_of(region), job.source.dtype)
-    total = Statistics()
-    for piece, values in unit_values(job, number, block):
-        if shelved is not None:
-            shelved[within(piece, region)] = values
-        for part, small in cached_blocks(piece, values):
-            total += scan_block(job, part, small)
-    if shelved is not None:
-        job.shelf.put(number, shelved)
-    return total
-
-
-def pack_unit(job: Job, number: int, scale: Scale, block: np.ndarray | None) -> tuple[np.ndarray, Statistics]:
-    """Packed bytes of a whole unit, those outside the array 0, and the statistics of its values."""
-    layout = job.plan.layout
-    region = layout.units.region(number)
-    packed = np.zeros(packed_shape(layout.unit), np.uint8)
-    total = Statistics()
-    for piece, values in unit_values(job, number, block):
-        for part, small in cached_blocks(piece, values):
-            if job.plan.passes == 2 or scale.nan_code is None:
-                total += scan_block(job, part, small)
-            target = packed[packed_region(within(part, region))]
-            codes = np.empty((len(small), target.size // len(small)), np.uint8)
-            kernels.pack(small, codes, scale.scale, scale.zero_point, scale.nan_code, job.plan.missing)
-            target[...] = codes.reshape(target.shape)
-    return packed, total
-
-
-def scan_block(job: Job, part: Region, small: np.ndarray) -> Statistics:
-    """Statistics of one block, with the place in the whole array of its first refused value."""
-    rule, missing = job.plan.rule, job.plan.missing
-    found = Statistics(*kernels.scan(small, missing))
-    if not rule.refused(found):
-        return found
-    inside = np.unravel_index(first_refused(small, rule, missing), shape_of(part))
-    index = tuple(int(i) + axis.start for i, axis in zip(inside, part, strict=True))
-    return replace(found, first=int(np.ravel_multi_index(index, job.source.shape)))
-
-
-def to_row(statistics: Statistics) -> np.ndarray:
-    """Statistics as the store keeps them while a job runs: the bits of two float64 and six integers, int64."""
-    *bounds, count, nan, missing, positive, negative, first = astuple(statistics)
-    row = np.array([0, 0, count, nan, missing, positive, negative, first], np.int64)
-    row[:2] = np.array(bounds, np.float64).view(np.int64)
-    return row
-
-
-def from_row(row: np.ndarray) -> Statistics:
-    assert len(row) == STATISTICS
-    return Statistics(*np.ascontiguousarray(row[:2]).view(np.float64).tolist(), *row[2:].tolist())

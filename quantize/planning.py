@@ -22,7 +22,9 @@ from .storage import Files, Variable, batch_size
 MIB = 1 << 20
 LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
-COPIES = 4  # of a packed chunk while it is encoded and written: itself, compressed, with checksum, as the store's buffer
+COPIES = (
+    4  # of a packed chunk while it is encoded and written: itself, compressed, with checksum, as the store's buffer
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ class Plan:
             "disk": f"{format_bytes(self.disk)} at most{free}",
         }
         width = max(map(len, lines))
-        return "\n".join([*(f"{key:<{width}}  {value}" for key, value in lines.items()), *(f"note: {n}" for n in self.notes)])
+        return "\n".join(
+            [*(f"{key:<{width}}  {value}" for key, value in lines.items()), *(f"note: {n}" for n in self.notes)]
+        )
 
 
 def plan(
@@ -208,13 +212,16 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
     if budget is not None:
         affordable = (budget - OVERHEAD * processes) // task
         if affordable < 1:
+            least = OVERHEAD * processes
             raise ValueError(
-                f"memory={settings.memory!r} ({format_bytes(budget)}) is too small for one task: {format_bytes(OVERHEAD * processes)} of "
-                f"overhead and {format_bytes(task)} for a chunk of {layout.unit} values, {format_bytes(OVERHEAD * processes + task)} in "
-                f"all. Pass at least that, or smaller chunks="
+                f"memory={settings.memory!r} ({format_bytes(budget)}) is too small for one task: "
+                f"{format_bytes(least)} of overhead and {format_bytes(task)} for a chunk of {layout.unit} values, "
+                f"{format_bytes(least + task)} in all. Pass at least that, or smaller chunks="
             )
         if affordable < workers:
-            notes.append(f"{affordable} tasks at a time instead of {workers}, to stay within memory={settings.memory!r}")
+            notes.append(
+                f"{affordable} tasks at a time instead of {workers}, to stay within memory={settings.memory!r}"
+            )
             workers = affordable
     said = OVERHEAD * processes + workers * task
     kept = 0
@@ -244,7 +251,7 @@ def rereads(source: Source) -> bool:
 
 
 def task_memory(source: Source, layout: Layout) -> int:
-    """Bytes that one task holds at most: what reading takes, a block made contiguous and its codes, the packed chunk."""
+    """Bytes that one task holds at most: what reading takes, a block and its codes, the packed chunk."""
     return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
 
 
@@ -276,7 +283,7 @@ def chosen_workers(source: Source, files: Files, workers: int | None) -> tuple[s
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, but must be at least 1")
-    notes = []
+    notes: list[str] = []
     client = current_client()
     if client is not None:
         if source.shared and not isinstance(files.store, MemoryStore):
@@ -316,15 +323,17 @@ def box(value: Any, shape: Shape, what: str) -> Shape:
         raise ValueError(f"{what} is {value!r}, but must be lengths for each axis, such as (1000, -1)") from None
     if len(parts) != len(shape) or any(part == 0 or part < -1 for part in parts):
         raise ValueError(
-            f"{what} is {value!r}, but must have {len(shape)} lengths, one for each axis of {shape}: above 0, or -1 for "
-            "the whole axis"
+            f"{what} is {value!r}, but must have a length for each axis of {shape}: above 0, or -1 for the whole axis"
         )
     return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
 
 
 def default_chunks(source: Source) -> Shape:
-    """The source's own chunks where they hold 4 to 64 MiB; whole multiples of smaller ones, and C-order blocks of larger
-    ones or of a source without chunks, near 16 MiB. In the packed axis even, or the whole axis."""
+    """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB.
+
+    Those are whole multiples of smaller chunks, and C-order blocks of larger ones or of a source without any. Along the
+    packed axis they are even, or the whole axis.
+    """
     shape, itemsize = source.shape, source.dtype.itemsize
     chunks = source.chunks
     if chunks is None:
@@ -361,8 +370,10 @@ def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
 
 
 def even(chunks: Shape, shape: Shape) -> Shape:
-    """The same box, one longer in the last axis where it would end in the middle of a byte: twice if it is of a source's
-    odd chunks, so that it stays a whole multiple of them."""
+    """The same box, or twice as long in the last axis where it would end in the middle of a byte.
+
+    Twice an odd length, so that it stays a whole multiple of a source's chunks.
+    """
     if covers(shape, chunks):
         return chunks
     return (*chunks[:-1], min(2 * chunks[-1], shape[-1]))
@@ -373,7 +384,9 @@ def divided(shards: Shape, itemsize: int) -> Shape:
     chunks = list(shards)
     for axis, length in enumerate(shards):
         parts = math.prod(chunks) * itemsize / TARGET
-        whole = [d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)]
+        whole = [
+            d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)
+        ]
         chunks[axis] = length // next((d for d in whole if d >= parts), max(whole, default=1))
     return tuple(chunks)
 

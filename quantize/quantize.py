@@ -53,7 +53,7 @@ def quantize_to_int4(
     value_range: tuple[float, float] | None = None,
     nan_policy: str = "raise",
 ) -> Int4Values | NanInt4Values:
-    """Quantize floats or integers to 4-bit codes: ``clip(rint(x / scale) + zero_point, -8, 7)``, as ONNX QuantizeLinear.
+    """Quantize numbers to 4-bit codes, as ONNX QuantizeLinear: ``clip(rint(x / scale) + zero_point, -8, 7)``.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def quantize_to_int4(
     ([-8, -3, 2, 7], 0.2, -8)
     """
     result = quantize_to_packed_int4(values, scale_method, value_range=value_range, nan_policy=nan_policy)
-    shape = np.shape(result.packed)[:-1] + (result.size,)
+    shape = (*result.packed.shape[:-1], result.size)
     quantized = unpack_int8_to_int4(result.packed, result.size).reshape(shape if np.ndim(values) else ())
     if result.nan_code is None:
         return Int4Values(quantized, result.scale, result.zero_point)
@@ -143,7 +143,7 @@ def dequantize_from_int4(
 
 
 def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
-    """Pack codes two to a byte along the last axis: value ``2j`` in the low nibble of byte ``j``, ``2j + 1`` in the high.
+    """Pack codes two to a byte along the last axis: ``2j`` in the low nibble of byte ``j``, ``2j + 1`` in the high.
 
     This is the order of ONNX INT4 tensors, torch quint4x2 and the Zarr v3 data type int4 with the codec packbits.
 
@@ -353,7 +353,7 @@ def block_of(array: np.ndarray, region: Region) -> np.ndarray:
 
 
 def packed_block_of(packed: np.ndarray, region: Region, rows: int) -> np.ndarray:
-    """The bytes that hold a region's codes, as many rows as its block has: a view of `packed`, which is C-contiguous."""
+    """The bytes that hold a region's codes, in as many rows as its block: a view of `packed`, which is C-contiguous."""
     part = packed[(*region[:-1], slice(region[-1].start // 2, (region[-1].stop + 1) // 2))]
     return part.reshape(rows, -1).view(np.uint8)
 

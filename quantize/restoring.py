@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ import numpy as np
 from .array import ChunkReader, Int4Array, open_int4
 from .execution import Task, run_tasks
 from .grid import packed_region, shape_of, within
-from .metadata import DamagedChunkError, UnfinishedStoreError
-from .pipeline import Counter, Job, Progress, batched, pack_unit
-from .planning import Settings, planned
+from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
+from .pipeline import Counter, Progress, batches
 from .quantize import processors
 from .scaling import BFLOAT16, Rule
 from .sources import as_source, runs
-from .storage import find
+from .storage import Variable, find
+from .tasks import Work
 
 
 @dataclass(frozen=True)
@@ -92,29 +91,14 @@ def verify(
     scale = metadata.scale
     reader = ChunkReader(variable, metadata.layout)
     layout = metadata.layout
-    job = None
-    if source is not None:
-        origin = as_source(source)
-        if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
-            raise ValueError(
-                f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
-                f"{layout.shape} and dtype {layout.dtype}"
-            )
-        policy = "raise" if metadata.nan_code is None else "propagate"
-        made = replace(
-            planned(origin, variable.files, Settings()),
-            layout=layout,
-            rule=Rule(metadata.scale_method, nan_policy=policy),
-            missing=metadata.missing,
-        )
-        job = Job(origin, variable, made)
+    work = None if source is None else compared(source, variable, metadata)
     damaged: list[tuple[str, str]] = []
     differing: list[str] = []
 
     def check(batch: int, numbers: list[int]) -> None:
         for number in numbers:
             region = layout.units.region(number)
-            expected = None if job is None else pack_unit(job, number, scale, None)[0]
+            expected = None if work is None else work.pack_unit(number, scale)[0]
             for chunk, shared in reader.grid.touched(region):
                 try:
                     packed = reader.read(chunk)
@@ -131,6 +115,18 @@ def verify(
     return Verification(reader.grid.count, tuple(sorted(damaged)), tuple(sorted(differing)), source is not None)
 
 
+def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
+    """The work that would write this variable from a source."""
+    origin, layout = as_source(source), metadata.layout
+    if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
+        raise ValueError(
+            f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
+            f"{layout.shape} and dtype {layout.dtype}"
+        )
+    rule = Rule(metadata.scale_method, nan_policy="raise" if metadata.nan_code is None else "propagate")
+    return Work(origin, variable, layout, rule, metadata.missing)
+
+
 def restore(
     store: Any,
     destination: str | os.PathLike[str],
@@ -140,9 +136,9 @@ def restore(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Turn a sealed variable back into floats on disk: a ``.npy`` file, or a Zarr v3 array with the source's attributes
-    and dimension names. bfloat16 becomes float32, which both formats have.
+    """Turn a sealed variable back into floats on disk: a ``.npy`` file or a Zarr v3 array.
 
+    The Zarr array gets the source's attributes and dimension names. bfloat16 becomes float32, which both formats have.
     It is written under another name beside the destination, and takes its place once it is whole.
 
     Parameters
@@ -262,11 +258,13 @@ def zarr_sink(path: Path, array: Int4Array, dtype: np.dtype[Any]) -> Iterator[Ca
 def each_unit(
     work: Callable[[int, list[int]], None],
     phase: str,
-    layout: Any,
+    layout: Layout,
     workers: int | None,
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Call `work` for every unit on threads of this process."""
     count = Counter(phase, layout, 0, progress or (lambda event: None))
-    tasks = (Task(numbers, (batch, numbers)) for batch, numbers in enumerate(batched(range(layout.units.count))))
-    run_tasks(work, tasks, lambda task, _: count.add(task.numbers), "threads", workers or processors(), threading.Event())
+    tasks = (Task(numbers, (batch, numbers)) for batch, numbers in batches(layout.units.count))
+    run_tasks(
+        work, tasks, lambda task, _: count.add(task.numbers), "threads", workers or processors(), threading.Event()
+    )

@@ -1,4 +1,4 @@
-"""From statistics to scale and zero point, and from those to the 16 values that codes stand for. No arrays of data here.
+"""From statistics to scale and zero point, and from those to the 16 values that codes stand for.
 
 The numbers are float64 and Python integers; where float64 would round twice, exact rationals (`fractions.Fraction`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -61,9 +61,16 @@ class Statistics:
             minimum, maximum = (self.minimum, self.maximum) if self.count else (other.minimum, other.maximum)
         else:
             minimum, maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
-        counts = [getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[2:-1]]
-        first = max(self.first, other.first) if -1 in (self.first, other.first) else min(self.first, other.first)
-        return Statistics(minimum, maximum, *counts, first)
+        return Statistics(
+            minimum,
+            maximum,
+            self.count + other.count,
+            self.nan + other.nan,
+            self.missing + other.missing,
+            self.positive_infinity + other.positive_infinity,
+            self.negative_infinity + other.negative_infinity,
+            max(self.first, other.first) if -1 in (self.first, other.first) else min(self.first, other.first),
+        )
 
     @property
     def infinite(self) -> int:
@@ -220,8 +227,9 @@ class Levels:
 
 
 def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None = None) -> Levels:
-    """``(code - zero_point) * scale`` in float64, rounded once, half to even, to `dtype`; `nan_code` gives NaN, or
-    `missing` in an integer dtype.
+    """The values ``(code - zero_point) * scale``, computed in float64 and rounded once, half to even, to `dtype`.
+
+    That of `nan_code` is NaN, or `missing` in an integer dtype.
 
     A value beyond the dtype's finite range by at most half a step saturates, one further out is `outside`.
 

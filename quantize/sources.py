@@ -16,7 +16,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ class ArraySource(Source):
 class FileSource(Source):
     """An array that lies in a file as one run of bytes: a ``.npy`` file or a memory map.
 
-    It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's memory,
-    and a file that becomes shorter would kill it.
+    It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's
+    memory, and a file that becomes shorter would kill it.
     """
 
     shared = True
@@ -205,11 +205,12 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 class ChunkedSource(Source):
     """An array that is stored in chunks, each of which is read whole: Zarr and HDF5.
 
-    Each thread keeps the cell (a chunk, or several small ones) that it read last: regions that share one then read it
-    once.
+    Each thread keeps the chunk that it read last: regions that lie in one large chunk then decode it once.
     """
 
-    def __init__(self, label: str, array: Any, attributes: dict[str, Any], names: tuple[str | None, ...] | None) -> None:
+    def __init__(
+        self, label: str, array: Any, attributes: dict[str, Any], names: tuple[str | None, ...] | None
+    ) -> None:
         super().__init__(label, array.shape, array.dtype, attributes, names)
         self.array = array
         self.chunks = None if array.chunks is None else tuple(array.chunks)
@@ -224,7 +225,7 @@ class ChunkedSource(Source):
 
     @functools.cached_property
     def cells(self) -> Grid | None:
-        """What is read at once: chunks, small ones joined, and cut at even indices of the last axis."""
+        """What is read at once: chunks, small ones joined, with cuts of the last axis at even indices."""
         if self.chunks is None:
             return None
         cell = list(self.chunks)
@@ -244,18 +245,18 @@ class ChunkedSource(Source):
                 yield piece
 
     def read(self, region: Region) -> np.ndarray:
-        if self.cells is None:
+        if self.chunks is None:
             return np.asarray(self.array[region])
-        corners = tuple(slice(part.start, part.start + 1) for part in region)
-        number, _ = next(self.cells.touched(corners))
-        cell = self.cells.region(number)
-        if any(part.stop > whole.stop for part, whole in zip(region, cell, strict=True)):
+        grid = Grid(self.shape, self.chunks)
+        touched = [number for number, _ in islice(grid.touched(region), 2)]
+        if len(touched) > 1:
             return np.asarray(self.array[region])
-        if getattr(self._local, "number", None) != number:
+        chunk = grid.region(touched[0])
+        if getattr(self._local, "number", None) != touched[0]:
             self._local.values = None
-            self._local.values = np.asarray(self.array[cell])
-            self._local.number = number
-        values: np.ndarray = self._local.values[within(region, cell)]
+            self._local.values = np.asarray(self.array[chunk])
+            self._local.number = touched[0]
+        values: np.ndarray = self._local.values[within(region, chunk)]
         return values
 
     def reading(self, unit: Shape) -> int:
@@ -357,7 +358,7 @@ class DaskSource(Source):
         return None
 
 
-# What the user has --------------------------------------------------------------------------------------------------------
+# What the user has ---------------------------------------------------------------------------------------------------
 
 
 def as_source(source: Any) -> Source:
@@ -401,11 +402,12 @@ def as_source(source: Any) -> Source:
 
 def array_source(array: np.ndarray) -> Source:
     """A memory map is read from its file, if all of it lies there as one run; any other array where it is."""
-    base = array
+    base: Any = array
     while isinstance(base.base, np.ndarray):
         base = base.base
-    plain_map = isinstance(base, np.memmap) and isinstance(base.base, mmap.mmap) and base.mode != "c" and base.filename
-    if not plain_map or not (array.flags.c_contiguous or array.flags.f_contiguous) or isinstance(array, np.ma.MaskedArray):
+    mapped = isinstance(base, np.memmap) and isinstance(base.base, mmap.mmap) and base.mode != "c" and base.filename
+    one_run = array.flags.c_contiguous or array.flags.f_contiguous
+    if not mapped or not one_run or isinstance(array, np.ma.MaskedArray):
         return ArraySource(array)
     offset = base.offset + array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     return FileSource(str(base.filename), offset, array.shape, array.dtype, not array.flags.c_contiguous)
@@ -511,7 +513,7 @@ def inside_of_store(path: Path) -> str:
     return ""
 
 
-# What the source says of itself -------------------------------------------------------------------------------------------
+# What the source says of itself --------------------------------------------------------------------------------------
 
 
 def declared_missing(attributes: dict[str, Any], dtype: np.dtype[Any], label: str) -> float | int | None:
@@ -522,7 +524,7 @@ def declared_missing(attributes: dict[str, Any], dtype: np.dtype[Any], label: st
     ValueError
         If they declare two.
     """
-    values = set()
+    values: set[float | int] = set()
     for name in ("_FillValue", "missing_value"):
         value = attributes.get(name)
         if isinstance(value, list) and len(value) == 1:
@@ -530,8 +532,8 @@ def declared_missing(attributes: dict[str, Any], dtype: np.dtype[Any], label: st
         if isinstance(value, str) and dtype.kind not in "iu":
             value = decoded_fill(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            values.add(as_missing(value, dtype))
-    values.discard(None)
+            held = as_missing(value, dtype)
+            values |= set() if held is None else {held}
     if len(values) > 1:
         raise ValueError(f"{label} declares two missing values, {sorted(values)}; pass missing= with the one to use")
     return values.pop() if values else None
@@ -556,7 +558,7 @@ def decoded_fill(text: str) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """An attribute as JSON has it: NumPy's numbers and arrays as Python's, anything else that JSON lacks as a string."""
+    """An attribute as JSON has it: NumPy's numbers and arrays as Python's, what JSON lacks as a string."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):

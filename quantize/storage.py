@@ -172,9 +172,9 @@ class Variable:
         group = files.get("zarr.json")
         if group is None:
             if self.holds_keys(""):
-                raise StoreError(f"{files.label} exists and is no Zarr v3 group: name another destination")
+                raise StoreError(f"{files.label} exists and is no Zarr v3 group; name another destination")
         elif node_type(group) != "group":
-            raise StoreError(f"{files.label} is a Zarr array or something else than a v3 group: name another destination")
+            raise StoreError(f"{files.label} is a Zarr array, or no v3 group; name another destination")
         if files.get(self.key) is None and (self.holds_keys(f"{self.name}/") or self.holds_keys(f"{self.scan_name}/")):
             raise StoreError(
                 f"{self.where} holds files but no zarr.json of ours: remove them, or give the variable another name"
@@ -183,11 +183,11 @@ class Variable:
     def holds_keys(self, prefix: str) -> bool:
         if self.files.folder is not None:
             folder = self.files.folder / prefix
-            return folder.is_dir() and any(folder.iterdir()) or (folder.exists() and not folder.is_dir())
+            return any(folder.iterdir()) if folder.is_dir() else folder.exists()
         return not sync(self.files.store.is_empty(prefix.rstrip("/")))
 
     def overwrite(self, old: Metadata, new: Metadata) -> None:
-        """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new one."""
+        """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new."""
         if old.status == "sealed":
             self.set(old.at("writing"))
         for folder in (f"{self.name}/c", self.scan_name):
@@ -286,7 +286,7 @@ class Variable:
 
 
 def batch_size(units: int) -> int:
-    """How many units one task takes: 1 while there are few, 32 where each on its own would cost a scheduler too much."""
+    """How many units one task takes: 1 while there are few, up to 32 where there are many to schedule."""
     return min(max(units // 256, 1), 32)
 
 
