@@ -129,13 +129,13 @@ def quantize_to_zarr(
     work = Work(origin, variable, made.layout, made.rule, made.missing, verify, Shelf(made.kept))
     job = Job(origin, variable, made, work, progress or (lambda event: None))
     job.report(made)
-    metadata, group_made = job.claim(overwrite)
+    metadata = job.claim(overwrite)
     if metadata.status == "sealed":
         return Int4Array(variable, metadata)
     if metadata.status == "scanning":
         statistics = job.scan() if made.passes == 2 else Statistics()
         if made.rule.refused(statistics):
-            variable.remove(group_made)
+            variable.remove()
             index = tuple(int(i) for i in np.unravel_index(statistics.first, origin.shape))
             raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
         found = None if made.passes == 1 else described(statistics)
@@ -183,12 +183,10 @@ class Job:
             },
         }
 
-    def claim(self, overwrite: bool) -> tuple[Metadata, bool]:
-        """The metadata to go on from, and whether the group was made for it.
-
-        It is that of a new variable, of this job's own, or with `overwrite` of one in the place of another's.
-        """
+    def claim(self, overwrite: bool) -> Metadata:
+        """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place."""
         variable = self.variable
+        variable.check_place()
         new = Metadata(
             layout=self.plan.layout,
             scale_method=self.plan.rule.scale_method,
@@ -198,26 +196,36 @@ class Job:
             attributes=self.source.attributes,
             dimension_names=self.source.dimension_names,
         )
-        group_made = variable.files.get("zarr.json") is None
-        old = variable.metadata()
-        if old is None:
-            self.check_disk(0)
-            variable.create(new)
+        try:
             old = variable.metadata()
-            assert old is not None
-        if old.fingerprint == new.fingerprint and not (overwrite and old.status == "sealed"):
-            if old.status != "sealed":
-                self.check_disk(variable.files.size(variable.name))
-            return old, group_made
-        if not overwrite:
-            raise StoreError(
-                f"{variable.where} is there already, {'whole' if old.status == 'sealed' else 'unfinished'}, "
-                f"of another job: "
-                f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it, or another name"
-            )
+        except StoreError:
+            if not (overwrite and variable.is_ours()):
+                raise
+        else:
+            if old is None:
+                self.check_disk(0)
+                variable.create(new)
+                old = variable.metadata()
+                assert old is not None
+            if old.fingerprint == new.fingerprint:
+                if not overwrite or self.resumable(old):
+                    self.check_disk(variable.files.size(variable.name))
+                    return old
+            elif not overwrite:
+                state = "whole" if old.status == "sealed" else "unfinished"
+                raise StoreError(
+                    f"{variable.where} is there already, {state}, of another job: "
+                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
+                )
         self.check_disk(variable.files.size(variable.name))
-        variable.overwrite(old, new)
-        return new, False
+        variable.overwrite(new)
+        return new
+
+    def resumable(self, old: Metadata) -> bool:
+        """Whether this job's variable is unfinished, and has what pass 2 needs of pass 1."""
+        if old.status != "writing" or self.plan.passes == 1 or self.variable.has_scan():
+            return old.status != "sealed"
+        return bool(self.variable.present(self.plan.layout).all())
 
     def check_disk(self, already: int) -> None:
         """Refuse a destination without room for the result."""

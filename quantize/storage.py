@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ class Files:
 
     def get(self, key: str, start: int | None = None, length: int = 0) -> bytes | None:
         """All bytes of a key, `length` of them from `start`, or with a negative start the last `length`."""
+        if self.folder is not None and not self.folder.is_dir():
+            return None  # a LocalStore would make the folder
         wanted: RangeByteRequest | SuffixByteRequest | None = None
         if start is not None:
             wanted = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
@@ -167,8 +169,13 @@ class Variable:
         self.files.set_new(self.key, metadata.to_json())
 
     def check_place(self) -> None:
-        """Refuse a folder or group that is not one to create the variable in."""
+        """Refuse a place that is not one to create the variable in."""
         files = self.files
+        nearest = files.folder
+        while nearest is not None and not nearest.exists():
+            nearest = nearest.parent
+        if nearest is not None and not nearest.is_dir():
+            raise StoreError(f"{nearest} is a file, so {files.label} cannot be a folder; name another destination")
         group = files.get("zarr.json")
         if group is None:
             if self.holds_keys(""):
@@ -186,10 +193,12 @@ class Variable:
             return any(folder.iterdir()) if folder.is_dir() else folder.exists()
         return not sync(self.files.store.is_empty(prefix.rstrip("/")))
 
-    def overwrite(self, old: Metadata, new: Metadata) -> None:
-        """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new."""
-        if old.status == "sealed":
-            self.set(old.at("writing"))
+    def overwrite(self, new: Metadata) -> None:
+        """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
+
+        What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
+        """
+        self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         for folder in (f"{self.name}/c", self.scan_name):
             self.files.delete_all(folder)
             if self.holds_keys(f"{folder}/"):
@@ -218,11 +227,13 @@ class Variable:
         for key in strays:
             self.files.delete(key)
 
-    def remove(self, group: bool) -> None:
-        """Take the variable out of the store, and the group too where this run made it."""
+    def remove(self) -> None:
+        """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
         self.files.delete_all(self.name)
         self.files.delete_all(self.scan_name)
-        if group:
+        rest: list[str] = []
+        self.files.each("", rest.append)
+        if rest == ["zarr.json"] and self.files.get("zarr.json") == group_document():
             self.files.delete("zarr.json")
             if self.files.folder is not None and not any(self.files.folder.iterdir()):
                 self.files.folder.rmdir()
@@ -261,6 +272,13 @@ class Variable:
         whole = np.zeros((batch_size(units), STATISTICS), "<i8")
         whole[: len(rows)] = rows
         self.files.set(f"{self.scan_name}/c/{batch}/0", sealed(whole.tobytes()))
+
+    def is_ours(self) -> bool:
+        """Whether there is metadata that this library wrote once, whatever state it is in now."""
+        return b'"int4"' in (self.files.get(self.key) or b"")
+
+    def has_scan(self) -> bool:
+        return self.files.get(f"{self.scan_name}/zarr.json") is not None
 
     def create_scan(self, units: int) -> None:
         document = array_document(

@@ -102,8 +102,8 @@ class Work:
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
         if not np.array_equal(before, now):
             raise SourceChangedError(
-                f"{self.source.label} changed since pass 1: the part for {self.variable.chunk_key(self.layout, number)} "
-                f"held {from_row(before)} and holds {from_row(now)}. Nothing was written of it; pass overwrite=True to "
+                f"{self.source.label} changed since pass 1: "
+                f"the part for {self.variable.chunk_key(self.layout, number)} held {from_row(before)} and holds {from_row(now)}. Nothing was written of it; pass overwrite=True to "
                 "begin again with the source as it is"
             )
 
