@@ -13,10 +13,11 @@ import numpy as np
 import zarr
 
 from . import kernels
+from .blocks import processors
 from .codec import ABSENT
 from .grid import Grid, Region, Shape, shape_of, within
 from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
-from .quantize import check_levels, processors, unpack_int8_to_int4
+from .quantize import check_levels, unpack_int8_to_int4
 from .scaling import Levels, levels
 from .storage import Variable, find
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from .blocks import checked_dtype
 from .codec import ChunkCodec, Compressor, ShardCodec
 from .grid import Grid, Shape, covers, packed_shape
-from .quantize import checked_dtype
 from .scaling import SCALE_METHODS, Scale, check_scale
 
 VERSION = 1

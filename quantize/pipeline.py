@@ -15,8 +15,9 @@ from .execution import Task, run_tasks
 from .grid import shape_of
 from .metadata import Layout, Metadata, StoreError
 from .planning import Plan, Settings, planned
+from .readers import DaskSource, Source
 from .scaling import RefusedValuesError, Scale, Statistics
-from .sources import DaskSource, Source, as_source
+from .sources import as_source
 from .storage import Files, Variable, batch_size
 from .tasks import Shelf, Work, from_row
 

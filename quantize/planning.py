@@ -8,23 +8,19 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from dask.utils import format_bytes, parse_bytes
 
-from .codec import Compressor
-from .grid import Shape, covers, packed_shape
+from .blocks import processors
+from .chunking import MIB, chosen_layout
+from .grid import packed_shape
 from .metadata import Layout
-from .quantize import processors
+from .readers import PIECE, ArraySource, DaskSource, FileSource, Source, as_missing
 from .scaling import Rule
-from .sources import PIECE, ArraySource, DaskSource, FileSource, Source, as_missing, as_source
+from .sources import as_source
 from .storage import Files, Variable, batch_size
 
-MIB = 1 << 20
-LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
-COPIES = (
-    4  # of a packed chunk while it is encoded and written: itself, compressed, with checksum, as the store's buffer
-)
+COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
 @dataclass(frozen=True)
@@ -192,6 +188,7 @@ def plan(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from zarr.storage import MemoryStore
     >>> plan(np.zeros((4096, 1024), np.float32), MemoryStore(), workers=2).layout.chunks
     (4096, 1024)
@@ -205,7 +202,7 @@ def plan(
 def planned(source: Source, files: Files, settings: Settings) -> Plan:
     rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy)
     variable = Variable(files, settings.name)
-    layout = chosen_layout(source, settings)
+    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors)
     scheduler, workers, processes, notes = chosen_workers(source, files, settings.workers)
     task = task_memory(source, layout)
     budget = parsed_bytes(settings.memory)
@@ -297,131 +294,7 @@ def chosen_workers(source: Source, files: Files, workers: int | None) -> tuple[s
     return "threads", workers or processors(), 1, notes
 
 
-# Chunks ---------------------------------------------------------------------------------------------------------------
-
-
-def chosen_layout(source: Source, settings: Settings) -> Layout:
-    chunks = default_chunks(source) if settings.chunks is None else box(settings.chunks, source.shape, "chunks")
-    shards = None if settings.shards is None else box(settings.shards, source.shape, "shards")
-    if shards is None:
-        chunks = tuple(min(length, n) for length, n in zip(chunks, source.shape, strict=True))
-    elif settings.chunks is None:
-        # Chunks that divide the shards, each near the target: along the first axis first, which keeps rows whole.
-        chunks = divided(shards, source.dtype.itemsize)
-    return Layout(source.shape, source.dtype, chunks, shards, chosen_compressor(settings.compressors))
-
-
-def box(value: Any, shape: Shape, what: str) -> Shape:
-    """Lengths for each axis from a number or a sequence; -1 is the whole axis.
-
-    >>> box((100, -1), (1000, 64), "chunks")
-    (100, 64)
-    """
-    try:
-        parts = [int(value)] * len(shape) if isinstance(value, int | np.integer) else [int(part) for part in value]
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} is {value!r}, but must be lengths for each axis, such as (1000, -1)") from None
-    if len(parts) != len(shape) or any(part == 0 or part < -1 for part in parts):
-        raise ValueError(
-            f"{what} is {value!r}, but must have a length for each axis of {shape}: above 0, or -1 for the whole axis"
-        )
-    return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
-
-
-def default_chunks(source: Source) -> Shape:
-    """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB.
-
-    Those are whole multiples of smaller chunks, and C-order blocks of larger ones or of a source without any. Along the
-    packed axis they are even, or the whole axis.
-    """
-    shape, itemsize = source.shape, source.dtype.itemsize
-    chunks = source.chunks
-    if chunks is None:
-        if isinstance(source, FileSource) and source.fortran:
-            return fortran_blocks(shape, itemsize)
-        return even(c_order_block(shape, itemsize), shape)
-    chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))
-    size = math.prod(chunks) * itemsize
-    if size > MOST:
-        return even(c_order_block(chunks, itemsize), shape)
-    chunks = even(chunks, shape)
-    size = math.prod(chunks) * itemsize
-    if size >= LEAST:
-        return chunks
-    grown = list(chunks)
-    for axis in reversed(range(len(shape))):
-        factor = max(TARGET // (math.prod(grown) * itemsize), 1)
-        grown[axis] = min(grown[axis] * factor, shape[axis])
-    return even(tuple(grown), shape)
-
-
-def c_order_block(shape: Shape, itemsize: int) -> Shape:
-    """A box near the target size that is whole in the last axes, so that its values lie side by side."""
-    lengths = []
-    room = max(TARGET // itemsize, 2)
-    for n in reversed(shape):
-        lengths.append(max(min(n, room), 1))
-        room //= lengths[-1]
-    return tuple(reversed(lengths))
-
-
-def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
-    return even(c_order_block(shape[::-1], itemsize)[::-1], shape)
-
-
-def even(chunks: Shape, shape: Shape) -> Shape:
-    """The same box, or twice as long in the last axis where it would end in the middle of a byte.
-
-    Twice an odd length, so that it stays a whole multiple of a source's chunks.
-    """
-    if covers(shape, chunks):
-        return chunks
-    return (*chunks[:-1], min(2 * chunks[-1], shape[-1]))
-
-
-def divided(shards: Shape, itemsize: int) -> Shape:
-    """Chunks near the target size that divide a shard."""
-    chunks = list(shards)
-    for axis, length in enumerate(shards):
-        parts = math.prod(chunks) * itemsize / TARGET
-        whole = [
-            d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)
-        ]
-        chunks[axis] = length // next((d for d in whole if d >= parts), max(whole, default=1))
-    return tuple(chunks)
-
-
 # Arguments ------------------------------------------------------------------------------------------------------------
-
-
-def chosen_compressor(compressors: Any) -> Compressor:
-    """The compressor for an argument: "auto", None, a name, or Zarr's own codec object or its dictionary.
-
-    Raises
-    ------
-    ValueError
-        If it is not one that the format allows.
-    """
-    if isinstance(compressors, list | tuple):
-        inner = [codec for codec in map(codec_document, compressors) if codec["name"] != "crc32c"]
-        if len(inner) > 1:
-            raise ValueError(f"compressors has {len(inner)} entries, but the format takes one, and a crc32c of its own")
-        compressors = inner[0] if inner else None
-    if compressors is None or compressors == "none":
-        return Compressor(None)
-    if compressors == "auto":
-        return Compressor()
-    document = codec_document(compressors)
-    return Compressor(document["name"], dict(document.get("configuration") or {}))
-
-
-def codec_document(codec: Any) -> dict[str, Any]:
-    if isinstance(codec, str):
-        return {"name": codec}
-    document = codec if isinstance(codec, dict) else codec.to_dict() if hasattr(codec, "to_dict") else None
-    if not isinstance(document, dict) or "name" not in document:
-        raise ValueError(f"compressors {codec!r} must be 'auto', None, 'zstd', 'gzip', 'blosc', or such a Zarr codec")
-    return document
 
 
 def chosen_missing(source: Source, missing: Any) -> float | int | None:

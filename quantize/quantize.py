@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import operator
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
+from .blocks import (
+    block_of,
+    blocks,
+    checked_dtype,
+    each_block,
+    first_index,
+    first_refused,
+    packed_block_of,
+    scan_block,
+)
+from .grid import Region, packed_shape
 from .scaling import HIGHEST, LOWEST, Levels, RefusedValuesError, Rule, Scale, Statistics, check_scale, levels
-
-BLOCK_VALUES = 1 << 20  # values a thread takes at a time
-VALUES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it gives
 
 
 class Int4Values(NamedTuple):
@@ -262,7 +266,8 @@ def quantize_to_packed_int4(
 
     def pack(region: Region) -> None:
         block = block_of(array, region)
-        pack_block(block, packed_block_of(packed, region, len(block)), chosen)
+        codes = packed_block_of(packed, region, len(block))
+        kernels.pack(block, codes, chosen.scale, chosen.zero_point, chosen.nan_code)
 
     each_block(pack, array.shape, workers)
     return PackedInt4Values(packed, chosen.scale, chosen.zero_point, array.shape[-1], chosen.nan_code)
@@ -314,79 +319,7 @@ def dequantize_from_packed_int4(
     return unpacked(packed, size, found, out, workers)
 
 
-# Blocks -------------------------------------------------------------------------------------------------------------
-
-Region = tuple[slice, ...]
-Result = TypeVar("Result")
-
-
-def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]:
-    """Regions of about `most` values that cover an array of this shape once, in C order.
-
-    A cut of the last axis lies at an even index, so that no byte of packed codes belongs to two blocks.
-
-    >>> list(blocks((2, 3), most=4))
-    [(slice(0, 1, None), slice(0, 3, None)), (slice(1, 2, None), slice(0, 3, None))]
-    """
-    axis, inner = len(shape) - 1, 1
-    while axis > 0 and inner * shape[axis] <= most:
-        inner *= shape[axis]
-        axis -= 1
-    length = max(1, most // inner)
-    if axis == len(shape) - 1:
-        length += length % 2
-    whole = tuple(slice(0, n) for n in shape[axis + 1 :])
-    for index in np.ndindex(shape[:axis]):
-        outer = tuple(slice(i, i + 1) for i in index)
-        for start in range(0, shape[axis], length):
-            yield (*outer, slice(start, min(start + length, shape[axis])), *whole)
-
-
-def block_of(array: np.ndarray, region: Region) -> np.ndarray:
-    """A region as the kernels take it: ``(rows, n)``, C-contiguous, native byte order; a copy only where it must be.
-
-    Rows of even length are joined into one: their packed bytes lie side by side.
-    """
-    block = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
-    n = block.shape[-1]
-    return block.reshape(-1, n) if n % 2 else block.reshape(1, -1)
-
-
-def packed_block_of(packed: np.ndarray, region: Region, rows: int) -> np.ndarray:
-    """The bytes that hold a region's codes, in as many rows as its block: a view of `packed`, which is C-contiguous."""
-    part = packed[(*region[:-1], slice(region[-1].start // 2, (region[-1].stop + 1) // 2))]
-    return part.reshape(rows, -1).view(np.uint8)
-
-
-def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:-1], (shape[-1] + 1) // 2)
-
-
-def each_block(work: Callable[[Region], Result], shape: tuple[int, ...], workers: int | None) -> list[Result]:
-    """The results of `work` for every block in order, on several threads where that pays."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}, but must be at least 1")
-    useful = max(1, math.prod(shape) // VALUES_PER_THREAD)
-    threads = min(useful, workers or processors())
-    if threads == 1:
-        return [work(region) for region in blocks(shape)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, blocks(shape)))
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def scan_block(block: np.ndarray, missing: float | int | None = None) -> Statistics:
-    """The statistics of a block as the kernels take it."""
-    return Statistics(*kernels.scan(block, missing))
-
-
-def pack_block(block: np.ndarray, out: np.ndarray, scale: Scale, missing: float | int | None = None) -> None:
-    """Write the codes of a block into `out`, bytes of as many rows."""
-    kernels.pack(block, out, scale.scale, scale.zero_point, scale.nan_code, missing)
+# Unpacking ------------------------------------------------------------------------------------------------------------
 
 
 def unpacked(
@@ -423,20 +356,6 @@ CODES = Levels(np.arange(LOWEST, HIGHEST + 1, dtype=np.int8), frozenset())
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
-
-
-def checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """The dtype in native byte order.
-
-    Raises
-    ------
-    TypeError
-        If it is not one of those that can be quantized.
-    """
-    native = np.dtype(dtype).newbyteorder("=")
-    if native in kernels.FLOATS or native.kind in "iu":
-        return native
-    raise TypeError(f"dtype {np.dtype(dtype)} is not float16, bfloat16, float32, float64 or an integer type")
 
 
 def checked_values(values: ArrayLike) -> np.ndarray:
@@ -500,11 +419,6 @@ def check_levels(codes: np.ndarray, found: Levels) -> None:
         )
 
 
-def first_index(mask: np.ndarray) -> tuple[int, ...]:
-    """Index of the first True in C order, as plain integers."""
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape))
-
-
 def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
     """Index of the first value of an array that `rule` takes no code for."""
     for region in blocks(array.shape):
@@ -513,15 +427,3 @@ def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
             within = np.unravel_index(position, array[region].shape)
             return tuple(int(i) + part.start for i, part in zip(within, region, strict=True))
     raise AssertionError("no value is refused")
-
-
-def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = None) -> int:
-    """Position in C order of the first value of a block that `rule` takes no code for; -1 if there is none."""
-    refused = np.zeros(block.shape, bool)
-    if rule.nan_code is None:
-        refused |= np.isnan(block)
-        if missing is not None:
-            refused |= block == np.asarray(missing, block.dtype)
-    if rule.value_range is None:
-        refused |= np.isinf(block)
-    return int(np.argmax(refused)) if refused.any() else -1

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from .array import ChunkReader, Int4Array, open_int4
+from .blocks import processors
 from .execution import Task, run_tasks
 from .grid import packed_region, shape_of, within
 from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
 from .pipeline import Counter, Progress, batches
-from .quantize import processors
+from .readers import runs
 from .scaling import BFLOAT16, Rule
-from .sources import as_source, runs
+from .sources import as_source
 from .storage import Variable, find
 from .tasks import Work
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from . import kernels
+from .blocks import block_of, blocks, first_refused, scan_block
 from .grid import Region, packed_region, packed_shape, shape_of, shifted, within
 from .metadata import DamagedChunkError, Layout, SourceChangedError, StoreError
-from .quantize import block_of, blocks, first_refused
+from .readers import Source
 from .scaling import RefusedValuesError, Rule, Scale, Statistics
-from .sources import Source
 from .storage import STATISTICS, Variable, batch_size
 
 CACHED = 1 << 18  # values that are scanned and packed while they are in a processor's cache
@@ -103,8 +103,9 @@ class Work:
         if not np.array_equal(before, now):
             raise SourceChangedError(
                 f"{self.source.label} changed since pass 1: "
-                f"the part for {self.variable.chunk_key(self.layout, number)} held {from_row(before)} and holds {from_row(now)}. Nothing was written of it; pass overwrite=True to "
-                "begin again with the source as it is"
+                f"the part for {self.variable.chunk_key(self.layout, number)} held {from_row(before)} "
+                f"and holds {from_row(now)}. Nothing was written of it; pass overwrite=True to begin again with the "
+                "source as it is"
             )
 
     def check_values(self, number: int, statistics: Statistics) -> None:
@@ -162,7 +163,7 @@ class Work:
 
     def scan_block(self, part: Region, small: np.ndarray) -> Statistics:
         """Statistics of one block, with the place in the whole array of its first refused value."""
-        found = Statistics(*kernels.scan(small, self.missing))
+        found = scan_block(small, self.missing)
         if not self.rule.refused(found):
             return found
         inside = np.unravel_index(first_refused(small, self.rule, self.missing), shape_of(part))
