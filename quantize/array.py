@@ -16,10 +16,10 @@ from . import kernels
 from .blocks import processors
 from .codec import ABSENT
 from .grid import Grid, Region, Shape, shape_of, within
-from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
+from .metadata import DamagedChunkError, Layout, Metadata
 from .quantize import check_levels, unpack_int8_to_int4
 from .scaling import Levels, levels
-from .storage import Variable, find
+from .storage import Variable, sealed_variable
 
 
 def open_int4(store: Any, name: str | None = None) -> Int4Array:
@@ -53,13 +53,7 @@ def open_int4(store: Any, name: str | None = None) -> Int4Array:
     >>> open_int4(store)[2:4].tolist()
     [6.0, 9.0]
     """
-    variable, metadata = find(store, name)
-    if metadata.status != "sealed":
-        raise UnfinishedStoreError(
-            f"{variable.where} is unfinished (status {metadata.status!r}); call quantize_to_zarr with the same source "
-            "and settings again to go on"
-        )
-    return Int4Array(variable, metadata)
+    return Int4Array(*sealed_variable(store, name))
 
 
 class Int4Array:

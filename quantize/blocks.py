@@ -43,6 +43,8 @@ def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]
     >>> list(blocks((2, 3), most=4))
     [(slice(0, 1, None), slice(0, 3, None)), (slice(1, 2, None), slice(0, 3, None))]
     """
+    if 0 in shape:
+        return
     axis, inner = len(shape) - 1, 1
     while axis > 0 and inner * shape[axis] <= most:
         inner *= shape[axis]
@@ -98,12 +100,13 @@ def scan_block(block: np.ndarray, missing: float | int | None = None) -> Statist
 def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = None) -> int:
     """Position in C order of the first value of a block that `rule` takes no code for; -1 if there is none."""
     refused = np.zeros(block.shape, bool)
-    if rule.nan_code is None:
-        refused |= np.isnan(block)
-        if missing is not None:
-            refused |= block == np.asarray(missing, block.dtype)
-    if rule.value_range is None:
-        refused |= np.isinf(block)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        if rule.nan_code is None:
+            refused |= np.isnan(block)
+            if missing is not None:
+                refused |= block == np.asarray(missing, block.dtype)
+        if rule.value_range is None:
+            refused |= np.isinf(block)
     return int(np.argmax(refused)) if refused.any() else -1
 
 

@@ -36,6 +36,13 @@ def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
     return dispatcher
 
 
+def signature(block: np.ndarray, missing: Any = None) -> str:
+    """What tells the signatures of one loop apart: the dtype, whether there is a missing value, the array's flags."""
+    flags = block.flags
+    parts = [str(block.dtype), "missing" * (missing is not None)]
+    return "_".join([*parts, "readonly" * (not flags.writeable), "unaligned" * (not flags.aligned)])
+
+
 # Scan ---------------------------------------------------------------------------------------------------------------
 #
 # The bits of a float, its sign and magnitude turned into two's complement, are an integer that orders as the float
@@ -59,8 +66,7 @@ def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
     keys, order = ordered(block)
     # None is a type of its own to Numba: without a missing value the comparison is not compiled.
     sentinel = None if missing is None else keys.dtype.type(order.key(missing))
-    name = f"{keys.dtype}{'' if missing is None else '_missing'}"
-    loop = compiled(scan_loop, name)
+    loop = compiled(scan_loop, signature(keys, missing))
     low, high, count = loop(keys, order.shift, order.flip, order.carry, order.low, order.high, sentinel)
     minimum, maximum = (order.value(low), order.value(high)) if count else (math.nan, math.nan)
     rest = block.size - count
@@ -160,22 +166,26 @@ def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 
 
 @functools.lru_cache(maxsize=256)
-def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None) -> Affine:
-    """Coefficients of `pack_loop` for blocks of `dtype`, rounded once from exact rational numbers."""
+def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None, low: int) -> Affine:
+    """Coefficients of `pack_loop` for blocks of `dtype`, rounded once from exact rational numbers.
+
+    An extreme `value_range` may ask for more than the arithmetic has: `inverse` is then the nearest it has, which
+    takes all values to one side or the other as they should be.
+    """
     number = arithmetic(dtype)
-    low = -8 if nan_code is None else -7
     edge, mantissa, integer = (100, 23, np.int32) if number is np.float32 else (1000, 52, np.int64)
     exponent = math.frexp(scale)[1]
-    factor = Fraction(1) if abs(exponent) <= edge else Fraction(2) ** (edge if exponent < 0 else -edge)
+    near = abs(exponent) <= edge or dtype == np.float16
+    factor = Fraction(1) if near else Fraction(2) ** (edge if exponent < 0 else -edge)
     step = Fraction(scale)
-    largest = Fraction(float(np.finfo(number).max))
+    smallest, largest = Fraction(float(np.finfo(number).tiny)), Fraction(float(np.finfo(number).max))
     lowest_level = min(max((low - zero_point) * step, -largest), largest)
     anchor = Fraction(float(number(float(lowest_level))))
     unit = WIDENING[dtype].unit if dtype in WIDENING else 1
     return Affine(
         factor=number(float(factor / Fraction(unit))),
         anchor=number(float(anchor * factor)),
-        inverse=number(float(1 / (step * factor))),
+        inverse=number(float(min(max(1 / (step * factor), smallest), largest))),
         offset=number(float(anchor / step + zero_point)),
         low=number(low),
         high=number(7),
@@ -192,21 +202,26 @@ def pack(
     zero_point: int,
     nan_code: int | None = None,
     missing: float | int | None = None,
+    lowest: int | None = None,
 ) -> None:
-    """Quantize a block and pack it into `out`, uint8. With a `nan_code`, NaN and `missing` become that code."""
+    """Quantize a block and pack it into `out`, uint8. With a `nan_code`, NaN and `missing` become that code.
+
+    The codes are those from `lowest` to 7: by default -8, and -7 with a `nan_code`.
+    """
     dtype = block.dtype
-    name = str(dtype)
-    coefficients = affine(dtype, scale, zero_point, nan_code)
+    if lowest is None:
+        lowest = -8 if nan_code is None else -7
+    coefficients = affine(dtype, scale, zero_point, nan_code, lowest)
     widening = WIDENING.get(dtype)
     sentinel: Any = None
     if missing is not None and nan_code is not None:
         sentinel = np.asarray(missing, dtype)[()]
         if widening is not None:
             sentinel = np.float32(float(sentinel) * widening.unit)
-        name += "_missing"
+    loop = compiled(pack_loop, signature(block, sentinel))
     if widening is not None:
         block = block.view(np.uint16)
-    compiled(pack_loop, name)(block, out, coefficients, sentinel, widening)
+    loop(block, out, coefficients, sentinel, widening)
 
 
 class Widening(NamedTuple):
@@ -235,6 +250,18 @@ def overload_bits_of(number):  # type: ignore[no-untyped-def]
     return lambda number: np.float64(number).view(np.int64)
 
 
+def as_number(x: Any, like: Any) -> Any:
+    """A value in the float type of `like`, inside kernels: Numba makes a float64 of a uint16 times a float32."""
+    raise NotImplementedError
+
+
+@overload(as_number)
+def overload_as_number(x, like):  # type: ignore[no-untyped-def]
+    if like == numba.float32:
+        return lambda x, like: np.float32(x)
+    return lambda x, like: np.float64(x)
+
+
 @numba.njit
 def load(block, row, i, widening):  # type: ignore[no-untyped-def]
     if widening is None:
@@ -250,7 +277,7 @@ def code(x, affine, sentinel):  # type: ignore[no-untyped-def]
     is_nan = x != x
     if sentinel is not None:
         is_nan |= x == sentinel
-    level = (x * affine.factor - affine.anchor) * affine.inverse + affine.offset
+    level = (as_number(x, affine.factor) * affine.factor - affine.anchor) * affine.inverse + affine.offset
     level = level if level > affine.low else affine.low
     level = level if level < affine.high else affine.high
     level = affine.nan if is_nan else level
@@ -281,12 +308,10 @@ def unpack(packed: np.ndarray, out: np.ndarray, table: np.ndarray) -> None:
     codes = np.arange(256, dtype=np.uint8)
     both: np.ndarray[Any, Any] = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1)
     pairs = both.view(pair)[:, 0]
-    loop = compiled(unpack_loop, str(pair))
-    if n % 2 == 0:
-        loop(packed, out.view(pair), pairs)
-    else:
-        even = np.empty((rows, n + 1), out.dtype)
-        loop(packed, even.view(pair), pairs)
+    even = out if n % 2 == 0 else np.empty((rows, n + 1), out.dtype)
+    target = even.view(pair)
+    compiled(unpack_loop, f"{signature(packed)}_{signature(target)}")(packed, target, pairs)
+    if even is not out:
         out[...] = even[:, :n]
 
 
@@ -309,7 +334,7 @@ def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]
 
 def pack_codes(codes: np.ndarray, out: np.ndarray) -> bool:
     """Pack a block of int8 codes into `out`, uint8; False if a code lies outside -8..7."""
-    valid: bool = compiled(pack_codes_loop, "int8")(codes, out)
+    valid: bool = compiled(pack_codes_loop, signature(codes))(codes, out)
     return valid
 
 

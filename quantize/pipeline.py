@@ -141,7 +141,8 @@ def quantize_to_zarr(
             raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
         found = None if made.passes == 1 else described(statistics)
         metadata = metadata.at("writing", scale=made.rule.choose(statistics), statistics=found)
-        variable.set(metadata)
+        if not work.is_sealed():
+            variable.set(metadata)
     assert metadata.scale is not None
     job.write(metadata.scale)
     return Int4Array(variable, variable.seal(metadata))

@@ -267,7 +267,7 @@ def quantize_to_packed_int4(
     def pack(region: Region) -> None:
         block = block_of(array, region)
         codes = packed_block_of(packed, region, len(block))
-        kernels.pack(block, codes, chosen.scale, chosen.zero_point, chosen.nan_code)
+        kernels.pack(block, codes, chosen.scale, chosen.zero_point, chosen.nan_code, lowest=rule.lowest)
 
     each_block(pack, array.shape, workers)
     return PackedInt4Values(packed, chosen.scale, chosen.zero_point, array.shape[-1], chosen.nan_code)
@@ -343,7 +343,8 @@ def unpacked(
     contiguous = np.ascontiguousarray(array)
 
     def work(region: Region) -> None:
-        block = result[region].reshape((-1, size) if size % 2 else (1, -1))
+        part = result[region]
+        block = part.reshape((-1, part.shape[-1]) if part.shape[-1] % 2 else (1, -1))
         kernels.unpack(packed_block_of(contiguous, region, len(block)), block, found.table)
 
     each_block(work, result.shape, workers)

@@ -383,13 +383,13 @@ def declared_missing(attributes: dict[str, Any], dtype: np.dtype[Any], label: st
 
 
 def as_missing(value: float | int, dtype: np.dtype[Any]) -> float | int | None:
-    """A missing value as the dtype holds it; None if it holds no such value, or it is NaN."""
+    """A missing value as the dtype holds it; None if it holds no such finite value."""
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         return int(value) if math.isfinite(value) and value == int(value) and info.min <= value <= info.max else None
     with np.errstate(over="ignore"):
         number = float(np.asarray(float(value), dtype))
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 def decoded_fill(text: str) -> float | None:

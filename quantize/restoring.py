@@ -17,12 +17,12 @@ from .array import ChunkReader, Int4Array, open_int4
 from .blocks import processors
 from .execution import Task, run_tasks
 from .grid import packed_region, shape_of, within
-from .metadata import DamagedChunkError, Layout, Metadata, UnfinishedStoreError
+from .metadata import DamagedChunkError, Layout, Metadata
 from .pipeline import Counter, Progress, batches
 from .readers import runs
 from .scaling import BFLOAT16, Rule
 from .sources import as_source
-from .storage import Variable, find
+from .storage import Variable, sealed_variable
 from .tasks import Work
 
 
@@ -86,10 +86,9 @@ def verify(
     ValueError
         If the source has another shape or dtype.
     """
-    variable, metadata = find(store, name)
-    if metadata.status != "sealed" or metadata.scale is None:
-        raise UnfinishedStoreError(f"{variable.where} is unfinished (status {metadata.status!r}); run again to go on")
+    variable, metadata = sealed_variable(store, name)
     scale = metadata.scale
+    assert scale is not None
     reader = ChunkReader(variable, metadata.layout)
     layout = metadata.layout
     work = None if source is None else compared(source, variable, metadata)
@@ -166,15 +165,11 @@ def restore(
     """
     array = open_int4(store, name)
     target = Path(destination)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{target.absolute().parent} does not exist, so {target.name} cannot be made there")
     dtype = np.dtype(np.float32) if array.dtype == BFLOAT16 else array.dtype
-    size, free = array.size * dtype.itemsize, shutil.disk_usage(target.absolute().parent).free
-    if size > free:
-        raise ValueError(f"not enough disk for {target}: the floats take {size:,} bytes, and {free:,} are free")
-    with replacing(target) as partial:
+    with replacing(target, overwrite) as partial:
+        size, free = array.size * dtype.itemsize, shutil.disk_usage(partial.parent).free
+        if size > free:
+            raise ValueError(f"not enough disk for {target}: the floats take {size:,} bytes, and {free:,} are free")
         sink = npy_sink if target.suffix == ".npy" else zarr_sink
         with sink(partial, array, dtype) as put:
 
@@ -186,9 +181,27 @@ def restore(
             each_unit(work, "restore", array.layout, workers, progress)
 
 
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a path that may not, or cannot, be written.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there and `overwrite` is not set.
+    FileNotFoundError
+        If its folder is not there.
+    """
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{target.absolute().parent} does not exist, so {target.name} cannot be made there")
+
+
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to; it takes the target's place if all went well, and is removed if not."""
+def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
+    """A path beside the target to write to, which takes the target's place if all goes well and is removed if not."""
+    target = target.absolute()
+    check_target(target, overwrite)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     remove(partial)
     try:

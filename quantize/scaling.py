@@ -125,6 +125,11 @@ class Rule:
     def nan_code(self) -> int | None:
         return NAN_CODE if self.nan_policy == "propagate" else None
 
+    @property
+    def lowest(self) -> int:
+        """The lowest code that values get."""
+        return LOWEST if self.nan_code is None and self.scale_method != "absmax" else LOWEST + 1
+
     def choose(self, statistics: Statistics) -> Scale:
         """The scale for data with these statistics, or for `value_range` where there is one."""
         if self.value_range is not None:
@@ -138,9 +143,8 @@ class Rule:
             return Scale(step(Fraction(largest), 7), 0, self.nan_code) if largest else Scale(1.0, 0, self.nan_code)
         if low == high:
             return constant(low, self.nan_code)
-        lowest = LOWEST if self.nan_code is None else LOWEST + 1
-        scale = step(Fraction(high) - Fraction(low), HIGHEST - lowest)
-        return Scale(scale, round(lowest - Fraction(low) / Fraction(scale)), self.nan_code)
+        scale = step(Fraction(high) - Fraction(low), HIGHEST - self.lowest)
+        return Scale(scale, round(self.lowest - Fraction(low) / Fraction(scale)), self.nan_code)
 
     def refused(self, statistics: Statistics) -> bool:
         """Whether data with these statistics hold values that the rule takes no code for."""
@@ -231,7 +235,8 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
 
     That of `nan_code` is NaN, or `missing` in an integer dtype.
 
-    A value beyond the dtype's finite range by at most half a step saturates, one further out is `outside`.
+    A value beyond the dtype's finite range by at most half a step (and 1e-5 of that, as in the bound) saturates, one
+    further out is `outside`.
 
     Examples
     --------
@@ -241,7 +246,7 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
     table = np.zeros(16, dtype)
     outside = set()
     lowest, highest = finite_range(dtype)
-    half = Fraction(parameters.scale) / 2
+    half = Fraction(parameters.scale) / 2 * (1 + Fraction(1, 10**5))
     for code in range(LOWEST, HIGHEST + 1):
         if code == parameters.nan_code:
             if dtype.kind in "iu" and missing is None:
@@ -253,7 +258,7 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
         if exact < lowest - half or exact > highest + half:
             outside.add(code)
         elif exact <= lowest or exact >= highest:
-            table[code + 8] = np.asarray(lowest if exact <= lowest else highest, dtype)
+            table[code + 8] = rounded(float(lowest if exact <= lowest else highest), dtype)
         else:
             table[code + 8] = rounded(float(code - parameters.zero_point) * parameters.scale, dtype)
     return Levels(table, frozenset(outside))

@@ -83,11 +83,19 @@ class Files:
         wanted: RangeByteRequest | SuffixByteRequest | None = None
         if start is not None:
             wanted = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
-        found = sync(self.store.get(key, default_buffer_prototype(), wanted))
+        prototype = default_buffer_prototype()
+        if type(self.store) is LocalStore:  # without the event loop, which costs more than a small chunk
+            found = self.store.get_sync(key, prototype=prototype, byte_range=wanted)
+        else:
+            found = sync(self.store.get(key, prototype, wanted))
         return None if found is None else found.to_bytes()
 
     def set(self, key: str, data: bytes) -> None:
-        sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+        buffer = default_buffer_prototype().buffer.from_bytes(data)
+        if type(self.store) is LocalStore:
+            self.store.set_sync(key, buffer)
+        else:
+            sync(self.store.set(key, buffer))
 
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
@@ -334,6 +342,23 @@ def variables(files: Files) -> list[str]:
         if data is not None and b'"int4"' in data:
             found.append(name)
     return found
+
+
+def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
+    """As `find`, but an error if the variable's run has not come to its end.
+
+    Raises
+    ------
+    UnfinishedStoreError
+        Saying how to go on.
+    """
+    variable, metadata = find(store, name)
+    if metadata.status != "sealed":
+        raise UnfinishedStoreError(
+            f"{variable.where} is unfinished (status {metadata.status!r}); call quantize_to_zarr with the same source "
+            "and settings again to go on"
+        )
+    return variable, metadata
 
 
 def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:

@@ -1,0 +1,429 @@
+"""The command line: parses, calls, prints. The numbers and the messages are the library's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import __version__
+from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
+
+if TYPE_CHECKING:
+    from .array import Int4Array
+
+T = TypeVar("T")
+
+
+class Commands(click.Group):
+    """Commands in working order, whose errors become one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE
+        return code
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            code = super().main(arguments, "quantize", standalone_mode=False, obj=arguments, **extra)
+        except Exception as error:
+            code = explain(error)
+        sys.exit(code)
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
+
+
+def lengths(text: str) -> int | tuple[int, ...]:
+    """``100,-1`` as a tuple, ``100`` as one length for every axis."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not one length for each axis, such as 100,-1") from None
+    return found if len(found) > 1 else found[0]
+
+
+def missing(text: str) -> str | int | float | None:
+    """``declared`` as itself, ``none`` as None, else a number, an integer where it is written as one."""
+    if text in ("declared", "none"):
+        return "declared" if text == "declared" else None
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    raise click.BadParameter(f"{text!r} is not a number, 'declared' or 'none'")
+
+
+def size(text: str) -> int:
+    """``64MiB`` in bytes."""
+    from .planning import parsed_bytes
+
+    try:
+        found = parsed_bytes(text)
+    except ValueError:
+        found = None
+    if not found:
+        raise click.BadParameter(f"{text!r} is not a size, such as 64MiB")
+    return found
+
+
+def region(text: str) -> tuple[Any, ...]:
+    """NumPy's basic indexing.
+
+    >>> region("3, ::-2, ...")
+    (3, slice(None, None, -2), Ellipsis)
+    """
+    try:
+        return tuple(index(part.strip()) for part in text.strip("[] ").removesuffix(",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NumPy's basic indexing, such as 0:10,: or ...,5") from None
+
+
+def index(text: str) -> Any:
+    if text == "...":
+        return ...
+    if ":" not in text:
+        return int(text)
+    parts = [int(part) if part.strip() else None for part in text.split(":")]
+    if len(parts) > 3:
+        raise ValueError(text)
+    return slice(*parts)
+
+
+def options(*table: Callable[[T], T]) -> Callable[[T], T]:
+    """A decorator that adds all arguments and options of a table, in its order."""
+
+    def add(command: T) -> T:
+        for one in reversed(table):
+            command = one(command)
+        return command
+
+    return add
+
+
+STORE = click.argument("store")
+NAME = click.option("--name", help="The variable; not needed where the store holds only one.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+# The keyword arguments of quantize_to_zarr.
+JOB = options(
+    click.argument("source", metavar="SRC"),
+    click.argument("store", metavar="DST"),
+    click.option("--name", default="data", show_default=True, help="Of the variable in the store."),
+    click.option(
+        "--scale-method",
+        type=click.Choice(["minmax", "absmax"]),
+        default="minmax",
+        show_default=True,
+        help="minmax spends all codes on the range of the data; absmax keeps zero in its middle.",
+    ),
+    click.option(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar="LOW HIGH",
+        help="The range to cover; saves the first pass, and saturates what lies outside.",
+    ),
+    click.option(
+        "--missing",
+        type=missing,
+        default="declared",
+        show_default=True,
+        metavar="VALUE|none|declared",
+        help="The value that stands for missing: this one, none, or the one that the source declares.",
+    ),
+    click.option(
+        "--nan-policy",
+        type=click.Choice(["raise", "propagate"]),
+        default="raise",
+        show_default=True,
+        help="raise refuses missing values; propagate keeps them.",
+    ),
+    click.option("--chunks", type=lengths, metavar="100,-1", help="In values; -1 is the whole axis."),
+    click.option("--shards", type=lengths, metavar="1000,-1", help="Several chunks in one file, in values."),
+    click.option(
+        "--compressors",
+        type=click.Choice(["auto", "none", "zstd", "gzip", "blosc"]),
+        default="auto",
+        show_default=True,
+        help="auto is zstd, level 1.",
+    ),
+    click.option("--memory", metavar="SIZE", help="What the run may hold, such as 4GiB."),
+    click.option("--workers", type=click.IntRange(min=1), help="Threads; by default one for each processor."),
+    JSON,
+)
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="quantize %(version)s")
+def main() -> None:
+    """Turn float arrays larger than memory into int4 arrays an eighth their size, in Zarr, and read them back.
+
+    SRC is an .npy file, a Zarr array (x.zarr/group/array) or an HDF5 dataset (x.h5::/dataset); DST and STORE are Zarr
+    groups. A run that was stopped goes on when it is run again.
+
+    Exit codes: 0 done, 1 wrong data, 2 usage, 3 unfinished (run again to go on).
+    """
+
+
+@main.command()
+@JOB
+def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
+    """Say what a run will need, without reading the data."""
+    from .planning import plan
+
+    planned = plan(source, store, **settings)
+    say(as_json, planned.to_json(), planned)
+
+
+@main.command()
+@JOB
+@OVERWRITE
+@click.option("--verify", is_flag=True, help="Read every chunk back after it is written.")
+@click.pass_obj
+def run(arguments: list[str], /, source: str, store: str, as_json: bool, **settings: Any) -> None:
+    """Quantize SRC into DST. Run again to go on where it stopped."""
+    began = time.monotonic()
+    with stoppable(), resumable(shlex.join(["quantize", *arguments])) as display:
+        from .pipeline import quantize_to_zarr
+
+        array = quantize_to_zarr(source, store, progress=display, **settings)
+    elapsed = time.monotonic() - began
+    where = f"{array.path}/{array.name}"
+    done = f"wrote {where} in {duration(elapsed)}" if display.worked else f"nothing to do: {where} is finished already"
+    document = {**described(array), "worked": display.worked, "elapsed": elapsed}
+    say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
+
+
+@main.command()
+@STORE
+@NAME
+@JSON
+def info(store: str, name: str | None, as_json: bool) -> int:
+    """Print what STORE holds: shape, scale, status."""
+    from .array import Int4Array
+    from .storage import find
+
+    variable, metadata = find(store, name)
+    if metadata.status == "sealed":
+        array = Int4Array(variable, metadata)
+        say(as_json, described(array), f"{array.path}/{array.name}\n{description(array)}")
+        return DONE
+    layout = metadata.layout
+    document = {
+        "path": variable.files.label,
+        "name": variable.name,
+        "status": metadata.status,
+        "shape": layout.shape,
+        "dtype": str(layout.dtype),
+        "chunks": layout.chunks,
+        "shards": layout.shards,
+        "written": f"{variable.present(layout).sum():,} of {layout.units.count:,}",
+    }
+    say(as_json, document, "\n".join(f"{key:<12}{value}" for key, value in document.items()))
+    complain(f"{variable.where} is unfinished: run `quantize run` with the same source and settings again to go on")
+    return UNFINISHED
+
+
+@main.command()
+@STORE
+@click.argument("source", metavar="[SRC]", required=False)
+@NAME
+@JSON
+def verify(store: str, source: str | None, name: str | None, as_json: bool) -> int:
+    """Read and check every chunk of STORE. With SRC, also that its codes are those of the source."""
+    from .restoring import verify
+
+    with stoppable(), Display() as display:
+        found = verify(store, name, source, progress=display)
+    lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
+    lines += [f"not what the source gives: {key}" for key in found.differing]
+    as_source = f", with the codes of {source}" if source else ""
+    whole = found.chunks - len({key for key, _ in found.damaged} | set(found.differing))
+    lines.append(f"{whole:,} of {found.chunks:,} chunks are whole{as_source}")
+    document = {
+        "ok": found.ok,
+        "chunks": found.chunks,
+        "damaged": [{"key": key, "why": why} for key, why in found.damaged],
+        "differing": found.differing,
+    }
+    say(as_json, document, "\n".join(lines))
+    if found.damaged:
+        complain(f"{store} is damaged: restore it from a copy, or quantize its source again with --overwrite")
+    elif found.differing:
+        complain(f"{store} was not made from what {source} holds now: quantize it again with --overwrite")
+    return DONE if found.ok else WRONG
+
+
+@main.command()
+@STORE
+@NAME
+@click.option("--region", type=region, default="...", metavar="0:10,:", help="NumPy's basic indexing; by default all.")
+@click.option("-o", "--output", metavar="X.npy", help="Write the values here instead of printing them.")
+@OVERWRITE
+@JSON
+def read(
+    store: str, name: str | None, region: tuple[Any, ...], output: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Print part of STORE as floats, or write it to a file."""
+    from .array import open_int4
+    from .excerpt import Excerpt
+
+    excerpt = Excerpt.of(open_int4(store, name), region)
+    document = {"shape": excerpt.shape, "dtype": str(excerpt.dtype)}
+    if output is not None:
+        excerpt.save(output, overwrite)
+        say(as_json, {**document, "path": output}, f"wrote {output}: {excerpt.shape} {excerpt.dtype}")
+    elif as_json:
+        say(as_json, {**document, "values": excerpt.values().tolist()}, "")
+    else:
+        click.echo(excerpt.preview())
+
+
+@main.command()
+@STORE
+@click.argument("destination", metavar="DST")
+@NAME
+@OVERWRITE
+@JSON
+def restore(store: str, destination: str, name: str | None, overwrite: bool, as_json: bool) -> None:
+    """Turn STORE back into floats, an .npy file or a Zarr array."""
+    from .restoring import restore
+
+    with stoppable(), Display() as display:
+        restore(store, destination, name, overwrite=overwrite, progress=display)
+    say(as_json, {"path": destination}, f"wrote {destination}")
+
+
+@main.command()
+@click.option("--size", "nbytes", type=size, default="256MiB", show_default=True, help="Of the floats to quantize.")
+@click.option("--folder", help="Keep all files here; by default only the picture is kept, in the current folder.")
+@click.option("--picture", metavar="X.png", help="Draw original, restored and error here.")
+@OVERWRITE
+@JSON
+def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, as_json: bool) -> int:
+    """Quantize real elevations, measure the errors and draw them."""
+    from .demo import Demonstration, bits_of_one_tile
+
+    tell = (lambda text: None) if as_json else click.echo
+    with stoppable(), contextlib.ExitStack() as stack:
+        place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="quantize-demo-")))
+        place.mkdir(parents=True, exist_ok=True)
+        drawn = Path(picture or (place / "elevation.png" if folder else "quantize-demo.png"))
+        demonstration = Demonstration(place / "elevation.npy", place / "elevation.zarr", drawn, overwrite)
+        shape = demonstration.prepare(nbytes)
+        tell(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
+        with Display() as display:
+            array, figures = demonstration.run(display)
+        alone = bits_of_one_tile()
+        tell(f"\nwrote {array.path}/{array.name}\n{description(array)}")
+        tell(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
+        tell(f"\n{figures}\n\nwrote the picture {drawn}\n{how_to_read(array.path, array.name)}")
+        document = {
+            **described(array),
+            "bits_of_one_tile": alone,
+            "errors": figures.to_json(),
+            "picture": str(drawn),
+            "kept": folder is not None,
+        }
+    if not folder:
+        tell(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps it")
+    if as_json:
+        say(as_json, document, "")
+    if not figures.within_bound:
+        complain("the errors are larger than the format promises. This is a bug in quantize")
+    return DONE if figures.within_bound else WRONG
+
+
+# Around a run ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM stop the program as Ctrl-C does, so that it says how to go on."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def resumable(command: str) -> Iterator[Display]:
+    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on."""
+    display = Display()
+    try:
+        with display:
+            yield display
+    except (KeyboardInterrupt, OSError) as error:
+        if display.last is None and isinstance(error, OSError):
+            raise
+        reached = display.place(display.last) if display.last else "nothing done yet"
+        raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error
+
+
+def described(array: Int4Array) -> dict[str, Any]:
+    """What there is to know of a sealed variable."""
+    return {
+        "path": array.path,
+        "name": array.name,
+        "status": "sealed",
+        "shape": array.shape,
+        "dtype": str(array.dtype),
+        "chunks": array.chunks,
+        "shards": array.shards,
+        "scale": array.scale,
+        "zero_point": array.zero_point,
+        "nan_code": array.nan_code,
+        "missing": array.missing,
+        "max_error": array.max_error,
+        "nbytes": array.nbytes,
+        "nbytes_stored": array.nbytes_stored,
+    }
+
+
+def description(array: Int4Array) -> str:
+    from dask.utils import format_bytes
+
+    stored = array.nbytes_stored
+    times, bits = array.nbytes / stored, 8 * stored / array.size
+    lines = [
+        f"shape       {array.shape} {array.dtype}, {format_bytes(array.nbytes)}",
+        f"chunks      {array.chunks}" + (f" in shards {array.shards}" if array.shards else ""),
+        f"scale       {array.scale:.9g}, zero point {array.zero_point}",
+        f"max error   {array.max_error:.6g} within the range (half a step)",
+        f"stored      {format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value",
+    ]
+    if array.nan_code is not None:
+        value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
+        lines.insert(-1, f"missing     code {array.nan_code}, read back as {value}")
+    return "\n".join(lines)
+
+
+def how_to_read(path: str, name: str) -> str:
+    arguments = repr(path) if name == "data" else f"{path!r}, {name!r}"
+    return f"read it back in Python:\n  from quantize import open_int4\n  array = open_int4({arguments})\n  array[:2]"
+
+
+if __name__ == "__main__":
+    main()

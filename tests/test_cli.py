@@ -1,0 +1,504 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from quantize import cli, terminal
+from quantize.array import open_int4
+
+VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
+SMALL = ("--chunks", "8,10", "--workers", "1")
+
+# A run that gets a signal from itself once it has written five chunks.
+SIGNALLED = """
+import os, signal, sys
+from quantize import cli, storage
+write, count = storage.Variable.write, 0
+def write_or_stop(*arguments):
+    global count
+    count += 1
+    if count == 6:
+        os.kill(os.getpid(), {number})
+    return write(*arguments)
+storage.Variable.write = write_or_stop
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source and a store of each kind, which tests only read."""
+    folder = tmp_path_factory.mktemp("made")
+    holes = VALUES.copy()
+    holes[3, 4] = np.nan
+    np.save(folder / "a.npy", VALUES)
+    np.save(folder / "holes.npy", holes)
+    np.save(folder / "truth.npy", VALUES > 280)
+    np.save(folder / "none.npy", VALUES[:0])
+    (folder / "text.txt").write_text("1 2 3")
+    (folder / "cut.npy").write_bytes((folder / "a.npy").read_bytes()[:1000])
+    (folder / "folder").mkdir()
+    (folder / "folder" / "letter.txt").write_text("dear")
+    assert quantize("run", folder / "a.npy", folder / "a.zarr", *SMALL).exit_code == 0
+    assert quantize("run", folder / "a.npy", folder / "two.zarr", *SMALL).exit_code == 0
+    assert quantize("run", folder / "a.npy", folder / "two.zarr", "--name", "b", *SMALL).exit_code == 0
+    assert quantize("run", folder / "holes.npy", folder / "half.zarr", "--value-range", 260, 300, *SMALL).exit_code == 1
+    shutil.copytree(folder / "a.zarr", folder / "damaged.zarr")
+    chunk = folder / "damaged.zarr" / "data" / "c" / "1" / "2"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    shutil.copytree(folder / "a.zarr", folder / "scale.zarr")
+    metadata = folder / "scale.zarr" / "data" / "zarr.json"
+    metadata.write_text(re.sub(r'"zero_point": -\d+', '"zero_point": 0', metadata.read_text()))
+    return folder
+
+
+def quantize(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def process(*arguments: object, code: str = "from quantize.cli import main; main()", **kwargs):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output="stdout" not in kwargs, text=True, **kwargs)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def document(result: Result) -> dict:
+    """The one JSON object on standard output; NaN and Infinity are no JSON."""
+    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+# Help and parsing -----------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_commands_in_working_order():
+    result = quantize("--help")
+    commands = re.findall(r"^  (\w+) +\S", result.stdout.split("Commands:")[1], re.MULTILINE)
+    assert commands == ["plan", "run", "info", "verify", "read", "restore", "demo"]
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", ["--help", "run --help", "--version", "run", "run --workers x"])
+def test_help_and_usage_errors_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom quantize.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print({'numpy', 'numba', 'zarr', 'dask', 'rich', 'matplotlib'} & {*sys.modules}, file=sys.stderr)"
+    )
+    assert process(*arguments.split(), code=code).stderr.endswith("set()\n")
+
+
+def test_version():
+    assert re.fullmatch(r"quantize \d+\.\d+\.\d+\n", quantize("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3", (3,)),
+        ("0:10,:", (slice(0, 10), slice(None))),
+        ("[..., -5::2]", (..., slice(-5, None, 2))),
+        ("::-1,", (slice(None, None, -1),)),
+    ],
+)
+def test_regions_are_those_of_numpy(text, expected):
+    assert cli.region(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "1,,2", "1.5", "None"])
+def test_other_regions_are_refused(made, text):
+    result = quantize("read", made / "a.zarr", "--region", text)
+    assert result.exit_code == 2
+    assert "is not NumPy's basic indexing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("declared", "declared"), ("none", None), ("-9999", -9999), ("1e20", 1e20), ("nan", None)]
+)
+def test_missing_values(text, expected):
+    found = cli.missing(text)
+    assert type(found) is float if text == "nan" else (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ('nan_policy="propagate" keeps them', "--nan-policy propagate keeps them"),
+        ("value_range=(low, high) saturates", "--value-range LOW HIGH saturates"),
+        ("value_range is (3.0, 1.0)", "--value-range is (3.0, 1.0)"),
+        ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
+        ("memory='1MiB' (1.0 MiB) is too small", "--memory 1MiB (1.0 MiB) is too small"),
+        ("several variables, a, b: pass name=", "several variables, a, b: pass --name"),
+        ("call quantize_to_zarr with", "run `quantize run` with"),
+    ],
+)
+def test_messages_name_options(said, shown):
+    assert terminal.message(ValueError(said)) == shown
+
+
+# What commands do -----------------------------------------------------------------------------------------------------
+
+
+def test_plan_writes_nothing(tmp_path, made):
+    result = quantize("plan", made / "a.npy", tmp_path / "x.zarr", *SMALL)
+    assert "25 chunks of (8, 10) values" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_says_what_it_made_and_how_to_read_it(tmp_path, made):
+    result = quantize("run", made / "a.npy", tmp_path / "x.zarr", *SMALL)
+    assert result.exit_code == 0
+    array = open_int4(tmp_path / "x.zarr")
+    for text in (f"wrote {tmp_path / 'x.zarr'}/data in ", "(40, 50) float32", f"{array.scale:.9g}", "bits a value"):
+        assert text in result.stdout
+    snippet = result.stdout.split("in Python:\n")[1]
+    scope: dict = {}
+    exec("\n".join(line.strip() for line in snippet.splitlines()), scope)
+    np.testing.assert_array_equal(scope["array"][...], array[...])
+    assert "pass 1 of 2, scan: 25 of 25 chunks" in result.stderr
+    assert "pass 2 of 2, write: 25 of 25 chunks" in result.stderr
+
+
+def test_run_with_a_range_has_one_pass(tmp_path, made):
+    result = quantize("run", made / "a.npy", tmp_path / "x.zarr", "--value-range", 250, 310, *SMALL)
+    assert "pass 1 of 1, write: 25 of 25 chunks" in result.stderr
+
+
+def test_run_passes_every_option_on(tmp_path, made):
+    options = [
+        *("--name", "b", "--scale-method", "absmax", "--missing", "-9999", "--nan-policy", "propagate"),
+        *(
+            "--chunks",
+            "8,10",
+            "--shards",
+            "16,-1",
+            "--compressors",
+            "none",
+            "--memory",
+            "1GiB",
+            "--workers",
+            "1",
+            "--verify",
+        ),
+    ]
+    assert quantize("run", made / "holes.npy", tmp_path / "x.zarr", *options).exit_code == 0
+    array = open_int4(tmp_path / "x.zarr", "b")
+    assert (array.chunks, array.shards, array.zero_point, array.nan_code) == ((8, 10), (16, 50), 0, -8)
+    assert (array.missing, array.layout.compressor.name) == (-9999, None)
+
+
+def test_run_again_has_nothing_to_do(made):
+    result = quantize("run", made / "a.npy", made / "a.zarr", *SMALL)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("nothing to do: ")
+
+
+def test_overwrite_replaces(tmp_path, made):
+    shutil.copytree(made / "a.zarr", tmp_path / "a.zarr")
+    assert quantize("run", made / "a.npy", tmp_path / "a.zarr", "--chunks", "10,10").exit_code == 2
+    assert quantize("run", made / "a.npy", tmp_path / "a.zarr", "--chunks", "10,10", "--overwrite").exit_code == 0
+    assert open_int4(tmp_path / "a.zarr").chunks == (10, 10)
+
+
+@pytest.mark.parametrize("index", ["...", "0", "3:9,::-1", "::-3,5", "-1,-1", "5:5", "9:0:-2,1:49:7"])
+def test_read_writes_what_numpy_indexing_gives(tmp_path, made, index):
+    assert quantize("read", made / "a.zarr", "--region", index, "-o", tmp_path / "x.npy").exit_code == 0
+    expected = eval(f"array[{index}]", {"array": open_int4(made / "a.zarr")[...]})
+    found = np.load(tmp_path / "x.npy")
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    np.testing.assert_array_equal(found, expected)
+    assert os.listdir(tmp_path) == ["x.npy"]
+
+
+@pytest.mark.parametrize("index", ["...", "0", "3:9,::-1", "::-3", "-1,-1", "5:5", ":7,:30", "20,:"])
+def test_read_prints_what_numpy_prints(made, index):
+    expected = eval(f"array[{index}]", {"array": open_int4(made / "a.zarr")[...]})
+    assert quantize("read", made / "a.zarr", "--region", index).stdout == f"{np.array2string(np.asarray(expected))}\n"
+
+
+def test_read_of_bfloat16_writes_float32(tmp_path):
+    from ml_dtypes import bfloat16
+
+    from quantize import quantize_to_zarr
+
+    array = quantize_to_zarr(VALUES.astype(bfloat16), tmp_path / "x.zarr")
+    assert quantize("read", tmp_path / "x.zarr", "-o", tmp_path / "x.npy").exit_code == 0
+    found = np.load(tmp_path / "x.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, array[...].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.zarr"])
+def test_restore(tmp_path, made, name):
+    import zarr
+
+    assert quantize("restore", made / "a.zarr", tmp_path / name).exit_code == 0
+    found = np.load(tmp_path / name) if name == "x.npy" else zarr.open_array(tmp_path / name)[...]
+    np.testing.assert_array_equal(found, open_int4(made / "a.zarr")[...])
+
+
+def test_info_of_an_unfinished_store_says_so(made):
+    result = quantize("info", made / "half.zarr")
+    assert result.exit_code == 3
+    assert "writing" in result.stdout
+    assert "run `quantize run` with the same source and settings again" in result.stderr
+
+
+def test_verify(made):
+    assert quantize("verify", made / "a.zarr").stdout == "25 of 25 chunks are whole\n"
+    assert quantize("verify", made / "a.zarr", made / "a.npy").exit_code == 0
+    damaged, differing = (
+        quantize("verify", made / "damaged.zarr"),
+        quantize("verify", made / "a.zarr", made / "holes.npy"),
+    )
+    assert (damaged.exit_code, differing.exit_code) == (1, 1)
+    assert re.search(r"damaged: data/c/1/2: .*checksum", damaged.stdout)
+    assert "24 of 25 chunks are whole" in damaged.stdout
+    assert "not what the source gives: data/c/0/0\n" in differing.stdout
+
+
+JSON = {
+    "plan": ["plan", "{}/a.npy", "{}/x.zarr"],
+    "run": ["run", "{}/a.npy", "{}/a.zarr", *SMALL],
+    "info": ["info", "{}/a.zarr"],
+    "unfinished": ["info", "{}/half.zarr"],
+    "verify": ["verify", "{}/a.zarr", "{}/a.npy"],
+    "damaged": ["verify", "{}/damaged.zarr"],
+    "read": ["read", "{}/a.zarr", "--region", "0"],
+    "demo": ["demo", "--size", "100kB", "--picture", "{}/x.png", "--overwrite"],
+}
+
+
+@pytest.mark.parametrize(("command", "keys"), [
+    ("plan", {"shape", "chunks", "memory", "disk", "workers", "notes"}),
+    ("run", {"path", "scale", "zero_point", "max_error", "nbytes_stored", "worked", "elapsed"}),
+    ("info", {"status", "shape", "dtype", "scale", "nan_code"}),
+    ("unfinished", {"status", "shape", "dtype", "chunks"}),
+    ("verify", {"ok", "chunks", "damaged", "differing"}),
+    ("damaged", {"ok", "chunks", "damaged", "differing"}),
+    ("read", {"shape", "dtype", "values"}),
+    ("demo", {"errors", "picture", "scale"}),
+])  # fmt: skip
+def test_json_is_one_object(made, command, keys):
+    result = quantize(*(argument.format(made) for argument in JSON[command]), "--json")
+    assert keys <= set(document(result))
+
+
+def test_json_of_missing_values_is_null(tmp_path, made):
+    assert quantize("run", made / "holes.npy", tmp_path / "x.zarr", "--nan-policy", "propagate").exit_code == 0
+    found = document(quantize("read", tmp_path / "x.zarr", "--region", "3,3:6", "--json"))
+    assert [value is None for value in found["values"]] == [False, True, False]
+
+
+def test_json_of_restore_and_read_to_a_file(tmp_path, made):
+    assert document(quantize("restore", made / "a.zarr", tmp_path / "x.npy", "--json")) == {"path": f"{tmp_path}/x.npy"}
+    read = quantize("read", made / "a.zarr", "-o", tmp_path / "y.npy", "--json")
+    assert document(read) == {"shape": [40, 50], "dtype": "float32", "path": f"{tmp_path}/y.npy"}
+
+
+# What a user can do wrong ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ("run {}/gone.npy {}/x.zarr", 2, "gone.npy does not exist"),
+        ("run {}/text.txt {}/x.zarr", 2, "text.txt has a format that is not known"),
+        ("run {}/cut.npy {}/x.zarr", 2, "cut.npy is no whole .npy file"),
+        ("run {}/folder {}/x.zarr", 2, "folder is no Zarr array or group"),
+        ("run {}/truth.npy {}/x.zarr", 2, "dtype bool is not"),
+        ("run {}/none.npy {}/x.zarr", 2, "no values to find a scale for"),
+        ("run {}/two.zarr {}/x.zarr", 2, "two.zarr holds several arrays"),
+        (
+            "run {}/holes.npy {}/x.zarr",
+            1,
+            r"1 NaN; the first refused value is at index \(3, 4\).*--nan-policy propagate",
+        ),
+        ("run {}/a.npy {}/a.zarr", 2, "is there already.*Pass --overwrite"),
+        ("run {}/a.npy {}/folder", 2, "exists and is no Zarr v3 group"),
+        ("run {}/a.npy {}/text.txt", 2, "text.txt"),
+        ("run {}/a.npy {}/x.zarr --memory 1MiB", 2, "--memory 1MiB .* is too small for one task"),
+        ("run {}/a.npy {}/x.zarr --memory much", 2, "memory is 'much'"),
+        ("run {}/a.npy {}/x.zarr --workers 0", 2, "'--workers'"),
+        ("run {}/a.npy {}/x.zarr --chunks 8,7", 2, "even length"),
+        ("run {}/a.npy {}/x.zarr --chunks 8", 0, ""),
+        ("plan {}/a.npy {}/x.zarr --chunks 8,8,8", 2, r"chunks is \(8, 8, 8\), but must have"),
+        ("plan {}/a.npy {}/x.zarr --chunks eight", 2, "'eight' is not one length for each axis"),
+        ("plan {}/a.npy {}/x.zarr --shards 12,-1 --chunks 8,10", 2, "not whole multiples"),
+        ("plan {}/a.npy {}/x.zarr --value-range 3 1", 2, r"--value-range is \(3.0, 1.0\), which is reversed"),
+        ("plan {}/a.npy {}/x.zarr --value-range 3", 2, "'--value-range'"),
+        ("plan {}/a.npy {}/x.zarr --value-range 0 inf", 2, "both ends must be finite"),
+        ("plan {}/a.npy {}/x.zarr --nan-policy omit", 2, "'--nan-policy'"),
+        ("plan {}/a.npy {}/x.zarr --scale-method best", 2, "'--scale-method'"),
+        ("plan {}/a.npy {}/x.zarr --compressors lz77", 2, "'--compressors'"),
+        ("plan {}/a.npy {}/x.zarr --missing maybe", 2, "'maybe' is not a number, 'declared' or 'none'"),
+        ("plan {}/a.npy {}/x.zarr --name a/b", 2, "name 'a/b' must be"),
+        ("info {}/gone.zarr", 2, "gone.zarr does not exist"),
+        ("info {}/folder", 2, "holds no int4 variable"),
+        ("info {}/two.zarr", 2, "several variables, b, data: pass --name"),
+        ("info {}/a.zarr --name c", 2, "holds no int4 variable 'c'; there are: data"),
+        ("info {}/scale.zarr", 2, "its checksum does not match"),
+        ("info {}/half.zarr", 3, "is unfinished"),
+        ("read {}/half.zarr", 3, "is unfinished.*run `quantize run` with the same source and settings"),
+        ("verify {}/half.zarr", 3, "is unfinished"),
+        ("restore {}/half.zarr {}/x.npy", 3, "is unfinished"),
+        ("read {}/damaged.zarr --region 12", 1, "data/c/1/2 is damaged.*--overwrite"),
+        ("restore {}/damaged.zarr {}/x.npy", 1, "data/c/1/2 is damaged"),
+        ("verify {}/damaged.zarr", 1, "is damaged"),
+        ("verify {}/a.zarr {}/truth.npy", 2, "dtype bool is not"),
+        ("verify {}/a.zarr {}/gone.npy", 2, "gone.npy does not exist"),
+        ("read {}/a.zarr --region 40", 2, "index 40 is out of bounds for an axis of length 40"),
+        ("read {}/a.zarr --region 1,1,1", 2, "too many indices"),
+        ("read {}/a.zarr --region ...,...", 2, "only one ellipsis"),
+        ("read {}/a.zarr -o {}/a.npy", 2, "a.npy exists; pass --overwrite"),
+        ("read {}/a.zarr -o {}/gone/x.npy", 2, "gone does not exist"),
+        ("restore {}/a.zarr {}/a.npy", 2, "a.npy exists; pass --overwrite"),
+        ("restore {}/a.zarr {}/gone/x.npy", 2, "gone does not exist"),
+        ("demo --size tiny", 2, "'tiny' is not a size"),
+        ("demo --size 100kB --picture {}/a.npy", 2, "a.npy exists; pass --overwrite"),
+        ("demo --size 100kB --picture {}/gone/x.png", 2, "gone does not exist"),
+        ("frobnicate", 2, "No such command 'frobnicate'"),
+        ("run {}/a.npy", 2, "Missing argument 'DST'. Try 'quantize run --help'"),
+        ("run {}/a.npy {}/x.zarr --fast", 2, "No such option.*--fast"),
+    ],
+)
+def test_every_error_is_one_message_and_an_exit_code(tmp_path, made, arguments, code, said):
+    words = arguments.split()
+    places = [word.replace("{}", str(tmp_path if word.startswith("{}/x") else made)) for word in words]
+    result = quantize(*places)
+    assert result.exit_code == code
+    assert re.search(said, result.stderr, re.DOTALL)
+    if code:
+        assert result.stderr.count("error: ") == 1
+        assert "Traceback" not in result.stderr
+        assert not list(tmp_path.glob("*.np[yg]"))
+
+
+def test_without_arguments_help_is_shown():
+    result = quantize()
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+def test_a_command_whose_extra_is_missing_says_which(monkeypatch):
+    for name in ("matplotlib", "matplotlib.cbook"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = quantize("demo", "--size", "100kB")
+    assert result.exit_code == 2
+    assert result.stderr == 'error: this needs matplotlib, which is not installed: pip install "quantize[report]"\n'
+
+
+def test_a_bug_is_one_line_unless_asked(monkeypatch, made):
+    monkeypatch.setattr("quantize.array.open_int4", lambda *_: 1 / 0)
+    monkeypatch.delenv("QUANTIZE_DEBUG", raising=False)
+    result = quantize("read", made / "a.zarr")
+    assert result.exit_code == 70
+    assert re.fullmatch(r"error: ZeroDivisionError: .*QUANTIZE_DEBUG=1.*\n", result.stderr)
+    monkeypatch.setenv("QUANTIZE_DEBUG", "1")
+    assert "Traceback" in quantize("read", made / "a.zarr").stderr
+
+
+def test_a_disk_that_fails_leaves_a_run_that_goes_on(monkeypatch, tmp_path, made):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "x.zarr/data/c/0/0")
+
+    job = ["run", made / "a.npy", tmp_path / "x.zarr", *SMALL]
+    with monkeypatch.context() as patched:
+        patched.setattr("quantize.storage.Variable.write", fail)
+        result = quantize(*job)
+    assert result.exit_code == 3
+    assert "x.zarr/data/c/0/0: No space left on device (pass 2 of 2, write: 0 of 25 chunks)" in result.stderr
+    assert f"quantize run {made / 'a.npy'} {tmp_path / 'x.zarr'} --chunks 8,10 --workers 1" in result.stderr
+    assert quantize(*job).exit_code == 0
+
+
+# Real processes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_far_it_came_and_goes_on(tmp_path, made, number):
+    job = ["run", made / "a.npy", tmp_path / "x.zarr", *SMALL]
+    stopped = process(*job, code=SIGNALLED.format(number=int(number)))
+    assert stopped.returncode == 3, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert re.search(r"error: stopped \(pass 2 of 2, write: \d+ of 25 chunks\)", stopped.stderr)
+    command = stopped.stderr.splitlines()[-1].split()
+    assert command[:2] == ["quantize", "run"]
+    assert quantize("info", tmp_path / "x.zarr").exit_code == 3
+    resumed = quantize(*command[1:])
+    assert resumed.exit_code == 0
+    assert re.search(r"write: 25 of 25 chunks, .*, [5-9] done before", resumed.stderr)
+    for path in (made / "a.zarr" / "data").rglob("*"):
+        if path.is_file():
+            assert (
+                path.read_bytes()
+                == (tmp_path / "x.zarr" / "data" / path.relative_to(made / "a.zarr" / "data")).read_bytes()
+            )
+
+
+def test_a_closed_pipe_ends_quietly(made):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        result = process("read", made / "a.zarr", stdout=closed, stderr=subprocess.PIPE)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_progress_is_live_on_a_terminal(tmp_path, made):
+    import pty
+
+    main, side = pty.openpty()
+    result = process("run", made / "a.npy", tmp_path / "x.zarr", *SMALL, stdout=subprocess.PIPE, stderr=side)
+    os.close(side)
+    shown = os.read(main, 1 << 16).decode()
+    os.close(main)
+    assert result.returncode == 0
+    assert "\x1b[" in shown
+    assert "pass 2 of 2, write: 25 of 25 chunks" in shown
+    assert "\x1b[" not in result.stdout
+
+
+# Demonstration --------------------------------------------------------------------------------------------------------
+
+
+def test_demo_keeps_what_it_made_in_a_folder(tmp_path):
+    result = quantize("demo", "--size", "3MB", "--folder", tmp_path)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elevation.npy", "elevation.png", "elevation.zarr"]
+    data, array = np.load(tmp_path / "elevation.npy"), open_int4(tmp_path / "elevation.zarr")
+    assert data.nbytes == pytest.approx(3e6, rel=0.01)
+    assert (data.min(), data.max()) == (236, 1076)
+    assert np.abs(np.diff(data, axis=0)).max() < 100
+    assert np.abs(array[...] - data).max() <= array.max_error
+    assert f"open_int4('{tmp_path}/elevation.zarr')" in result.stdout
+    assert quantize("demo", "--size", "3MB", "--folder", tmp_path).exit_code == 2
+    assert quantize("demo", "--size", "1MB", "--folder", tmp_path, "--overwrite").exit_code == 0
+
+
+def test_demo_without_a_folder_keeps_the_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = quantize("demo", "--size", "200kB")
+    assert result.exit_code == 0
+    assert os.listdir(tmp_path) == ["quantize-demo.png"]
+    assert "was temporary and is removed" in result.stdout
+    assert quantize("demo", "--size", "200kB").exit_code == 2
+
+
+def test_demo_fails_where_the_errors_exceed_the_bound(tmp_path, monkeypatch):
+    from quantize.report import ErrorFigures
+
+    monkeypatch.setattr("quantize.demo.measure_error", lambda *_: ErrorFigures(9, 0, 0, 1, 60.0, 0.0, 1.0, 9.0, 28.0))
+    result = quantize("demo", "--size", "200kB", "--folder", tmp_path)
+    assert result.exit_code == 1
+    assert "NOT within the bound" in result.stdout

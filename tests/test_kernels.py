@@ -1,0 +1,236 @@
+"""Blocks in, blocks out: what the loops give, dtype by dtype, against exact arithmetic."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, arrays, numbers
+
+from quantize import kernels
+
+HALVES = [np.dtype(np.float16), BFLOAT16]
+SIXTEEN_BITS = np.arange(2**16, dtype=np.uint16)
+BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
+
+
+def blocks(dtypes: list[np.dtype[Any]] = DTYPES, special: tuple[float, ...] = ()) -> st.SearchStrategy[np.ndarray]:
+    return arrays(dtypes, BLOCKS, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
+
+
+def nibbles(packed: np.ndarray) -> np.ndarray:
+    """Codes in pairs, straight from the definition of the packed form."""
+    pairs = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8)
+    return ((pairs ^ 8) - 8).reshape(*packed.shape[:-1], -1)
+
+
+def pack(block: np.ndarray, *args: Any) -> np.ndarray:
+    rows, n = block.shape
+    out = np.full((rows, (n + 1) // 2), 0xAA, np.uint8)
+    kernels.pack(block, out, *args)
+    codes = nibbles(out)
+    assert n % 2 == 0 or not codes[:, -1].any(), "an odd end is padded with 0"
+    return codes[:, :n]
+
+
+# Scan ---------------------------------------------------------------------------------------------------------------
+
+
+def expected_scan(block: np.ndarray, missing: float | int | None = None) -> kernels.Scan:
+    marked = np.zeros(block.shape, bool) if missing is None else block == np.asarray(missing, block.dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        values = block.astype(float)
+    finite = values[np.isfinite(values) & ~marked]
+    low, high = (finite.min() + 0, finite.max() + 0) if finite.size else (math.nan, math.nan)
+    others = [np.isnan(values), marked, np.isposinf(values), np.isneginf(values)]
+    return kernels.Scan(low, high, finite.size, *(int(np.count_nonzero(mask)) for mask in others))
+
+
+@given(blocks(special=(math.nan, math.inf, -math.inf)))
+def test_scan_counts_and_bounds(block: np.ndarray) -> None:
+    np.testing.assert_equal(kernels.scan(block), expected_scan(block))
+
+
+@given(blocks(special=(math.nan, math.inf, -math.inf)), st.data())
+def test_scan_leaves_missing_values_out(block: np.ndarray, data: st.DataObject) -> None:
+    present = block[np.isfinite(block)]
+    assume(present.size)
+    missing = data.draw(st.sampled_from(list(present)))
+    np.testing.assert_equal(kernels.scan(block, missing), expected_scan(block, missing))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_scan_of_every_half_precision_number(dtype: np.dtype[Any]) -> None:
+    for bits in SIXTEEN_BITS.reshape(64, 1, -1):
+        block = bits.view(dtype)
+        np.testing.assert_equal(kernels.scan(block), expected_scan(block))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_zero_as_missing_value_has_both_signs(dtype: np.dtype[Any]) -> None:
+    block = np.asarray([[0.0, -0.0, 1.0]], dtype)
+    assert kernels.scan(block, 0.0) == kernels.scan(block, -0.0) == (1.0, 1.0, 1, 0, 2, 0, 0)
+
+
+# Pack ---------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scaled_blocks(draw: st.DrawFn) -> tuple[np.ndarray, float, int]:
+    """A block, and a scale and zero point of which some of its values lie within the 16 levels."""
+    block = draw(blocks(special=(math.inf, -math.inf)))
+    inside = float(draw(st.sampled_from(list(block.ravel()))))
+    other = draw(st.one_of(st.sampled_from(list(block.ravel())).map(float), numbers(np.dtype(np.float64))))
+    width = abs(inside - other)
+    assume(0 < width < oracle.finite_range(float)[1] / 2)
+    scale = width * draw(st.floats(0.05, 2)) or 5e-324
+    zero_point = draw(st.integers(-8, 7)) - round(oracle.number(inside) / oracle.number(scale))
+    assume(abs(zero_point) < oracle.ANCHORED)
+    return block, scale, zero_point
+
+
+@given(scaled_blocks(), st.sampled_from([None, -8]))
+@example((np.full((1, 2), np.inf, np.float32), 1e308, 0), None)
+@example((np.full((1, 2), np.inf, np.float16), 1e60, 0), None)
+@example((np.full((1, 2), -np.inf, BFLOAT16), 1e300, 3), None)
+@example((np.full((1, 2), 3e38, np.float32), 1e-300, 0), None)
+@example((np.full((1, 2), 1.7e308), 5e-324, 0), None)
+def test_codes_are_those_of_exact_arithmetic(scaled: tuple[np.ndarray, float, int], nan_code: int | None) -> None:
+    block, scale, zero_point = scaled
+    codes, distances = oracle.quantized(block, scale, zero_point, nan_code)
+    clear = distances > oracle.TIE
+    np.testing.assert_array_equal(pack(block, scale, zero_point, nan_code)[clear], codes[clear])
+
+
+@given(
+    st.sampled_from(DTYPES),
+    hnp.arrays(np.int64, BLOCKS, elements=st.integers(-40, 40)),
+    st.integers(-24, 24),
+    st.integers(-9, 9) | st.integers(-(2**10), 2**10),
+    st.sampled_from([None, -8]),
+)
+def test_ties_go_to_the_even_multiple_of_the_scale(
+    dtype: np.dtype[Any], halves: np.ndarray, power: int, zero_point: int, nan_code: int | None
+) -> None:
+    if dtype.kind in "iu":  # whole values: ties at odd ones for an even scale
+        block, scale = np.abs(halves).astype(dtype), 2.0
+    elif dtype in HALVES:
+        block, scale = np.ldexp(halves.astype(float), -5).astype(dtype), 2.0**-4
+    else:
+        block, scale = np.ldexp(halves.astype(float), power - 1).astype(dtype), 2.0**power
+    expected, _ = oracle.quantized(block, scale, zero_point, nan_code)
+    np.testing.assert_array_equal(pack(block, scale, zero_point, nan_code), expected)
+
+
+@given(blocks([np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)]), st.integers(2**33, 2**62))
+def test_codes_far_from_zero_stay_codes(block: np.ndarray, zero_point: int) -> None:
+    codes = pack(block, 1.0, -zero_point)
+    assert codes.min() >= -8
+    assert codes.max() <= 7
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize(("scale", "zero_point"), [(8000.0, 0), (2.0**-20, 3), (0.1, -2795)])
+def test_codes_of_every_half_precision_number(dtype: np.dtype[Any], scale: float, zero_point: int) -> None:
+    block = SIXTEEN_BITS.view(dtype).reshape(1, -1)
+    codes, distances = oracle.quantized(block, scale, zero_point, -8)
+    clear = distances > oracle.TIE
+    np.testing.assert_array_equal(pack(block, scale, zero_point, -8)[clear], codes[clear])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_nan_and_missing_values_get_their_code(dtype: np.dtype[Any], n: int) -> None:
+    block = np.asarray([[math.nan] * n, [-9.0] * n, [2.0] * n], dtype)
+    expected = np.repeat([[-8], [-8], [2]], n, axis=1)
+    np.testing.assert_array_equal(pack(block, 1.0, 0, -8, -9.0), expected)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_missing_integers_get_their_code(dtype: np.dtype[Any]) -> None:
+    missing = np.iinfo(dtype).max
+    block = np.asarray([[missing, missing - 1, 0]], dtype)
+    expected, _ = oracle.quantized(block, float(missing) / 7, 0, -8)
+    expected[block == missing] = -8
+    codes = pack(block, float(missing) / 7, 0, -8, missing)
+    assert codes.tolist() == expected.tolist()
+
+
+# Unpack -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("odd", [False, True])
+def test_unpack_looks_every_byte_up(dtype: np.dtype[Any], odd: bool) -> None:
+    table = np.arange(3, 19).astype(dtype)
+    packed = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    out = np.empty((2, 256 - odd), dtype)
+    kernels.unpack(packed, out, table)
+    np.testing.assert_array_equal(out, table[nibbles(packed) + 8][:, : 256 - odd])
+
+
+def test_unpack_keeps_the_bits_of_nan() -> None:
+    table = np.arange(0x7FC00001, 0x7FC00011, dtype=np.uint32).view(np.float32)
+    out = np.empty((1, 4), np.float32)
+    kernels.unpack(np.asarray([[0x80, 0x7F]], np.uint8), out, table)
+    assert (out.view(np.uint32) - 0x7FC00001).tolist() == [[8, 0, 7, 15]]
+
+
+# Codes --------------------------------------------------------------------------------------------------------------
+
+
+@given(hnp.arrays(np.int8, BLOCKS, elements=st.integers(-8, 7)))
+def test_pack_codes_is_undone_by_the_definition(codes: np.ndarray) -> None:
+    rows, n = codes.shape
+    out = np.full((rows, (n + 1) // 2), 0xAA, np.uint8)
+    assert kernels.pack_codes(codes, out)
+    np.testing.assert_array_equal(nibbles(out)[:, :n], codes)
+    assert n % 2 == 0 or not (out[:, -1] >> 4).any()
+
+
+@pytest.mark.parametrize("n", [4, 5])
+@pytest.mark.parametrize("wrong", [-128, -9, 8, 127])
+def test_pack_codes_reports_codes_outside(n: int, wrong: int) -> None:
+    for position in range(n):
+        codes = np.zeros((1, n), np.int8)
+        codes[0, position] = wrong
+        assert not kernels.pack_codes(codes, np.empty((1, (n + 1) // 2), np.uint8))
+
+
+# Cache --------------------------------------------------------------------------------------------------------------
+
+QUANTIZE_ALL = """
+import sys
+import ml_dtypes
+import numpy as np
+from quantize import quantize_to_int4
+
+dtypes = [np.float32, ml_dtypes.bfloat16, np.float64, np.int16, np.uint8, np.float16]
+for dtype in dtypes[int(sys.argv[1]):] + dtypes[: int(sys.argv[1])]:
+    codes = quantize_to_int4(np.arange(16).astype(dtype))[0]
+    assert codes.tolist() == list(range(-8, 8)), (np.dtype(dtype), codes)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_an_empty_cache(tmp_path: Path) -> None:
+    """Two processes that write one index can swap the code of two signatures (https://github.com/numba/numba/issues/4807)."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for _ in ("cold", "warm"):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", QUANTIZE_ALL, str(first)], env=environment, stderr=subprocess.PIPE, text=True
+            )
+            for first in range(6)
+        ]
+        errors = [process.communicate()[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 6, "\n".join(errors)
+    assert list(tmp_path.rglob("*.nbi"))

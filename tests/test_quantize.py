@@ -1,0 +1,508 @@
+"""Arrays in memory: the four functions of the original library, and their packed twins."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers
+
+from quantize import (
+    dequantize_from_int4,
+    dequantize_from_packed_int4,
+    quantize_to_int4,
+    quantize_to_packed_int4,
+)
+from quantize.blocks import blocks
+from quantize.quantize import pack_int4_to_int8, unpack_int8_to_int4
+
+INFINITIES = (math.inf, -math.inf)
+methods = st.sampled_from(["minmax", "absmax"])
+policies = st.sampled_from(["raise", "propagate"])
+
+
+def check_codes(
+    values: np.ndarray, codes: np.ndarray, scale: float, zero_point: int, nan_code: int | None, scale_method: str
+) -> None:
+    """Hold codes to the law's: those of exact arithmetic, wherever it promises them."""
+    assert codes.dtype == np.int8
+    assert codes.shape == values.shape
+    expected, distances = oracle.quantized(
+        values, scale, zero_point, nan_code, low=-7 if scale_method == "absmax" else -8
+    )
+    assert codes.min() >= (-8 if nan_code is None or np.any(expected == nan_code) else -7)
+    assert codes.max() <= 7
+    if abs(zero_point) < oracle.ANCHORED:
+        clear = distances > oracle.TIE
+        np.testing.assert_array_equal(codes[clear], expected[clear])
+
+
+def check_errors(values: np.ndarray, restored: np.ndarray, scale: float) -> None:
+    """Hold restored values to the bound; all lie within the range."""
+    for value, back in zip(values.flat, restored.flat, strict=True):
+        if math.isnan(float(value)):
+            assert np.isnan(back)
+        else:
+            error = abs(oracle.number(value) - oracle.number(back))
+            assert error <= oracle.error_bound(value, back, scale, values.dtype, restored.dtype), (value, back)
+
+
+def check(values: np.ndarray, scale_method: str = "minmax", nan_policy: str = "raise") -> tuple[np.ndarray, float, int]:
+    result = quantize_to_int4(values, scale_method, nan_policy=nan_policy)
+    codes, scale, zero_point = result[:3]
+    nan_code = result[3] if len(result) == 4 else None
+    assert (type(scale), type(zero_point)) == (float, int)
+    assert nan_code == {"raise": None, "propagate": -8}[nan_policy]
+    check_codes(values, codes, scale, zero_point, nan_code, scale_method)
+    for dtype in {values.dtype.newbyteorder("="), np.dtype(np.float64)}:
+        if nan_code is None or dtype in FLOATS:
+            restored = dequantize_from_int4(codes, scale, zero_point, nan_code=nan_code, dtype=dtype)
+            assert (restored.dtype, restored.shape) == (dtype, values.shape)
+            check_errors(values, restored, scale)
+    return codes, scale, zero_point
+
+
+# The law ------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300)
+@given(arrays(), methods)
+def test_codes_and_errors_keep_the_law(values: np.ndarray, scale_method: str) -> None:
+    check(values, scale_method)
+
+
+@given(arrays(FLOATS, special=(math.nan,)), methods)
+def test_missing_values_are_kept(values: np.ndarray, scale_method: str) -> None:
+    codes, _, _ = check(values, scale_method, "propagate")
+    np.testing.assert_array_equal(codes == -8, np.isnan(values))
+
+
+@st.composite
+def ranged(draw: st.DrawFn) -> tuple[np.ndarray, tuple[float, float]]:
+    """Values, and a range that ends at or near some of them, or anywhere at all."""
+    values = draw(arrays(special=INFINITIES))
+    present = [float(x) for x in values.flat if math.isfinite(x)] or [0.0]
+    ends = st.one_of(st.sampled_from(present), numbers(np.dtype(np.float64)))
+    low, high = sorted([draw(ends), draw(ends)])
+    assume(low < high)
+    return values, (low, high)
+
+
+@settings(max_examples=300)
+@given(ranged(), methods, policies)
+@example((np.asarray([0, math.inf, -math.inf], np.float32), (-1e308, 1e308)), "minmax", "raise")
+@example((np.asarray([0, 3e38, -1e-45], np.float32), (-1e-300, 1e-300)), "minmax", "raise")
+@example((np.asarray([0, 255], np.uint8), (-1e300, 1e9)), "minmax", "raise")
+@example((np.asarray([0, 255], np.uint8), (1e9, 1e10)), "absmax", "raise")
+def test_a_value_range_saturates_what_lies_outside(
+    case: tuple[np.ndarray, tuple[float, float]], scale_method: str, nan_policy: str
+) -> None:
+    values, (low, high) = case
+    result = quantize_to_int4(values, scale_method, value_range=(low, high), nan_policy=nan_policy)
+    codes, scale, zero_point = result[:3]
+    nan_code = -8 if nan_policy == "propagate" else None
+    check_codes(values, codes, scale, zero_point, nan_code, scale_method)
+    inside = np.asarray([low <= float(x) <= high for x in values.flat]).reshape(values.shape)
+    check_errors(values[inside], dequantize_from_int4(codes[inside], scale, zero_point, dtype=np.float64), scale)
+
+
+def full_range(dtype: np.dtype[Any]) -> np.ndarray:
+    low, high = oracle.finite_range(dtype)
+    ends = [int(low), int(high)] if dtype.kind in "iu" else [float(low), float(high)]
+    return np.asarray([ends[0], 0, 1, ends[1]], dtype)
+
+
+def subnormals(dtype: np.dtype[Any]) -> np.ndarray:
+    return (
+        np.asarray([-3, 0, 1, 2, 5, 40, 97], f"i{dtype.itemsize}" if dtype.itemsize > 1 else dtype).clip(0).view(dtype)
+    )
+
+
+AWKWARD: dict[str, np.ndarray] = {
+    **{f"full range of {dtype}": full_range(dtype) for dtype in DTYPES},
+    **{f"subnormal {dtype}": subnormals(dtype) for dtype in FLOATS},
+    "every int8": np.arange(-128, 128, dtype=np.int8),
+    "every uint8": np.arange(256, dtype=np.uint8),
+    "large offset": np.asarray([1e8, 1e8 + 8, 1e8 + 16, 1e8 + 48], np.float32),
+    "elevations": np.asarray([8848.86, 8848.0, 8611.0, 8586.5], np.float32),
+    "kelvin": np.linspace(279.5, 280.5, 41, dtype=np.float32),
+    "one ulp apart": np.asarray([1.0, math.nextafter(1.0, 2.0)]),
+    "one ulp apart, float32": np.asarray([1.0, 1.0 + 2**-23], np.float32),
+    "large int64": np.arange(2**60, 2**60 + 2000, 100, dtype=np.int64),
+    "large uint64": np.asarray([2**64 - 1, 2**63, 2**53 + 1], np.uint64),
+    "wide int64": np.asarray([-(2**63), 2**53 + 1, 2**63 - 1], np.int64),
+    "near float64 overflow": np.asarray([-1.7e308, 1e300, 1.7e308]),
+    "single": np.asarray([42.0], np.float32),
+    "no axes": np.asarray(42.0, np.float32),
+    "zeros of both signs": np.asarray([0.0, -0.0], np.float32),
+}
+
+
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+@pytest.mark.parametrize("values", AWKWARD.values(), ids=AWKWARD.keys())
+def test_awkward_data(values: np.ndarray, scale_method: str) -> None:
+    check(values, scale_method)
+    if values.dtype in FLOATS:
+        check(values, scale_method, "propagate")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("zero_point", range(-10, 8))
+def test_ties_go_to_the_even_multiple_of_the_scale(dtype: np.dtype[Any], zero_point: int) -> None:
+    low = 2 * (-8 - zero_point)
+    values = np.arange(low, low + 31)
+    values = values[values >= 0] if dtype.kind == "u" else values
+    result = quantize_to_int4(values.astype(dtype), value_range=(low, low + 30))
+    assert (result.scale, result.zero_point) == (2.0, zero_point)
+    expected = [min(max(round(Fraction(int(x), 2)) + zero_point, -8), 7) for x in values]
+    assert result.quantized.tolist() == expected
+
+
+@given(st.sampled_from(DTYPES), st.data(), policies)
+def test_constants_are_restored_exactly(dtype: np.dtype[Any], data: st.DataObject, nan_policy: str) -> None:
+    value = data.draw(numbers(dtype))
+    assume(dtype.kind in "f" or dtype == BFLOAT16 or abs(value) <= 2**53)
+    values = np.full(data.draw(hnp.array_shapes(max_dims=3, max_side=3)), value).astype(dtype)
+    result = quantize_to_int4(values, nan_policy=nan_policy)
+    assert not result.quantized.any()
+    np.testing.assert_array_equal(dequantize_from_int4(*result[:3], dtype=dtype), values)
+
+
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_are_restored_exactly(dtype: np.dtype[Any], scale_method: str) -> None:
+    codes, scale, zero_point = quantize_to_int4(np.zeros((2, 3), dtype), scale_method)
+    assert (codes.tolist(), scale, zero_point) == ([[0] * 3] * 2, 1.0, 0)
+
+
+@given(arrays(FLOATS), methods)
+def test_zero_is_exact_wherever_the_range_holds_it(values: np.ndarray, scale_method: str) -> None:
+    values = np.append(values.ravel(), np.zeros(1, values.dtype)).astype(values.dtype.newbyteorder("="))
+    codes, scale, zero_point = quantize_to_int4(values, scale_method)
+    assert dequantize_from_int4(codes, scale, zero_point, dtype=np.float64)[-1] == 0
+
+
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+def test_nothing_but_nan(scale_method: str) -> None:
+    codes, scale, zero_point, nan_code = quantize_to_int4([math.nan] * 3, scale_method, nan_policy="propagate")
+    assert (codes.tolist(), scale, zero_point, nan_code) == ([-8] * 3, 1.0, 0, -8)
+    assert np.isnan(dequantize_from_int4(codes, scale, zero_point, nan_code=nan_code)).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_codes_do_not_depend_on_the_layout(layout: Callable[[np.ndarray], np.ndarray]) -> None:
+    values = np.random.default_rng(0).normal(280, 9, (3, 4, 5)).astype(np.float32)
+    given_back = layout(values)
+    np.testing.assert_array_equal(given_back, values)
+    np.testing.assert_array_equal(quantize_to_int4(given_back).quantized, quantize_to_int4(values).quantized)
+
+
+def test_every_level_of_data_far_from_zero_is_used() -> None:
+    codes, _, _ = quantize_to_int4(np.linspace(279, 281, 1000, dtype=np.float32))
+    assert np.unique(codes).tolist() == list(range(-8, 8))
+
+
+# The original library -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "scale_method", "codes", "scale", "zero_point"),
+    [
+        ([-10, -5, 0, 5, 10], "minmax", [-8, -4, 0, 4, 7], 20 / 15, 0),
+        ([-7, -3.5, 0, 3.5, 7], "absmax", [-7, -4, 0, 4, 7], 1.0, 0),
+        ([0.0] * 5, "minmax", [0] * 5, 1.0, 0),
+        ([0.0] * 5, "absmax", [0] * 5, 1.0, 0),
+        ([42.0], "minmax", [0], 1.0, -42),
+    ],
+)
+def test_codes_of_the_original_library(
+    values: list[float], scale_method: str, codes: list[int], scale: float, zero_point: int
+) -> None:
+    result = quantize_to_int4(values, scale_method)
+    assert (result[0].tolist(), result[1], result[2]) == (codes, scale, zero_point)
+
+
+def test_dequantize_of_the_original_library() -> None:
+    restored = dequantize_from_int4([-8, -4, 0, 4, 7], 1.5)
+    assert restored.dtype == np.float32
+    assert restored.tolist() == [-12.0, -6.0, 0.0, 6.0, 10.5]
+    assert dequantize_from_int4(*quantize_to_int4([42.0])).tolist() == [42.0]
+
+
+def test_pack_of_the_original_library() -> None:
+    codes = np.asarray([-8, -7, -1, 0, 1, 2, 6, 7], np.int8)
+    packed = pack_int4_to_int8(codes)
+    assert (packed.dtype, packed.shape) == (np.int8, (4,))
+    assert packed.view(np.uint8).tolist() == [0x98, 0x0F, 0x21, 0x76]
+    np.testing.assert_array_equal(unpack_int8_to_int4(packed), codes)
+
+
+# Packed -------------------------------------------------------------------------------------------------------------
+
+packed_shapes = hnp.array_shapes(min_dims=1, max_dims=4, max_side=5)
+
+
+@given(hnp.arrays(st.sampled_from([d for d in INTEGERS if d.kind == "i"]), packed_shapes, elements=st.integers(-8, 7)))
+def test_unpack_is_the_inverse_of_pack(codes: np.ndarray) -> None:
+    n = codes.shape[-1]
+    packed = pack_int4_to_int8(codes)
+    assert (packed.dtype, packed.shape) == (np.int8, (*codes.shape[:-1], (n + 1) // 2))
+    np.testing.assert_array_equal(unpack_int8_to_int4(packed, n), codes)
+    np.testing.assert_array_equal(unpack_int8_to_int4(packed.view(np.uint8))[..., :n], codes)
+    assert n % 2 == 0 or not unpack_int8_to_int4(packed)[..., n].any()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_no_codes_pack_into_no_bytes(shape: tuple[int, ...]) -> None:
+    packed = pack_int4_to_int8(np.zeros(shape, np.int8))
+    assert packed.shape == (*shape[:-1], (shape[-1] + 1) // 2)
+    assert unpack_int8_to_int4(packed, shape[-1]).shape == shape
+
+
+@given(arrays(shapes=packed_shapes, special=(math.nan,)), methods)
+def test_quantize_to_packed_is_quantize_then_pack(values: np.ndarray, scale_method: str) -> None:
+    codes, scale, zero_point, nan_code = quantize_to_int4(values, scale_method, nan_policy="propagate")
+    expected = pack_int4_to_int8(codes)
+    out = np.full_like(expected, 0x55)
+    result = quantize_to_packed_int4(values, scale_method, nan_policy="propagate", out=out)
+    assert result.packed is out
+    assert result[1:] == (scale, zero_point, values.shape[-1], nan_code)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(
+        quantize_to_packed_int4(values, scale_method, nan_policy="propagate").packed, expected
+    )
+
+
+@given(arrays(FLOATS, packed_shapes, special=(math.nan,)), st.sampled_from(DTYPES))
+def test_dequantize_from_packed_is_unpack_then_dequantize(values: np.ndarray, dtype: np.dtype[Any]) -> None:
+    packed, scale, zero_point, size, nan_code = quantize_to_packed_int4(values, nan_policy="propagate")
+    options: dict[str, Any] = {"nan_code": nan_code, "dtype": dtype}
+    try:
+        expected = dequantize_from_int4(unpack_int8_to_int4(packed, size), scale, zero_point, **options)
+    except ValueError:
+        with pytest.raises(ValueError, match="cannot hold"):
+            dequantize_from_packed_int4(packed, scale, zero_point, size=size, **options)
+        return
+    out = np.empty(expected.shape, dtype)
+    assert dequantize_from_packed_int4(packed, scale, zero_point, size=size, out=out, **options) is out
+    assert out.tobytes() == expected.tobytes()
+
+
+@given(arrays(), st.sampled_from(DTYPES), methods)
+def test_restored_values_are_rounded_once(values: np.ndarray, dtype: np.dtype[Any], scale_method: str) -> None:
+    codes, scale, zero_point = quantize_to_int4(values, scale_method)
+    expected = [oracle.dequantized(int(code), scale, zero_point, dtype) for code in codes.flat]
+    if None in expected:
+        with pytest.raises(ValueError, match=f"cannot hold|{dtype}"):
+            dequantize_from_int4(codes, scale, zero_point, dtype=dtype)
+    else:
+        restored = dequantize_from_int4(codes, scale, zero_point, dtype=dtype)
+        assert [oracle.number(x) for x in restored.flat] == expected
+
+
+@pytest.mark.parametrize("shape", [(3, 2**20 + 1), (2**21 + 3,), (5, 7, 2**17 + 1), (2**21 + 4, 1)], ids=str)
+def test_workers_give_the_same_bytes(shape: tuple[int, ...]) -> None:
+    """Arrays of several blocks, whose codes are known: 7 is coprime to 16."""
+    codes = ((7 * np.arange(math.prod(shape)) % 16) - 8).astype(np.int8).reshape(shape)
+    expected = pack_int4_to_int8(codes)
+    np.testing.assert_array_equal(unpack_int8_to_int4(expected, shape[-1]), codes)
+    values = (codes * 0.5 + 100).astype(np.float32)
+    for workers in (1, 2, 3):
+        packed, scale, zero_point, size, _ = quantize_to_packed_int4(values, workers=workers)
+        assert (scale, zero_point) == (0.5, -200)
+        np.testing.assert_array_equal(packed, expected)
+        restored = dequantize_from_packed_int4(packed, scale, zero_point, size=size, workers=workers)
+        np.testing.assert_array_equal(restored, values)
+
+
+@given(hnp.array_shapes(max_dims=4, max_side=9), st.integers(1, 40))
+def test_blocks_cover_every_index_once_and_share_no_byte(shape: tuple[int, ...], most: int) -> None:
+    position = np.arange(math.prod(shape)).reshape(shape)
+    regions = list(blocks(shape, most))
+    np.testing.assert_array_equal(np.concatenate([position[region].ravel() for region in regions]), position.ravel())
+    assert all(region[-1].start % 2 == 0 for region in regions)
+    assert max(position[region].size for region in regions) <= max(most + 1, 2)
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+QUANTIZERS = [quantize_to_int4, quantize_to_packed_int4]
+each_quantizer = pytest.mark.parametrize("quantize", QUANTIZERS)
+
+
+@each_quantizer
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_nan_and_infinity_are_counted_and_the_first_is_named(
+    quantize: Callable[..., Any], dtype: np.dtype[Any]
+) -> None:
+    values = np.zeros((3, 4), dtype)
+    values[1, 2:] = math.nan
+    values[2] = [math.inf, -math.inf, 0, -math.inf]
+    with pytest.raises(ValueError, match="refused") as caught:
+        quantize(values)
+    for words in ("2 NaN", "1 +inf", "2 -inf", "(1, 2)", 'nan_policy="propagate"', "value_range="):
+        assert words in str(caught.value)
+    with pytest.raises(ValueError, match=r"1 \+inf, 2 -inf.* \(2, 0\)"):
+        quantize(values, nan_policy="propagate")
+    with pytest.raises(ValueError, match=r"2 NaN.* \(1, 2\)"):
+        quantize(values, value_range=(-1, 1))
+    assert quantize(values, value_range=(-1, 1), nan_policy="propagate").scale == 2 / 14
+
+
+def test_the_first_refused_value_of_many_blocks() -> None:
+    values = np.zeros((2, 2**20 + 1), np.float16)
+    values[1, -1] = math.nan
+    with pytest.raises(ValueError, match=r"1 NaN.* \(1, 1048576\)"):
+        quantize_to_packed_int4(values)
+
+
+def test_signalling_nan_of_bfloat16_is_nan() -> None:
+    values = np.asarray([0x3F80, 0x7F81, 0xFFFF], np.uint16).view(BFLOAT16)
+    with pytest.raises(ValueError, match=r"2 NaN.* \(1,\)"):
+        quantize_to_int4(values)
+    assert quantize_to_int4(values, nan_policy="propagate").quantized.tolist() == [0, -8, -8]
+
+
+@each_quantizer
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale_method": "gptq"}, "scale_method is 'gptq', but must be one of 'minmax', 'absmax'"),
+        ({"nan_policy": "omit"}, "nan_policy is 'omit', but must be one of 'raise', 'propagate'"),
+        ({"value_range": (0, math.inf)}, "finite"),
+        ({"value_range": (math.nan, 1)}, "finite"),
+        ({"value_range": (2, 1)}, "reversed"),
+        ({"value_range": (1, 1)}, "empty"),
+    ],
+)
+def test_options_that_make_no_sense(quantize: Callable[..., Any], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        quantize([1.0, 2.0], **options)
+
+
+@each_quantizer
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.asarray([True]),
+        np.asarray([1j]),
+        np.asarray(["1"]),
+        np.asarray([b"1"]),
+        np.asarray([1.5, None], object),
+        np.asarray(["2026-01-01"], "M8[D]"),
+        np.zeros(1, [("a", "f4")]),
+        np.zeros(1, np.longdouble),
+    ],
+    ids=lambda a: str(a.dtype),
+)
+def test_dtypes_that_are_no_numbers(quantize: Callable[..., Any], values: np.ndarray) -> None:
+    with pytest.raises(TypeError) as caught:
+        quantize(values)
+    assert str(values.dtype) in str(caught.value)
+
+
+@each_quantizer
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_no_values(quantize: Callable[..., Any], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="no values") as caught:
+        quantize(np.zeros(shape))
+    assert str(shape) in str(caught.value)
+
+
+def test_masked_entries_are_not_numbers() -> None:
+    with pytest.raises(ValueError, match="masked"):
+        quantize_to_int4(np.ma.masked_equal([1.0, 2.0], 2.0))
+    assert quantize_to_int4(np.ma.masked_equal([1.0, 2.0], 3.0)).quantized.tolist() == [-8, 7]
+
+
+@pytest.mark.parametrize("use", [pack_int4_to_int8, lambda codes: dequantize_from_int4(codes, 1.0)])
+@pytest.mark.parametrize("wrong", [-9, 8, 200, 2**40, -(2**63)])
+def test_codes_outside_are_named(use: Callable[..., Any], wrong: int) -> None:
+    with pytest.raises(ValueError, match=rf"{wrong} at index \(1, 2\)"):
+        use([[0, 1, 7], [-8, 0, wrong]])
+
+
+@pytest.mark.parametrize("use", [pack_int4_to_int8, lambda codes: dequantize_from_int4(codes, 1.0)])
+@pytest.mark.parametrize("codes", [[0.5], [True], ["1"], [1j]])
+def test_codes_are_integers(use: Callable[..., Any], codes: list[Any]) -> None:
+    with pytest.raises(TypeError, match="integers"):
+        use(codes)
+
+
+RESTORERS = [dequantize_from_int4, dequantize_from_packed_int4]
+each_restorer = pytest.mark.parametrize("restore", RESTORERS)
+CODES = np.asarray([1, 2], np.int8)
+
+
+@each_restorer
+@pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf, None, "x"])
+def test_scales_that_are_none(restore: Callable[..., Any], scale: Any) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        restore(CODES, scale)
+
+
+@each_restorer
+@pytest.mark.parametrize("zero_point", [0.5, math.nan, math.inf, 2**63])
+def test_zero_points_that_are_none(restore: Callable[..., Any], zero_point: Any) -> None:
+    with pytest.raises(ValueError, match="zero_point"):
+        restore(CODES, 1.0, zero_point)
+
+
+@each_restorer
+@pytest.mark.parametrize("dtype", [bool, complex, "U1", object])
+def test_dtypes_that_hold_no_levels(restore: Callable[..., Any], dtype: Any) -> None:
+    with pytest.raises(TypeError, match=str(np.dtype(dtype))):
+        restore(CODES, 1.0, dtype=dtype)
+
+
+@each_restorer
+def test_levels_that_the_dtype_cannot_hold(restore: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"at index \(1,\).*int8 cannot hold"):
+        restore(pack_int4_to_int8([0, 7]) if restore is dequantize_from_packed_int4 else [0, 7], 30.0, dtype=np.int8)
+
+
+@each_restorer
+@pytest.mark.parametrize("nan_code", [-9, 8, 0.5])
+def test_nan_codes_that_are_none(restore: Callable[..., Any], nan_code: Any) -> None:
+    with pytest.raises(ValueError, match="nan_code"):
+        restore(CODES, 1.0, nan_code=nan_code)
+
+
+@pytest.mark.parametrize("use", [unpack_int8_to_int4, lambda packed, size: RESTORERS[1](packed, 1.0, size=size)])
+@pytest.mark.parametrize("size", [-1, 0, 2, 5])
+def test_sizes_that_do_not_fit(use: Callable[..., Any], size: int) -> None:
+    with pytest.raises(ValueError, match=rf"size is {size}\b.*3 or 4"):
+        use(CODES, size)
+
+
+def test_packed_codes_are_bytes() -> None:
+    with pytest.raises(TypeError, match="int16"):
+        unpack_int8_to_int4(CODES.astype(np.int16))
+    with pytest.raises(ValueError, match="axis"):
+        unpack_int8_to_int4(np.int8(1))
+    with pytest.raises(ValueError, match="axis"):
+        pack_int4_to_int8(1)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros((2, 3), np.int8), np.zeros((2, 2), np.uint8), np.zeros((2, 4), np.int8)[:, ::2], bytes],
+    ids=["shape", "dtype", "strides", "read-only"],
+)
+def test_an_out_that_does_not_fit(out: Any) -> None:
+    if out is bytes:
+        out = np.frombuffer(bytes(4), np.int8).reshape(2, 2)
+    with pytest.raises(ValueError, match=r"out .*\(2, 2\).*int8"):
+        quantize_to_packed_int4(np.zeros((2, 3)), out=out)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_below_one(workers: int) -> None:
+    with pytest.raises(ValueError, match=f"workers is {workers}"):
+        quantize_to_packed_int4([1.0], workers=workers)

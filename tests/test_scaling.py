@@ -1,0 +1,274 @@
+"""From statistics to scale and zero point, and to the 16 levels."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from strategies import BFLOAT16, DTYPES, FLOATS, numbers
+
+from quantize.scaling import Rule, Scale, Statistics, check_scale, levels
+
+FLOAT64 = np.dtype(np.float64)
+FLOAT64_MAX = float(np.finfo(FLOAT64).max)
+finite = numbers(FLOAT64)
+ranges = st.tuples(finite, finite).map(sorted).filter(lambda r: r[0] < r[1])
+policies = st.sampled_from(["raise", "propagate"])
+
+
+# Statistics ---------------------------------------------------------------------------------------------------------
+
+
+def statistics_of(values: np.ndarray) -> Statistics:
+    present = values[np.isfinite(values)]
+    low, high = (float(present.min()), float(present.max())) if present.size else (math.nan, math.nan)
+    refused = np.flatnonzero(~np.isfinite(values))
+    return Statistics(
+        low,
+        high,
+        present.size,
+        nan=int(np.isnan(values).sum()),
+        positive_infinity=int(np.isposinf(values).sum()),
+        negative_infinity=int(np.isneginf(values).sum()),
+        first=int(refused[0]) if refused.size else -1,
+    )
+
+
+def same(a: Statistics, b: Statistics) -> bool:
+    return repr(a) == repr(b)  # NaN is not equal to itself
+
+
+@given(st.lists(st.integers(-5, 5) | st.sampled_from([math.nan, math.inf, -math.inf])), st.data())
+def test_statistics_of_parts_add_up(values: list[float], data: st.DataObject) -> None:
+    array = np.asarray(values, float) + 0.0
+    cut = data.draw(st.integers(0, len(values)))
+    head, tail = statistics_of(array[:cut]), statistics_of(array[cut:])
+    if tail.first >= 0:
+        tail = Statistics(**{**vars(tail), "first": tail.first + cut})
+    assert same(head + tail, statistics_of(array))
+    assert same(tail + head, statistics_of(array))
+    assert same(sum([head, tail], Statistics()), statistics_of(array))
+
+
+def test_missing_values_add_up() -> None:
+    assert (Statistics(missing=2) + Statistics(missing=3)).missing == 5
+
+
+# Scale --------------------------------------------------------------------------------------------------------------
+
+
+def chosen(low: float, high: float, scale_method: str = "minmax", nan_policy: str = "raise") -> Scale:
+    return Rule(scale_method, None, nan_policy).choose(Statistics(low, high, 2))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "scale_method", "nan_policy", "expected"),
+    [
+        (-10.0, 10.0, "minmax", "raise", Scale(20 / 15, 0, None)),
+        (0.0, 15.0, "minmax", "raise", Scale(1.0, -8, None)),
+        (0.0, 14.0, "minmax", "propagate", Scale(1.0, -7, -8)),
+        (-7.0, 7.0, "absmax", "raise", Scale(1.0, 0, None)),
+        (-21.0, 7.0, "absmax", "propagate", Scale(3.0, 0, -8)),
+        (1.0, 14.0, "absmax", "raise", Scale(2.0, 0, None)),
+        (280.0, 295.0, "minmax", "raise", Scale(1.0, -288, None)),
+        (3.0, 3.0, "minmax", "raise", Scale(1.0, -3, None)),
+        (0.1, 0.1, "minmax", "raise", Scale(0.1, -1, None)),
+        (-0.1, -0.1, "minmax", "raise", Scale(0.1, 1, None)),
+        (2.0**31 - 1, 2.0**31 - 1, "minmax", "raise", Scale(1.0, 1 - 2**31, None)),
+        (2.0**31, 2.0**31, "minmax", "raise", Scale(2.0**31, -1, None)),
+        (0.0, 0.0, "minmax", "raise", Scale(1.0, 0, None)),
+        (0.0, 0.0, "absmax", "raise", Scale(1.0, 0, None)),
+        (-FLOAT64_MAX, FLOAT64_MAX, "minmax", "raise", Scale(2 * (FLOAT64_MAX / 15), -1, None)),
+        (0.0, 5e-324, "minmax", "raise", Scale(5e-324, -8, None)),
+        (0.0, 16 * 5e-324, "minmax", "raise", Scale(2 * 5e-324, -8, None)),
+        (-8 * 5e-324, 0.0, "absmax", "raise", Scale(2 * 5e-324, 0, None)),
+    ],
+)
+def test_scale_rules(low: float, high: float, scale_method: str, nan_policy: str, expected: Scale) -> None:
+    assert chosen(low, high, scale_method, nan_policy) == expected
+
+
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+def test_no_finite_value_has_scale_1(scale_method: str) -> None:
+    assert Rule(scale_method, None, "propagate").choose(Statistics(nan=3)) == Scale(1.0, 0, -8)
+
+
+@given(ranges, policies)
+@example([-FLOAT64_MAX, FLOAT64_MAX], "raise")
+@example([1.0, math.nextafter(1.0, 2)], "raise")
+@example([0.0, 5e-324], "propagate")
+def test_minmax_is_the_formula_and_its_levels_reach_both_ends(limits: list[float], nan_policy: str) -> None:
+    low, high = (Fraction(x) for x in limits)
+    result = chosen(*limits, nan_policy=nan_policy)
+    first = -8 if nan_policy == "raise" else -7
+    scale = Fraction(result.scale)
+    if result.scale >= np.finfo(FLOAT64).tiny:
+        assert result.scale == float((high - low) / (7 - first))
+    else:
+        assert (high - low) / (7 - first) <= scale < (high - low) / (7 - first) + Fraction(5e-324)
+    assert result.zero_point == round(first - low / scale)
+    half = scale / 2 * (1 + Fraction(1, 10**5))
+    assert abs((first - result.zero_point) * scale - low) <= half
+    assert (7 - result.zero_point) * scale >= high - half
+
+
+@given(ranges, policies)
+@example([0.0, 5e-324], "raise")
+@example([-FLOAT64_MAX, 1.0], "raise")
+def test_absmax_is_the_formula_and_its_levels_reach_the_far_end(limits: list[float], nan_policy: str) -> None:
+    result = chosen(*limits, "absmax", nan_policy)
+    largest = Fraction(max(map(abs, limits)))
+    assert result.zero_point == 0
+    assert 7 * Fraction(result.scale) >= largest * (1 - Fraction(1, 2**52))
+    if result.scale >= np.finfo(FLOAT64).tiny:
+        assert result.scale == float(largest / 7)
+
+
+@given(st.sampled_from(DTYPES), st.data(), policies)
+def test_constants_are_restored_exactly_from_code_0(dtype: np.dtype[Any], data: st.DataObject, nan_policy: str) -> None:
+    value = np.asarray(data.draw(numbers(dtype)), dtype)[()]
+    result = chosen(float(value), float(value), nan_policy=nan_policy)
+    restored = levels(result, dtype).table[8]
+    if dtype.kind in "iu" and abs(int(value)) > 2**53:
+        value = np.clip(np.rint(float(value)), *map(float, oracle.finite_range(dtype)))
+        assert float(restored) == pytest.approx(float(value), rel=2**-52)
+    else:
+        assert restored == value
+
+
+@given(ranges)
+def test_value_range_takes_the_place_of_the_data(limits: list[float]) -> None:
+    for scale_method in ("minmax", "absmax"):
+        assert Rule(scale_method, tuple(limits)).choose(Statistics(-1.0, 1.0, 2)) == chosen(*limits, scale_method)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("gptq",), ["scale_method", "'gptq'", "'minmax', 'absmax'"]),
+        (("minmax", None, "omit"), ["nan_policy", "'omit'", "'raise', 'propagate'"]),
+        (("minmax", (0, math.inf)), ["value_range", "inf", "finite"]),
+        (("minmax", (math.nan, 1)), ["value_range", "nan", "finite"]),
+        (("minmax", (2, 1)), ["value_range", "(2.0, 1.0)", "reversed"]),
+        (("absmax", (1, 1)), ["value_range", "(1.0, 1.0)", "empty"]),
+        (("minmax", (1,)), ["value_range", "two numbers"]),
+        (("minmax", 3), ["value_range", "two numbers"]),
+        (("minmax", ("a", "b")), ["value_range", "two numbers"]),
+    ],
+)
+def test_settings_that_make_no_sense(arguments: tuple[Any, ...], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        Rule(*arguments)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_refusal_counts_each_kind_and_names_the_ways_out() -> None:
+    rule = Rule()
+    statistics = Statistics(0.0, 1.0, 5, nan=1234, missing=2, positive_infinity=3, negative_infinity=4)
+    assert rule.refused(statistics)
+    message = rule.refusal(statistics, (0, 7), missing=-9999)
+    for words in ("1,234 NaN", "2 missing", "-9999", "3 +inf", "4 -inf", "(0, 7)", "nan_policy=", "value_range="):
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "refused"),
+    [
+        (Rule(), "nan", True),
+        (Rule(), "missing", True),
+        (Rule(), "positive_infinity", True),
+        (Rule(), "negative_infinity", True),
+        (Rule(nan_policy="propagate"), "nan", False),
+        (Rule(nan_policy="propagate"), "missing", False),
+        (Rule(nan_policy="propagate"), "positive_infinity", True),
+        (Rule(value_range=(0, 1)), "nan", True),
+        (Rule(value_range=(0, 1)), "negative_infinity", False),
+        (Rule(), "count", False),
+    ],
+)
+def test_what_is_refused(rule: Rule, kind: str, refused: bool) -> None:
+    assert rule.refused(Statistics(**{kind: 1})) is refused
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, math.nan, math.inf, "x", None, [1.0, 2.0]])
+def test_scales_that_are_none(scale: Any) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        check_scale(scale, 0)
+
+
+@pytest.mark.parametrize("zero_point", [0.5, math.nan, math.inf, 2**63, -(2**63) - 1, "x", None])
+def test_zero_points_that_are_none(zero_point: Any) -> None:
+    with pytest.raises(ValueError, match="zero_point"):
+        check_scale(1.0, zero_point)
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    scale, zero_point = check_scale(np.float32(0.5), np.int64(3))
+    assert (type(scale), type(zero_point)) == (float, int)
+    assert (scale, zero_point) == (0.5, 3)
+
+
+# Levels -------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def parameters(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
+    low, high = sorted([float(draw(numbers(dtype))), float(draw(numbers(dtype)))])
+    result = chosen(low, high, draw(st.sampled_from(["minmax", "absmax"])), draw(policies))
+    stretch = draw(st.sampled_from([1.0, 1.0, 1.5]))
+    assume(math.isfinite(result.scale * stretch))
+    return Scale(result.scale * stretch, result.zero_point, result.nan_code)
+
+
+@given(st.sampled_from(DTYPES), st.data())
+def test_levels_are_rounded_once(dtype: np.dtype[Any], data: st.DataObject) -> None:
+    scale = data.draw(parameters(dtype))
+    found = levels(scale, dtype)
+    assert found.table.shape == (16,)
+    assert found.table.dtype == dtype
+    for code in range(-8, 8):
+        exact = oracle.dequantized(code, scale.scale, scale.zero_point, dtype)
+        if code == scale.nan_code:
+            assert np.isnan(found.table[0]) if dtype in FLOATS else code in found.outside
+        else:
+            assert (code in found.outside) is (exact is None)
+            assert exact is None or oracle.number(found.table[code + 8]) == exact
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1 + 2**-8, 1.0),  # a tie goes to even
+        (1 + 2**-8 + 2**-30, 1 + 2**-7),  # just above a tie, on it once float32 has rounded it
+        (1 + 2**-7 + 2**-8 - 2**-30, 1 + 2**-7),  # just below
+        ((2 + 0.5 + 2**-30) * 2**-133, 3 * 2**-133),  # among subnormals
+        (2**-134, 0.0),
+        (2**-134 + 2**-170, 2**-133),
+    ],
+)
+def test_bfloat16_is_not_rounded_through_float32(value: float, expected: float) -> None:
+    for sign in (1, -1):
+        assert float(levels(Scale(value), BFLOAT16).table[8 + sign]) == sign * expected
+
+
+def test_a_level_saturates_within_half_a_step_of_the_range() -> None:
+    int8 = np.dtype(np.int8)
+    assert levels(Scale(17.0), int8).table.tolist()[:2] == [-128, -119]
+    assert levels(Scale(17.0), int8).outside == frozenset()
+    assert levels(Scale(18.3), int8).outside == {-8}
+    assert levels(Scale(18.3), int8).table[15] == 127
+    float16 = np.dtype(np.float16)
+    top = levels(Scale(65504 / 6.9), float16)
+    assert (top.table[15], top.table[1], top.outside) == (65504, -65504, {-8})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_missing_values_come_back(dtype: np.dtype[Any]) -> None:
+    missing = 99
+    found = levels(Scale(1.0, 0, -8), dtype, missing)
+    assert found.table[0] == missing if dtype.kind in "iu" else np.isnan(found.table[0])
+    assert -8 not in found.outside
