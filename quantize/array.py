@@ -148,7 +148,8 @@ class Int4Array:
         if out.size:
             self._read(axes, out)
         out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
-        return out.reshape([axis.count for axis in axes if not axis.drop])[()]
+        out = out.reshape([axis.count for axis in axes if not axis.drop])
+        return out if out.ndim or has_ellipsis(index) else out[()]
 
     def _read(self, axes: list[Axis], out: np.ndarray) -> None:
         region = tuple(slice(axis.start, axis.stop) for axis in axes)
@@ -260,7 +261,11 @@ class ChunkReader:
         if self.layout.shard_codec is None:
             return self.variable.files.get(key)
         offset, length = self.index(unit, key)[self.layout.shard_codec.grid.number(inner)].tolist()
-        return None if offset == ABSENT else self.variable.files.get(key, offset, length)
+        if offset == ABSENT:
+            return None
+        if length > self.layout.chunk_codec.most or offset >= 1 << 62:
+            raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
+        return self.variable.files.get(key, offset, length)
 
     def index(self, unit: int, key: str) -> np.ndarray:
         """The index of one shard, kept for the next of its inner chunks."""
@@ -317,6 +322,8 @@ class Axis:
             ascending = taken if taken.step > 0 else taken[::-1]
             return cls(ascending.start, len(taken), ascending.step, taken.step < 0)
         try:
+            if isinstance(index, bool | np.bool_):
+                raise TypeError("a boolean is a mask, and no integer")
             place = range(n)[operator.index(index)]
         except TypeError:
             raise IndexError(
@@ -330,6 +337,11 @@ class Axis:
         first = max(-(-(part.start - self.start) // self.step), 0)
         last = min(-(-(part.stop - self.start) // self.step), self.count)
         return Pick(first, max(last - first, 0), self.start + first * self.step - part.start, self.step)
+
+
+def has_ellipsis(index: Any) -> bool:
+    """Whether NumPy would give an array of no axes, and not a number, for an index that names all of them."""
+    return index is Ellipsis or (isinstance(index, tuple) and any(part is Ellipsis for part in index))
 
 
 def full_index(index: Any, ndim: int) -> list[Any]:

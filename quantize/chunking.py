@@ -30,8 +30,6 @@ def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) ->
         inner = box(chunks, shape, "chunks")
     else:
         inner = default_chunks(source) if outer is None else divided(outer, source.dtype.itemsize)
-    if outer is None:
-        inner = tuple(min(length, n) for length, n in zip(inner, shape, strict=True))
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 

@@ -316,7 +316,7 @@ def restore(store: str, destination: str, name: str | None, overwrite: bool, as_
 
 
 @main.command()
-@click.option("--size", "nbytes", type=size, default="256MiB", show_default=True, help="Of the floats to quantize.")
+@click.option("--size", "nbytes", type=size, default="1GiB", show_default=True, help="Of the floats to quantize.")
 @click.option("--folder", help="Keep all files here; by default only the picture is kept, in the current folder.")
 @click.option("--picture", metavar="X.png", help="Draw original, restored and error here.")
 @OVERWRITE

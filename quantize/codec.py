@@ -85,7 +85,10 @@ class Compressor:
                 Zstd().decode(data, out=out)
             case "gzip":
                 stream = zlib.decompressobj(wbits=31)
-                plain = stream.decompress(data, size + 1)
+                try:
+                    plain = stream.decompress(data, size + 1)
+                except zlib.error as error:
+                    raise ValueError(f"it is no gzip stream ({error})") from error
                 if len(plain) != size:
                     raise ValueError(f"the gzip stream does not hold {size} bytes")
                 out[:] = np.frombuffer(plain, np.uint8)
@@ -123,6 +126,12 @@ class ChunkCodec:
 
     def encode(self, packed: np.ndarray) -> bytes:
         return sealed(self.compressor.compress(np.ascontiguousarray(packed)))
+
+    @property
+    def most(self) -> int:
+        """Bytes that the stored form takes at most: compressors add a little to what they cannot compress."""
+        size = math.prod(self.shape)
+        return size + size // 256 + 128
 
     def decode(self, data: bytes) -> np.ndarray:
         """Packed bytes of `shape`; a ValueError says what is wrong with `data`."""

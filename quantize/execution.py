@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import dask.base
+import dask.local
 import dask.threaded
 from dask.callbacks import Callback
 from dask.delayed import delayed
@@ -39,22 +41,23 @@ def run_tasks(
 
     The first exception ends the run: tasks under way are told by `stop`, no other is begun.
     """
-    try:
-        if scheduler == "distributed":
-            on_cluster(work, tasks, done, workers)
-        else:
-            on_threads(work, tasks, done, workers)
-    except BaseException:
-        stop.set()
-        raise
+    if scheduler == "distributed":
+        on_cluster(work, tasks, done, workers)
+    else:
+        get = dask.local.get_sync if scheduler == "synchronous" else dask.threaded.get
+        on_threads(work, tasks, done, get, workers, stop)
 
 
 def on_threads(
-    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
+    work: Callable[..., Any],
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    get: Callable[..., Any],
+    workers: int,
+    stop: threading.Event,
 ) -> None:
-    get = dask.base.get_scheduler() if workers == 1 else None
-    with ThreadPoolExecutor(workers) as pool:
-        options = {"pool": pool, "num_workers": workers} if get is None else {}
+    with ThreadPoolExecutor(workers) as pool, stopping(stop):
+        options = {} if get is dask.local.get_sync else {"pool": pool, "num_workers": workers}
         for window in windows(tasks, workers):
             keys = {f"units-{task.numbers[0]}": task for task in window}
 
@@ -65,12 +68,22 @@ def on_threads(
             with Callback(posttask=finished):
                 if window[0].blocks is None:
                     graph = {key: (work, *task.arguments) for key, task in keys.items()}
-                    (get or dask.threaded.get)(graph, list(keys), **options)
+                    get(graph, list(keys), **options)
                 else:
                     calls = [
                         delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
                     ]
-                    dask.base.compute(*calls, scheduler=get or dask.threaded.get, **options)
+                    dask.base.compute(*calls, scheduler=get, **options)
+
+
+@contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Tell running tasks to stop if something goes wrong, before the pool that runs them waits for their end."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
 
 
 def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:

@@ -165,6 +165,9 @@ def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float64 if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else np.float32
 
 
+FAR = 1 << 60  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
+
+
 @functools.lru_cache(maxsize=256)
 def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None, low: int) -> Affine:
     """Coefficients of `pack_loop` for blocks of `dtype`, rounded once from exact rational numbers.
@@ -175,7 +178,7 @@ def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | 
     number = arithmetic(dtype)
     edge, mantissa, integer = (100, 23, np.int32) if number is np.float32 else (1000, 52, np.int64)
     exponent = math.frexp(scale)[1]
-    near = abs(exponent) <= edge or dtype == np.float16
+    near = -edge <= exponent <= edge or (dtype == np.float16 and exponent < 0)
     factor = Fraction(1) if near else Fraction(2) ** (edge if exponent < 0 else -edge)
     step = Fraction(scale)
     smallest, largest = Fraction(float(np.finfo(number).tiny)), Fraction(float(np.finfo(number).max))
@@ -186,7 +189,7 @@ def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | 
         factor=number(float(factor / Fraction(unit))),
         anchor=number(float(anchor * factor)),
         inverse=number(float(min(max(1 / (step * factor), smallest), largest))),
-        offset=number(float(anchor / step + zero_point)),
+        offset=number(float(min(max(anchor / step + zero_point, -FAR), FAR))),
         low=number(low),
         high=number(7),
         nan=number(low if nan_code is None else nan_code),

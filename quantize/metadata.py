@@ -14,7 +14,7 @@ import numpy as np
 from .blocks import checked_dtype
 from .codec import ChunkCodec, Compressor, ShardCodec
 from .grid import Grid, Shape, covers, packed_shape
-from .scaling import SCALE_METHODS, Scale, check_scale
+from .scaling import NAN_CODE, SCALE_METHODS, Scale, check_scale
 
 VERSION = 1
 STATUSES = ("scanning", "writing", "sealed")
@@ -67,6 +67,13 @@ class Layout:
             )
         if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
             raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
+        # Longer than the array is no longer than the array: one form for each layout.
+        chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
+        object.__setattr__(self, "chunks", chunks)
+        if self.shards:
+            reach = zip(self.shards, chunks, self.shape, strict=True)
+            shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
+            object.__setattr__(self, "shards", shards)
 
     @property
     def unit(self) -> Shape:
@@ -91,9 +98,12 @@ class Layout:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
-    def nbytes_packed(self) -> int:
-        """Bytes of all packed chunks, each whole, before compression."""
-        return self.units.count * math.prod(packed_shape(self.unit))
+    def nbytes_most(self) -> int:
+        """Bytes that all chunks take at most, stored."""
+        if self.shard_codec is None:
+            return self.units.count * self.chunk_codec.most
+        inner = self.shard_codec.grid.count
+        return self.units.count * (inner * self.chunk_codec.most + self.shard_codec.index_length)
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,8 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     names = document.get("dimension_names")
     if names and names[-1] is not None:
         names = [*names[:-1], names[-1].removesuffix(PACKED)]
+    if nan_code not in (None, NAN_CODE):
+        raise ValueError(f"nan_code {nan_code!r} is unknown")
     if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
         raise ValueError(f"status {header['status']!r} or scale_method {header['scale_method']!r} is unknown")
     if (scale is None) != (header["status"] == "scanning"):

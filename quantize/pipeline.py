@@ -13,13 +13,15 @@ import numpy as np
 from .array import Int4Array
 from .execution import Task, run_tasks
 from .grid import shape_of
-from .metadata import Layout, Metadata, StoreError
+from .metadata import Layout, Metadata, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource, Source
 from .scaling import RefusedValuesError, Scale, Statistics
 from .sources import as_source
 from .storage import Files, Variable, batch_size
 from .tasks import Shelf, Work, from_row
+
+CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,11 @@ def quantize_to_zarr(
         if not work.is_sealed():
             variable.set(metadata)
     assert metadata.scale is not None
-    job.write(metadata.scale)
+    try:
+        job.write(metadata.scale)
+    except SourceChangedError:
+        variable.set(replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True}))
+        raise
     return Int4Array(variable, variable.seal(metadata))
 
 
@@ -300,6 +306,8 @@ def difference(old: Any, new: Any, path: str = "") -> str:
         return ", ".join(part for part in parts if part)
     if old == new:
         return ""
+    if path == CHANGED:
+        return "its source changed while it was read"
     return "the values of the source" if path == "sample" else f"{path} was {old} and is {new}"
 
 

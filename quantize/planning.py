@@ -20,6 +20,8 @@ from .sources import as_source
 from .storage import Files, Variable, batch_size
 
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
+METADATA = 1 << 14  # bytes of all zarr.json
+SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
 COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
@@ -64,7 +66,7 @@ class Plan:
     kept : int
         Bytes of pass 1 that are kept for pass 2, counted in `memory`.
     disk : int
-        Bytes of the result before compression, which is the most it can take.
+        Bytes that the result takes at most.
     free : int or None
         Bytes free at the destination, where that is known.
     notes : tuple of str
@@ -236,7 +238,7 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
         workers=workers,
         memory=said + kept,
         kept=kept,
-        disk=layout.nbytes_packed + 4096 + 16 * layout.units.count,
+        disk=layout.nbytes_most + METADATA + SCAN * layout.units.count,
         free=free_bytes(files),
         notes=tuple(notes),
     )

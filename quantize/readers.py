@@ -221,6 +221,11 @@ class ChunkedSource(Source):
         self.__dict__.update(state)
         self._local = threading.local()
 
+    def sample(self) -> str | None:
+        digest = super().sample()
+        self._local = threading.local()
+        return digest
+
     @functools.cached_property
     def cells(self) -> Grid | None:
         """What is read at once: chunks, small ones joined, with cuts of the last axis at even indices."""
@@ -316,7 +321,13 @@ class GenericSource(Source):
 
     def read(self, region: Region) -> np.ndarray:
         with self._lock:
-            values = np.asarray(self.array[region])
+            found = self.array[region]
+        if np.ma.is_masked(found):
+            raise ValueError(
+                f"{self.label} gives masked arrays, whose masks would be lost: turn off automatic masking, so that "
+                "the missing value shows, or fill it with NaN"
+            )
+        values = np.asarray(found)
         if values.shape != shape_of(region) or values.dtype.newbyteorder("=") != self.dtype:
             raise TypeError(
                 f"{self.label} gave an array of shape {values.shape} and dtype {values.dtype} for a region of shape "

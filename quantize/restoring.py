@@ -206,7 +206,7 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        if target.is_dir():
+        if target.is_dir() or partial.is_dir():
             remove(target)
         os.replace(partial, target)
     finally:

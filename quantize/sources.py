@@ -101,17 +101,13 @@ def path_source(path: str) -> Source:
 
 def npy_source(path: str) -> Source:
     try:
-        mapped = np.load(path, mmap_mode="r")
+        mapped = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         if "object" in str(error):
             raise TypeError(f"{path} holds Python objects, which cannot be quantized") from error
         raise ValueError(f"{path} is no whole .npy file: {error}") from error
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise ValueError(f"{path} is no whole .npy file: {error}") from error
-    except EOFError as error:
-        raise ValueError(f"{path} is no whole .npy file: it is empty") from error
-    if not isinstance(mapped, np.memmap):
-        raise ValueError(f"{path} is no .npy file, but an archive of several")
     order = mapped.flags.f_contiguous and not mapped.flags.c_contiguous
     return FileSource(path, mapped.offset, mapped.shape, mapped.dtype, order)
 

@@ -34,6 +34,7 @@ from .metadata import (
     serialized,
 )
 
+STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
 STATISTICS = 8  # numbers in a row of `<name>_scan`
 
 
@@ -133,8 +134,10 @@ class Variable:
     name: str
 
     def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name) or self.name.endswith("_scan"):
-            raise ValueError(f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not end with '_scan'")
+        if not is_name(self.name):
+            raise ValueError(
+                f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not 'zarr.json' or end with '_scan'"
+            )
 
     @property
     def where(self) -> str:
@@ -196,10 +199,14 @@ class Variable:
             )
 
     def holds_keys(self, prefix: str) -> bool:
-        if self.files.folder is not None:
-            folder = self.files.folder / prefix
-            return any(folder.iterdir()) if folder.is_dir() else folder.exists()
-        return not sync(self.files.store.is_empty(prefix.rstrip("/")))
+        """Whether there is anything under a prefix, but for what a killed writer leaves."""
+        if self.files.folder is None:
+            return not sync(self.files.store.is_empty(prefix.rstrip("/")))
+        folder = self.files.folder / prefix
+        if not folder.is_dir():
+            return folder.exists()
+        files = (path for path in folder.rglob("*") if not path.is_dir())
+        return any(not STRAY.fullmatch(path.name) for path in files)
 
     def overwrite(self, new: Metadata) -> None:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
@@ -230,15 +237,19 @@ class Variable:
 
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        strays: list[str] = []
-        self.files.each(f"{self.name}/", lambda key: strays.append(key) if key.endswith(".partial") else None)
-        for key in strays:
-            self.files.delete(key)
+        if self.files.folder is None:
+            return
+        for strays in (self.files.folder.glob("zarr.*.partial"), (self.files.folder / self.name).rglob("*.partial")):
+            for path in strays:
+                if STRAY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
-        self.files.delete_all(self.name)
-        self.files.delete_all(self.scan_name)
+        for folder in (self.scan_name, f"{self.name}/c"):
+            self.files.delete_all(folder)
+        self.sweep()
+        self.files.delete_all(self.name)  # its zarr.json last: without it the rest would be nobody's
         rest: list[str] = []
         self.files.each("", rest.append)
         if rest == ["zarr.json"] and self.files.get("zarr.json") == group_document():
@@ -311,6 +322,11 @@ class Variable:
         return rows[: min(size, units - batch * size)]
 
 
+def is_name(name: str) -> bool:
+    """Whether a variable may have this name."""
+    return bool(NAME.fullmatch(name)) and not name.endswith("_scan") and name != "zarr.json"
+
+
 def batch_size(units: int) -> int:
     """How many units one task takes: 1 while there are few, up to 32 where there are many to schedule."""
     return min(max(units // 256, 1), 32)
@@ -338,7 +354,7 @@ def variables(files: Files) -> list[str]:
     sync(walk())
     found = []
     for name in sorted(names):
-        data = files.get(f"{name}/zarr.json") if NAME.fullmatch(name) and not name.endswith("_scan") else None
+        data = files.get(f"{name}/zarr.json") if is_name(name) else None
         if data is not None and b'"int4"' in data:
             found.append(name)
     return found

@@ -98,6 +98,7 @@ class Work:
             key = self.variable.chunk_key(self.layout, number)
             data = self.variable.write(self.layout, number, packed)
             if self.verify and self.variable.files.get(key) != data:
+                self.variable.files.delete(key)  # or it would pass for done
                 where = f"{self.variable.files.label}/{key}"
                 raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
 
@@ -133,6 +134,7 @@ class Work:
                 shelved[within(piece, region)] = values
             for part, small in cached_blocks(piece, values):
                 total += self.scan_block(part, small)
+            del values, small  # before the next piece is read: it may be of another chunk
         if shelved is not None:
             self.shelf.put(number, shelved)
         return total
@@ -155,6 +157,7 @@ class Work:
                     small, codes, scale.scale, scale.zero_point, scale.nan_code, self.missing, self.rule.lowest
                 )
                 target[...] = codes.reshape(target.shape)
+            del values, small  # before the next piece is read: it may be of another chunk
         return packed, total
 
     def unit_values(self, number: int, block: np.ndarray | None) -> Iterator[tuple[Region, np.ndarray]]:

@@ -1,0 +1,129 @@
+"""What the tests out of core share: what a result must be, stores that watch or fail, folders as bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
+
+from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
+
+
+def expected(values: np.ndarray, dtype: Any = None, **options: Any) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """Packed bytes, floats, scale and zero point of the functions in memory, to which a store is held bit for bit."""
+    packed, scale, zero_point, size, nan_code = quantize_to_packed_int4(values, **options)
+    dtype = dtype or values.dtype.newbyteorder("=")
+    floats = dequantize_from_packed_int4(packed, scale, zero_point, size=size, nan_code=nan_code, dtype=dtype)
+    return packed.view(np.uint8), floats, scale, zero_point
+
+
+def check(array: Any, values: np.ndarray, **options: Any) -> None:
+    """Hold an `Int4Array` to the functions in memory: codes, scale, floats, bit for bit."""
+    packed, floats, scale, zero_point = expected(np.asarray(values), **options)
+    assert (array.scale, array.zero_point) == (scale, zero_point)
+    assert (array.shape, array.dtype) == (values.shape, floats.dtype)
+    np.testing.assert_array_equal(array.packed[...], packed)
+    assert array[...].tobytes() == floats.tobytes()
+
+
+def field(shape: tuple[int, ...] = (37, 29), dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(10, 30, shape).astype(dtype)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder and what it holds."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def memory_keys(store: zarr.storage.MemoryStore) -> set[str]:
+    return set(store._store_dict)
+
+
+class Counting:
+    """Anything with `shape`, `dtype` and ``__getitem__``; it notes what is read of it."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+        self.read: list[tuple[slice, ...]] = []
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        self.read.append(index)
+        return self.values[index]
+
+
+class WatchedStore(LocalStore):
+    """A folder that notes which keys are read and set."""
+
+    def __init__(self, root: Any, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self.got: list[str] = []
+        self.put: list[str] = []
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Buffer | None:
+        self.got.append(key)
+        return await super().get(key, *args, **options)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self.put.append(key)
+        await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self.put.append(key)
+        await super().set_if_not_exists(key, value)
+
+
+class Died(Exception):
+    """The process of a `DyingStore` is no more."""
+
+
+class DyingStore(LocalStore):
+    """A folder whose process dies at its change number `at`: from then on nothing is changed or read.
+
+    `torn` leaves the temporary file of the write that it died in, as a kill does, or half of a folder undeleted.
+    """
+
+    def __init__(self, root: Any, at: int, torn: bool) -> None:
+        super().__init__(root)
+        self.left, self.torn = at, torn
+
+    def _dies(self) -> bool:
+        self.left -= 1
+        if self.left < -1:
+            raise Died
+        return self.left == -1
+
+    async def _change(self, key: str, value: Buffer, exclusive: bool) -> None:
+        if self._dies():
+            if self.torn:
+                path = (Path(self.root) / key).with_suffix(".0123456789abcdef0123456789abcdef.partial")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(value.to_bytes()[: len(value) // 2])
+            raise Died
+        await (super().set_if_not_exists(key, value) if exclusive else super().set(key, value))
+
+    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+        if self.left < 0:
+            raise Died
+        return await super().get(*args, **options)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await self._change(key, value, exclusive=False)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await self._change(key, value, exclusive=True)
+
+    async def delete(self, key: str) -> None:
+        if self._dies():
+            raise Died
+        await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        if self._dies():
+            if self.torn:
+                paths = [path for path in sorted((Path(self.root) / prefix).rglob("*")) if path.is_file()]
+                for path in paths[::2]:
+                    path.unlink()
+            raise Died
+        await super().delete_dir(prefix)

@@ -1,0 +1,172 @@
+"""The promise of memory: what a run holds above the imports is no more than its plan said, for every kind of source."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from quantize import dequantize_from_packed_int4, open_int4, plan, quantize_to_packed_int4
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+
+MIB = 1 << 20
+ROWS, COLUMNS = 16 * 1024, 4096  # 256 MiB of float32
+
+MEASURE = """
+import json, sys
+import dask.array, h5py, numpy as np, zarr
+import quantize, quantize.array, quantize.kernels, quantize.pipeline, quantize.restoring
+
+def memory(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+
+setup, options, store = json.loads(sys.argv[1])
+scope = {"np": np, "zarr": zarr, "dask": dask, "h5py": h5py}
+exec(setup, scope)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak is counted from here on
+before = memory("VmRSS")
+events = []
+quantize.quantize_to_zarr(scope["source"], store, progress=lambda event: events or events.append(event), **options)
+print(json.dumps({"peak": memory("VmHWM") - before, "said": events[0].memory, "workers": events[0].workers}))
+"""
+
+
+def measured(setup: str, store: Path, **options: Any) -> dict[str, int]:
+    """Peak memory of one job in its own process, above the imports and what `setup` made, and the plan's figure."""
+    command = [sys.executable, "-c", MEASURE, json.dumps([setup, options, str(store)])]
+    cache = str(store.with_name("cache"))  # nothing is compiled yet
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": cache}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    found: dict[str, int] = json.loads(result.stdout)
+    print({key: f"{value / MIB:.0f} MiB" if value > MIB else value for key, value in found.items()})
+    return found
+
+
+def blocks(rows: int) -> Iterator[np.ndarray]:
+    """Random values that no codec makes much smaller, a block of 16 MiB at a time."""
+    random = np.random.default_rng(0)
+    for _ in range(rows // 1024):
+        yield random.normal(size=(1024, COLUMNS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same values in a file of every kind."""
+    folder = tmp_path_factory.mktemp("sources")
+    shape = (ROWS, COLUMNS)
+    square: dict[str, Any] = {"shape": shape, "dtype": "f4", "chunks": (2048, 2048)}  # 16 MiB
+    inner = {**square, "chunks": (512, 512), "shards": (4096, 4096)}
+    sinks = [
+        np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape),
+        zarr.create_array(folder / "plain.zarr", **square, compressors=None),
+        zarr.create_array(folder / "zstd.zarr", **square),
+        zarr.create_array(folder / "sharded.zarr", **inner),
+    ]
+    with h5py.File(folder / "x.h5", "w") as file:
+        sinks.append(file.create_dataset("x", shape, "f4", chunks=(1024, 4096)))
+        values = np.concatenate(list(blocks(ROWS)))
+        for sink in sinks:
+            sink[...] = values
+    del values
+    yield folder
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+SETUPS = {
+    "npy": "source = '{folder}/x.npy'",
+    "memmap": "source = np.load('{folder}/x.npy', mmap_mode='r')",
+    "array": "source = np.load('{folder}/x.npy')",
+    "plain zarr": "source = '{folder}/plain.zarr'",
+    "zstd zarr": "source = '{folder}/zstd.zarr'",
+    "sharded zarr": "source = '{folder}/sharded.zarr'",
+    "hdf5": "source = '{folder}/x.h5'",
+    "dask": "source = dask.array.from_zarr('{folder}/zstd.zarr') * 2 + 1",
+}
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_a_run_holds_no_more_than_its_plan_said(folder: Path, tmp_path: Path, name: str) -> None:
+    found = measured(SETUPS[name].format(folder=folder), tmp_path / "z", workers=2)
+    assert found["peak"] <= found["said"]
+    assert found["said"] < ROWS * COLUMNS * 4 + 128 * MIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"memory": "300MiB"},
+        {"memory": "600MiB"},
+        {"chunks": [1000, 1000]},
+        {"chunks": [512, 512], "shards": [4096, 2048]},
+        {"chunks": [4096, 4096], "compressors": "blosc", "workers": 4},
+        {"chunks": [-1, 64], "compressors": None, "verify": True},
+        {"value_range": [-3, 3]},
+    ],
+    ids=str,
+)
+def test_a_run_holds_no_more_than_its_plan_said_whatever_the_settings(
+    folder: Path, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    found = measured(SETUPS[name].format(folder=folder), tmp_path / "z", **{"workers": 2, **options})
+    assert found["peak"] <= found["said"]
+    if "memory" in options:
+        assert found["said"] <= int(options["memory"].removesuffix("MiB")) * MIB
+
+
+@pytest.mark.slow
+def test_4_gib_go_through_256_mb(tmp_path: Path) -> None:
+    path, rows = tmp_path / "x.npy", 256 * 1024
+    try:
+        with open(path, "wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, COLUMNS)}
+            np.lib.format.write_array_header_2_0(file, header)
+            block = next(blocks(1024))
+            for number in range(rows // 1024):
+                file.write((block * np.float32(1 + number / 16)).tobytes())
+        assert path.stat().st_size > 4 << 30
+        found = measured(f"source = {str(path)!r}", tmp_path / "z", memory="256M")
+        assert found["peak"] <= found["said"] <= 256_000_000
+        assert plan(path, tmp_path / "z", memory="256M").passes == 2
+        array = open_int4(tmp_path / "z")
+        values = np.load(path, mmap_mode="r")
+        whole = (float(values.min()), float(values.max()))
+        assert (array.metadata.statistics["min"], array.metadata.statistics["max"]) == whole
+        step = array.chunks[0]
+        for start in range(0, rows, step):
+            part = np.array(values[start : start + step])
+            packed = quantize_to_packed_int4(part, value_range=whole)
+            assert (packed.scale, packed.zero_point) == (array.scale, array.zero_point)
+            np.testing.assert_array_equal(array.packed[start : start + step], packed.packed.view(np.uint8))
+            if start % (16 * step) == 0:
+                floats = dequantize_from_packed_int4(*packed[:3], size=packed.size)
+                np.testing.assert_array_equal(array[start : start + step], floats)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_the_measure_sees_what_is_held(folder: Path, tmp_path: Path) -> None:
+    """An array that is made while the run goes on is counted: the tests above could fail."""
+    setup = f"""
+class Hoarder:
+    shape, dtype, held = ({ROWS}, {COLUMNS}), np.dtype('f4'), []
+    def __getitem__(self, index):
+        self.held.append(np.ones([part.stop - part.start for part in index], 'f4'))
+        return self.held[-1]
+source = Hoarder()
+"""
+    found = measured(setup, tmp_path / "z", workers=1)
+    assert found["peak"] > ROWS * COLUMNS * 4 > found["said"]

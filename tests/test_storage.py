@@ -1,0 +1,291 @@
+"""The store: what it may be made in, what a reader refuses, and that nothing is read as a fill value."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from stores import check, field, files, memory_keys
+from zarr.storage import LocalStore, MemoryStore
+
+from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
+from quantize.codec import sealed
+from quantize.restoring import verify
+from quantize.storage import Files, Variable, batch_size
+
+VALUES = field((8, 12))
+GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+
+
+def made(folder: Path, **options: Any) -> Path:
+    quantize_to_zarr(VALUES, folder, **{"chunks": (4, 4), **options})
+    return folder
+
+
+# Where it may be made -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="is no Zarr v3 group"):
+            quantize_to_zarr(VALUES, tmp_path, overwrite=overwrite)
+    assert files(tmp_path) == {"thesis.txt": b"ten years of work"}
+
+
+def test_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(StoreError, match="file"):
+        quantize_to_zarr(VALUES, tmp_path / "file")
+    assert files(tmp_path) == {"file": b"text"}
+
+
+def test_a_zarr_array_is_refused_and_left_alone(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "z", data=VALUES)
+    before = files(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="Zarr array"):
+            quantize_to_zarr(VALUES, tmp_path / "z", overwrite=overwrite)
+    assert files(tmp_path) == before
+
+
+def test_a_v2_group_is_refused_and_left_alone(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "z", zarr_format=2)
+    before = files(tmp_path)
+    with pytest.raises(StoreError, match="v3"):
+        quantize_to_zarr(VALUES, tmp_path / "z", overwrite=True)
+    assert files(tmp_path) == before
+
+
+def test_a_variable_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path).create_array("data", data=VALUES)
+    before = files(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match="not an int4 variable"):
+            quantize_to_zarr(VALUES, tmp_path, overwrite=overwrite)
+    assert files(tmp_path) == before
+
+
+def test_chunks_without_metadata_are_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_bytes(GROUP)
+    (tmp_path / "data" / "c").mkdir(parents=True)
+    (tmp_path / "data" / "c" / "0").write_bytes(b"?")
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"no zarr\.json of ours"):
+            quantize_to_zarr(VALUES, tmp_path, overwrite=overwrite)
+    assert (tmp_path / "data" / "c" / "0").read_bytes() == b"?"
+
+
+def test_an_empty_folder_and_a_group_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check(quantize_to_zarr(VALUES, tmp_path / "empty"), VALUES)
+    group = zarr.create_group(tmp_path / "group", attributes={"title": "mine"})
+    group.create_array("other", data=VALUES)
+    before = files(tmp_path / "group")
+    check(quantize_to_zarr(VALUES, tmp_path / "group"), VALUES)
+    assert {name: files(tmp_path / "group")[name] for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/a", ".hidden", "_x", "data_scan", "a b", "é", "zarr.json"])
+def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be letters"):
+        quantize_to_zarr(VALUES, MemoryStore(), name=name)
+
+
+def test_a_destination_that_is_no_store() -> None:
+    with pytest.raises(TypeError, match="a path, a URL or a Zarr store"):
+        Files.of(3)
+
+
+# Overwrite ----------------------------------------------------------------------------------------------------------
+
+
+def test_overwrite_replaces_one_variable_and_nothing_else(tmp_path: Path) -> None:
+    made(tmp_path, name="data")
+    made(tmp_path, name="data2", chunks=(2, 12))
+    zarr.open_group(tmp_path).create_array("data_plain", data=VALUES)
+    before = {name: data for name, data in files(tmp_path).items() if not name.startswith("data/")}
+    quantize_to_zarr(VALUES[:3], tmp_path, chunks=(1, 12), overwrite=True)
+    after = files(tmp_path)
+    assert {name: data for name, data in after.items() if not name.startswith("data/")} == before
+    assert {name for name in after if name.startswith("data/c")} == {f"data/c/{i}/0" for i in range(3)}
+    check(open_int4(tmp_path, "data"), VALUES[:3])
+    check(open_int4(tmp_path, "data2"), VALUES)
+
+
+def test_overwrite_of_the_same_job_writes_the_same_bytes(tmp_path: Path) -> None:
+    before = files(made(tmp_path))
+    assert files(made(tmp_path, overwrite=True)) == before
+
+
+def test_several_variables_are_told_apart(tmp_path: Path) -> None:
+    made(tmp_path, name="a")
+    made(tmp_path, name="b", scale_method="absmax")
+    with pytest.raises(StoreError, match="several variables, a, b: pass name="):
+        open_int4(tmp_path)
+    check(open_int4(tmp_path, "a"), VALUES)
+    check(open_int4(tmp_path, "b"), VALUES, scale_method="absmax")
+    with pytest.raises(StoreError, match="no int4 variable 'c'; there are: a, b"):
+        open_int4(tmp_path, "c")
+
+
+# What a reader refuses ----------------------------------------------------------------------------------------------
+
+
+def test_no_store_at_all(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_int4(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="no int4 variable"):
+        open_int4(tmp_path)
+    assert files(tmp_path) == {}
+
+
+def test_a_sealed_store_passes(tmp_path: Path) -> None:
+    assert verify(made(tmp_path), source=VALUES).ok
+
+
+@pytest.mark.parametrize("key", ["scale", "zero_point", "shape", "version", "status"])
+def test_a_flipped_digit_in_the_metadata_is_noticed(tmp_path: Path, key: str) -> None:
+    path = made(tmp_path) / "data" / "zarr.json"
+    document = json.loads(path.read_text())
+    attributes = document["attributes"]
+    header = attributes["int4"]
+    match key:
+        case "shape":
+            header["shape"][0] += 1
+        case "version":
+            header["version"] += 1
+        case "status":
+            header["status"] = "writing"
+        case _:
+            attributes[key] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=r"data/zarr\.json") as caught:
+        open_int4(tmp_path)
+    assert ("Upgrade" in str(caught.value)) is (key == "version")
+    with pytest.raises(StoreError, match=r"data/zarr\.json"):
+        quantize_to_zarr(VALUES, tmp_path, chunks=(4, 4))
+    check(quantize_to_zarr(VALUES, tmp_path, chunks=(4, 4), overwrite=True), VALUES)
+
+
+SHARDS: list[dict[str, Any]] = [{}, {"shards": (8, 8)}]
+DAMAGES = {
+    "missing": lambda data: None,
+    "empty": lambda data: b"",
+    "torn": lambda data: data[: len(data) // 2],
+    "longer": lambda data: data + b"\0",
+    "flipped": lambda data: data[:3] + bytes([data[3] ^ 16]) + data[4:],
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.mark.parametrize("compressor", [None, "zstd", "gzip", "blosc"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("shards", SHARDS, ids=["chunks", "shards"])
+def test_damage_is_named_and_the_rest_is_read(
+    tmp_path: Path, shards: dict[str, Any], damage: str, compressor: str | None
+) -> None:
+    whole = open_int4(made(tmp_path, compressors=compressor, **shards))[...]
+    path = tmp_path / "data" / "c" / "0" / "0"
+    data = DAMAGES[damage](path.read_bytes())
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+    array = open_int4(tmp_path)
+    place = r"data/c/0/0, inner chunk \(0, 0\)" if shards else "data/c/0/0"
+    with pytest.raises(DamagedChunkError, match=f"{place} is damaged: .+(missing|checksum|long|short)"):
+        array[0, 0]
+    with pytest.raises(DamagedChunkError, match="data/c/0/0"):
+        array[...]
+    with pytest.raises(DamagedChunkError, match="data/c/0/0"):
+        np.asarray(array)
+    np.testing.assert_array_equal(array[:, 8:], whole[:, 8:])
+    found = verify(tmp_path, source=VALUES)
+    assert not found.ok
+    assert found.damaged[0][0].startswith("data/c/0/0")
+    assert not found.differing
+
+
+def test_a_missing_inner_chunk_is_named(tmp_path: Path) -> None:
+    array = made(tmp_path, shards=(8, 12))
+    codec = open_int4(array).layout.shard_codec
+    assert codec is not None
+    path = tmp_path / "data" / "c" / "0" / "0"
+    data = path.read_bytes()
+    index = codec.index(data[-codec.index_length :]).copy()
+    index[4] = (1 << 64) - 1
+    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()))
+    damaged = open_int4(tmp_path)
+    with pytest.raises(DamagedChunkError, match=r"data/c/0/0, inner chunk \(1, 1\) is damaged: it is missing"):
+        damaged[7, 7]
+    assert damaged[0, 0] == damaged[:4, :4][0, 0]
+    assert [place for place, _ in verify(tmp_path).damaged] == ["data/c/0/0, inner chunk (1, 1)"]
+
+
+@pytest.mark.parametrize("entry", [(0, 2**63), (2**63, 8), (2**64 - 9, 8), (10**6, 8), (0, 0)])
+def test_an_index_that_points_elsewhere_is_damage(tmp_path: Path, entry: tuple[int, int]) -> None:
+    codec = open_int4(made(tmp_path, shards=(8, 12))).layout.shard_codec
+    assert codec is not None
+    path = tmp_path / "data" / "c" / "0" / "0"
+    data = path.read_bytes()
+    index = codec.index(data[-codec.index_length :]).copy()
+    index[0] = entry
+    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()))
+    with pytest.raises(DamagedChunkError, match="data/c/0/0"):
+        open_int4(tmp_path)[0, 0]
+
+
+def test_chunks_that_changed_places_are_found_with_the_source(tmp_path: Path) -> None:
+    one, two = (made(tmp_path) / "data" / "c" / "0" / name for name in "01")
+    a, b = one.read_bytes(), two.read_bytes()
+    one.write_bytes(b)
+    two.write_bytes(a)
+    assert verify(tmp_path, source=VALUES).differing == ("data/c/0/0", "data/c/0/1")
+
+
+def test_seal_sees_that_every_chunk_is_there(tmp_path: Path) -> None:
+    variable = Variable(Files.of(made(tmp_path)), "data")
+    metadata = variable.metadata()
+    assert metadata is not None
+    variable.files.delete("data/c/1/2")
+    with pytest.raises(UnfinishedStoreError, match="lacks 1 chunks, data/c/1/2 the first"):
+        variable.seal(metadata.at("writing"))
+
+
+# Keys ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_a_store() -> None:
+    store = MemoryStore()
+    quantize_to_zarr(VALUES, store, name="t", chunks=(4, 12))
+    assert memory_keys(store) == {"zarr.json", "t/zarr.json", "t/c/0/0", "t/c/1/0"}
+
+
+def test_presence_counts_chunks_and_nothing_else(tmp_path: Path) -> None:
+    variable = Variable(Files(LocalStore(made(tmp_path))), "data")
+    metadata = variable.metadata()
+    assert metadata is not None
+    variable.files.delete("data/c/1/2")
+    for key in ("data/c/9/9", "data/c/1/2.0.partial", "data/c/x"):
+        variable.files.set(key, b"?")
+    assert variable.present(metadata.layout).tolist() == [True] * 5 + [False]
+
+
+@pytest.mark.parametrize(("units", "size"), [(1, 1), (511, 1), (512, 2), (8192, 32), (10**9, 32)])
+def test_batches_are_small_while_units_are_few(units: int, size: int) -> None:
+    assert batch_size(units) == size
+
+
+def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
+    variable = Variable(Files.of(tmp_path), "data")
+    rows = np.arange(16).reshape(2, 8)
+    variable.create_scan(1025)
+    variable.set_scan(rows[:1], 256, 1025)
+    np.testing.assert_array_equal(variable.scan(256, 1025), rows[:1])
+    assert variable.scan(0, 1025) is None
+    path = tmp_path / "data_scan" / "c" / "256" / "0"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert variable.scan(256, 1025) is None
