@@ -338,7 +338,7 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
         alone = bits_of_one_tile()
         tell(f"\nwrote {array.path}/{array.name}\n{description(array)}")
         tell(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
-        tell(f"\n{figures}\n\nwrote the picture {drawn}\n{how_to_read(array.path, array.name)}")
+        tell(f"\n{figures}\n\nwrote the picture {drawn}")
         document = {
             **described(array),
             "bits_of_one_tile": alone,
@@ -346,8 +346,11 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
             "picture": str(drawn),
             "kept": folder is not None,
         }
-    if not folder:
-        tell(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps it")
+    if folder:
+        tell(how_to_read(array.path, array.name))
+    else:
+        tell(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps the store. Then")
+        tell(how_to_read("elevations/elevation.zarr", array.name))
     if as_json:
         say(as_json, document, "")
     if not figures.within_bound:

@@ -165,7 +165,7 @@ def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
     return np.float64 if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else np.float32
 
 
-FAR = 1 << 60  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
+FAR = Fraction(1 << 60)  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,7 +1,7 @@
 """What can be read: a `Source` for arrays, runs of bytes in files, chunks in Zarr and HDF5, and dask graphs.
 
 It has a shape, a dtype, chunks where its storage has them, and what it says of itself; `pieces` cuts a region
-into what it likes to read at once, and `read` reads one piece. With `storage` alone in knowing Zarr.
+into what it likes to read at once, and `read` reads one piece.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .grid import Grid, Region, Shape, shape_of, shifted, within
 from .metadata import SourceChangedError
 
 PIECE = 1 << 20  # bytes read at a time: small enough to stay in a processor's cache until they are packed
+KEPT = 64 << 20  # bytes that glibc keeps at most of freed blocks below 32 MiB, twice its largest mmap threshold
 SAMPLE = 4096  # values at either end whose digest tells one source from another
 
 
@@ -101,13 +102,27 @@ class Source:
             yield slice(n - length, n) if end else slice(0, length)
 
 
+class Buffer(threading.local):
+    """Bytes that a thread reads into again and again: fresh pages would cost it more than reading."""
+
+    data = memoryview(b"")
+    number = -1  # of the chunk that is in it, if it is one
+
+    def of(self, size: int) -> memoryview:
+        self.number = -1
+        if len(self.data) < size:
+            self.data = memoryview(b"")
+            self.data = np.empty(size, np.uint8).data
+        return self.data[:size]
+
+
 class ArraySource(Source):
     """A NumPy array of this process."""
 
     def __init__(self, array: np.ndarray) -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError("a masked array has no file form: pass array.filled(np.nan) and nan_policy='propagate'")
-        super().__init__(f"array {array.shape} {array.dtype}", array.shape, array.dtype)
+        super().__init__("array in memory", array.shape, array.dtype)
         self.array = np.asarray(array)
 
     def read(self, region: Region) -> np.ndarray:
@@ -134,10 +149,10 @@ class FileSource(Source):
     def _open(self) -> None:
         self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         weakref.finalize(self, os.close, self._file)
-        self._local = threading.local()
+        self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_file", "_local")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -146,7 +161,7 @@ class FileSource(Source):
     def read(self, region: Region) -> np.ndarray:
         shape, parts = (self.shape[::-1], region[::-1]) if self.fortran else (self.shape, region)
         lengths = shape_of(parts)
-        out = self._buffer(math.prod(lengths) * self.stored.itemsize)
+        out = self._buffer.of(math.prod(lengths) * self.stored.itemsize)
         at = 0
         for start, length in runs(shape, parts):
             size = length * self.stored.itemsize
@@ -154,11 +169,6 @@ class FileSource(Source):
             at += size
         values = np.frombuffer(out, self.stored).reshape(lengths)
         return values.T if self.fortran else values
-
-    def _buffer(self, size: int) -> memoryview:
-        if len(getattr(self._local, "buffer", b"")) < size:
-            self._local.buffer = np.empty(size, np.uint8).data
-        return memoryview(self._local.buffer)[:size]
 
     def _fill(self, buffer: memoryview, start: int) -> None:
         done = 0
@@ -212,19 +222,30 @@ class ChunkedSource(Source):
         super().__init__(label, array.shape, array.dtype, attributes, names)
         self.array = array
         self.chunks = None if array.chunks is None else tuple(array.chunks)
-        self._local = threading.local()
+        self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+        return {key: value for key, value in self.__dict__.items() if key != "_buffer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._local = threading.local()
+        self._buffer = Buffer()
 
     def sample(self) -> str | None:
         digest = super().sample()
-        self._local = threading.local()
+        self._buffer = Buffer()  # the driver's thread reads no more
         return digest
+
+    def fetch(self, region: Region, out: np.ndarray) -> None:
+        """Read a region into an array of its shape, in the stored byte order."""
+        raise NotImplementedError
+
+    def _fetch(self, region: Region) -> np.ndarray:
+        stored = np.dtype(self.array.dtype)
+        shape = shape_of(region)
+        out = np.frombuffer(self._buffer.of(math.prod(shape) * stored.itemsize), stored).reshape(shape)
+        self.fetch(region, out)
+        return out
 
     @functools.cached_property
     def cells(self) -> Grid | None:
@@ -249,22 +270,27 @@ class ChunkedSource(Source):
 
     def read(self, region: Region) -> np.ndarray:
         if self.chunks is None:
-            return np.asarray(self.array[region])
+            return self._fetch(region)
         grid = Grid(self.shape, self.chunks)
         touched = [number for number, _ in islice(grid.touched(region), 2)]
         if len(touched) > 1:
-            return np.asarray(self.array[region])
-        chunk = grid.region(touched[0])
-        if getattr(self._local, "number", None) != touched[0]:
-            self._local.values = None
-            self._local.values = np.asarray(self.array[chunk])
-            self._local.number = touched[0]
-        values: np.ndarray = self._local.values[within(region, chunk)]
-        return values
+            return self._fetch(region)
+        (number,) = touched
+        chunk = grid.region(number)
+        if self._buffer.number == number:
+            shape = shape_of(chunk)
+            whole = np.frombuffer(self._buffer.data, self.array.dtype, math.prod(shape)).reshape(shape)
+        else:
+            whole = self._fetch(chunk)
+            self._buffer.number = number
+        return whole[within(region, chunk)]
 
     def reading(self, unit: Shape) -> int:
-        """Encoded, decoded and copied out: three cells."""
-        return 2 * PIECE if self.cells is None else 3 * math.prod(self.cells.box) * self.dtype.itemsize
+        """Encoded, decoded and copied out: three cells, and what the allocator keeps of those that were."""
+        if self.cells is None:
+            return 2 * PIECE
+        cell = math.prod(self.cells.box) * self.dtype.itemsize
+        return 3 * cell + min(2 * cell, KEPT)
 
 
 class ZarrSource(ChunkedSource):
@@ -283,6 +309,11 @@ class ZarrSource(ChunkedSource):
         super().__init__(label, array, attributes, tuple(names) if names else None)
         self.shared = not isinstance(array.store, MemoryStore)
 
+    def fetch(self, region: Region, out: np.ndarray) -> None:
+        from zarr.core.buffer import default_buffer_prototype
+
+        self.array.get_basic_selection(region, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+
 
 class Hdf5Source(ChunkedSource):
     """An HDF5 dataset; another process opens it again by file and name."""
@@ -294,6 +325,9 @@ class Hdf5Source(ChunkedSource):
         attributes = {key: plain(value) for key, value in dataset.attrs.items() if key not in HDF5_OWN}
         names = tuple(dimension.label or None for dimension in dataset.dims)
         super().__init__(f"{self.path}::{self.name}", dataset, attributes, names if any(names) else None)
+
+    def fetch(self, region: Region, out: np.ndarray) -> None:
+        self.array.read_direct(out, region)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key != "array"}
@@ -314,7 +348,7 @@ class GenericSource(Source):
     def __init__(self, array: Any) -> None:
         names = getattr(array, "dims", None)
         attributes = {key: plain(value) for key, value in dict(getattr(array, "attrs", {})).items()}
-        label = f"{type(array).__name__} {tuple(array.shape)} {array.dtype}"
+        label = type(array).__name__
         super().__init__(label, array.shape, array.dtype, attributes, tuple(map(str, names)) if names else None)
         self.array = array
         self._lock = threading.Lock()
@@ -342,7 +376,7 @@ class DaskSource(Source):
     shared = True
 
     def __init__(self, array: Any) -> None:
-        label = f"dask array {array.shape} {array.dtype}"
+        label = "dask array"
         if any(math.isnan(n) for n in array.shape) or any(math.isnan(n) for lengths in array.chunks for n in lengths):
             raise ValueError(
                 f"{label} has chunks of unknown size, so its chunks in the store cannot be known either: call "
@@ -359,9 +393,9 @@ class DaskSource(Source):
         yield region
 
     def reading(self, unit: Shape) -> int:
-        """An estimate: a few blocks of the graph, and the region put together from them."""
+        """An estimate: six blocks for the steps of the graph, and a region put together while another waits."""
         assert self.chunks is not None
-        return (3 * math.prod(self.chunks) + math.prod(unit)) * self.dtype.itemsize
+        return (6 * math.prod(self.chunks) + 2 * math.prod(unit)) * self.dtype.itemsize
 
     def sample(self) -> str | None:
         return None

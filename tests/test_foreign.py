@@ -44,7 +44,7 @@ def with_tensorstore(folder: Path) -> tuple[np.ndarray, Any]:
 def floats(packed: np.ndarray, attributes: Any) -> np.ndarray:
     """What the README tells a reader that is not ours to do."""
     codes = np.stack([packed << 4, packed], -1).view(np.int8).reshape(*packed.shape[:-1], -1) >> 4
-    values = (codes - attributes["zero_point"]) * attributes["scale"]
+    values = (codes.astype(np.int64) - attributes["zero_point"]) * attributes["scale"]
     return values[..., : attributes["int4"]["shape"][-1]].astype(attributes["int4"]["dtype"])
 
 
