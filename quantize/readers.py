@@ -393,9 +393,9 @@ class DaskSource(Source):
         yield region
 
     def reading(self, unit: Shape) -> int:
-        """An estimate: six blocks for the steps of the graph, and a region put together while another waits."""
+        """An estimate: eight blocks for the steps of the graph, and a region put together while another waits."""
         assert self.chunks is not None
-        return (6 * math.prod(self.chunks) + 2 * math.prod(unit)) * self.dtype.itemsize
+        return (8 * math.prod(self.chunks) + 2 * math.prod(unit)) * self.dtype.itemsize
 
     def sample(self) -> str | None:
         return None

@@ -100,7 +100,7 @@ SETUPS = {
 def test_a_run_holds_no_more_than_its_plan_said(folder: Path, tmp_path: Path, name: str) -> None:
     found = measured(SETUPS[name].format(folder=folder), tmp_path / "z", workers=2)
     assert found["peak"] <= found["said"]
-    assert found["said"] < ROWS * COLUMNS * 4 + 128 * MIB
+    assert found["said"] < 2 * ROWS * COLUMNS * 4  # a promise that cannot be broken is none
 
 
 @pytest.mark.slow
