@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .metadata import SourceChangedError as SourceChangedError
     from .metadata import StoreError as StoreError
     from .metadata import UnfinishedStoreError as UnfinishedStoreError
+    from .pipeline import Progress as Progress
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .planning import Plan as Plan
     from .planning import plan as plan
@@ -44,7 +45,7 @@ HOMES = {
     "metadata": ("DamagedChunkError", "QuantizeError", "SourceChangedError", "StoreError", "UnfinishedStoreError"),
     "array": ("Int4Array", "open_int4"),
     "planning": ("Plan", "plan"),
-    "pipeline": ("quantize_to_zarr",),
+    "pipeline": ("Progress", "quantize_to_zarr"),
 }
 
 __all__ = sorted(name for names in HOMES.values() for name in names)  # pyright: ignore[reportUnsupportedDunderAll]

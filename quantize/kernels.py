@@ -32,7 +32,10 @@ def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
     """
     own = types.FunctionType(loop.__code__, loop.__globals__, f"{loop.__name__}_{name}")
     own.__qualname__ = own.__name__
-    dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
+    try:
+        dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
+    except RuntimeError:  # there is no folder that may be written: compile in every process
+        dispatcher = numba.njit(nogil=True)(own)
     return dispatcher
 
 

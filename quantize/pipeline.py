@@ -211,13 +211,14 @@ class Job:
                 raise
         else:
             if old is None:
-                self.check_disk(0)
+                self.check_disk(self.plan.units)
                 variable.create(new)
                 old = variable.metadata()
                 assert old is not None
             if old.fingerprint == new.fingerprint:
                 if not overwrite or self.resumable(old):
-                    self.check_disk(variable.files.size(variable.name))
+                    if old.status != "sealed":
+                        self.check_disk(int((~variable.present(old.layout)).sum()))
                     return old
             elif not overwrite:
                 state = "whole" if old.status == "sealed" else "unfinished"
@@ -225,7 +226,7 @@ class Job:
                     f"{variable.where} is there already, {state}, of another job: "
                     f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
                 )
-        self.check_disk(variable.files.size(variable.name))
+        self.check_disk(self.plan.units, variable.files.size(variable.name))
         variable.overwrite(new)
         return new
 
@@ -235,13 +236,14 @@ class Job:
             return old.status != "sealed"
         return bool(self.variable.present(self.plan.layout).all())
 
-    def check_disk(self, already: int) -> None:
-        """Refuse a destination without room for the result."""
+    def check_disk(self, units: int, freed: int = 0) -> None:
+        """Refuse a destination without room for so many units, where so many bytes will be freed first."""
         made = self.plan
-        if made.free is not None and made.disk > made.free + already:
+        need = -(-made.disk * units // made.units)
+        if made.free is not None and need > made.free + freed:
             raise ValueError(
-                f"not enough disk at {made.destination}: the result takes up to {made.disk:,} bytes, "
-                f"{already:,} of them are there, and {made.free:,} are free. Make room, or name another destination"
+                f"not enough disk at {made.destination}: what is to be written takes up to {need:,} bytes, "
+                f"and {made.free + freed:,} are free. Make room, or name another destination"
             )
 
     def scan(self) -> Statistics:

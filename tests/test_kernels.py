@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import oracle
 import pytest
@@ -218,6 +219,15 @@ for dtype in dtypes[int(sys.argv[1]):] + dtypes[: int(sys.argv[1])]:
     codes = quantize_to_int4(np.arange(16).astype(dtype))[0]
     assert codes.tolist() == list(range(-8, 8)), (np.dtype(dtype), codes)
 """
+
+
+def test_no_folder_for_a_cache_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(kernels.scan_loop)
+    block = np.arange(6, dtype=np.int64).reshape(1, 6)
+    loop = kernels.compiled(kernels.scan_loop, "without a cache")
+    assert loop(block, 63, np.int64(0), np.int64(0), np.int64(0), np.int64(9), None) == (0, 5, 6)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from zarr.storage import MemoryStore
 
 from quantize import plan, quantize_to_zarr
 from quantize.grid import covers
+from quantize.pipeline import Progress
 
 VALUES = field((64, 48))
 MIB = 1 << 20
@@ -214,6 +215,24 @@ def test_a_disk_that_is_too_small_is_refused_with_the_sum(tmp_path: Path, monkey
     assert not (tmp_path / "z").exists()
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9 - need, need))
     quantize_to_zarr(VALUES, tmp_path / "z")
+
+
+def test_only_what_is_not_there_yet_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, Progress) and (event.phase, event.done) == ("write", 3):
+            raise KeyboardInterrupt
+
+    job: Any = {"chunks": (16, 48), "compressors": None, "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        quantize_to_zarr(VALUES, tmp_path / "z", **job, progress=stop)
+    whole = plan(VALUES, tmp_path / "z", **job).disk
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9, whole // 4 - 1))
+    with pytest.raises(ValueError, match="not enough disk"):
+        quantize_to_zarr(VALUES, tmp_path / "z", **job)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9, whole // 4 + 1))
+    quantize_to_zarr(VALUES, tmp_path / "z", **job)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9, 10**9, 0))
+    quantize_to_zarr(VALUES, tmp_path / "z", **job)  # whole: nothing to do
 
 
 @pytest.mark.parametrize("compressors", [None, "zstd", "gzip", "blosc"])
