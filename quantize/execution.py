@@ -17,6 +17,7 @@ from dask.callbacks import Callback
 from dask.delayed import delayed
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
+QUEUE = 4  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
 
 
@@ -110,10 +111,13 @@ def on_cluster(
         running[future.key] = task
         return future
 
-    completed = as_completed([submit(task) for task in islice(rest, 2 * workers)])
+    # Tasks that wait at a worker keep it busy; but where fewer may run than the cluster has threads, none may wait.
+    first = list(islice(rest, 1))
+    queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
+    width = workers * queue if workers >= sum(client.nthreads().values()) else workers
+    completed = as_completed([submit(task) for task in (*first, *islice(rest, width - 1))], with_results=True)
     try:
-        for future in completed:
-            result = future.result()
+        for future, result in completed:
             done(running.pop(future.key), result)
             for task in islice(rest, 1):
                 completed.add(submit(task))
