@@ -1,5 +1,6 @@
 """On a cluster of processes the bytes are those of threads; what lives in this process stays in it, and it is said."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stores import Counting, check, field, files
 from zarr.storage import MemoryStore
 
 from quantize import RefusedValuesError, UnfinishedStoreError, open_int4, plan, quantize_to_zarr
+from quantize.execution import Task, run_tasks
 from quantize.restoring import restore, verify
 
 VALUES = field((120, 30))
@@ -153,3 +155,22 @@ def test_the_synchronous_scheduler_writes_the_bytes_of_threads(
 def test_a_scheduler_of_processes_is_not_taken_for_what_lives_here(workers: int) -> None:
     with dask.config.set(scheduler="processes"):
         check(quantize_to_zarr(VALUES, MemoryStore(), **JOB, workers=workers), VALUES)
+
+
+def alone(folder: str, number: int) -> int:
+    """Some work, and an error if another task does its own at the same time."""
+    busy = Path(folder) / "busy"
+    busy.touch(exist_ok=False)
+    np.sort(np.random.default_rng(number).random(1 << 20))
+    busy.unlink()
+    return number
+
+
+def test_no_more_tasks_run_than_a_budget_leaves_workers(client: distributed.Client, tmp_path: Path) -> None:
+    done: list[int] = []
+    tasks = (Task([number], (str(tmp_path), number)) for number in range(12))
+    run_tasks(alone, tasks, lambda task, result: done.append(result), "distributed", 1, threading.Event())
+    assert sorted(done) == list(range(12))
+    tasks = (Task([number], (str(tmp_path), number)) for number in range(40))
+    with pytest.raises(FileExistsError):  # two at a time do meet
+        run_tasks(alone, tasks, lambda task, result: None, "distributed", 2, threading.Event())
