@@ -16,7 +16,7 @@ from .grid import shape_of
 from .metadata import Layout, Metadata, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource, Source
-from .scaling import RefusedValuesError, Scale, Statistics
+from .scaling import RefusedValuesError, Statistics
 from .sources import as_source
 from .storage import Files, Variable, batch_size
 from .tasks import Shelf, Work, from_row
@@ -143,14 +143,14 @@ def quantize_to_zarr(
             raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
         found = None if made.passes == 1 else described(statistics)
         metadata = metadata.at("writing", scale=made.rule.choose(statistics), statistics=found)
-        if not work.is_sealed():
+        if not work.check_ours(metadata):
             variable.set(metadata)
-    assert metadata.scale is not None
     try:
-        job.write(metadata.scale)
+        job.write(metadata)
     except SourceChangedError:
         variable.set(replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True}))
         raise
+    work.check_ours(metadata)
     return Int4Array(variable, variable.seal(metadata))
 
 
@@ -261,7 +261,7 @@ class Job:
         skipped = units - sum(len(numbers) for _, numbers in rest)
         return sum(self.run("scan", self.work.scan_batch, rest, skipped), total)
 
-    def write(self, scale: Scale) -> None:
+    def write(self, metadata: Metadata) -> None:
         """Pass 2: every unit that is not there yet."""
         present = self.variable.present(self.plan.layout)
         rest = (
@@ -269,7 +269,7 @@ class Job:
             for batch, numbers in batches(self.plan.units)
             if (todo := [number for number in numbers if not present[number]])
         )
-        self.run("write", functools.partial(self.work.write_batch, scale=scale), rest, int(present.sum()))
+        self.run("write", functools.partial(self.work.write_batch, metadata=metadata), rest, int(present.sum()))
 
     def run(
         self, phase: str, work: Callable[..., Any], rest: Iterable[tuple[int, list[int]]], skipped: int

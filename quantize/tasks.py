@@ -17,7 +17,7 @@ import numpy as np
 from . import kernels
 from .blocks import block_of, blocks, first_refused, scan_block
 from .grid import Region, packed_region, packed_shape, shape_of, shifted, within
-from .metadata import DamagedChunkError, Layout, SourceChangedError, StoreError
+from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .readers import Source
 from .scaling import RefusedValuesError, Rule, Scale, Statistics
 from .storage import STATISTICS, Variable, batch_size
@@ -80,19 +80,20 @@ class Work:
         return sum(found, Statistics())
 
     def write_batch(
-        self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, scale: Scale
+        self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
     ) -> None:
         """Pack and write some units, each once it is seen to hold what it held in pass 1."""
-        units = self.layout.units.count
+        units, scale, claim = self.layout.units.count, metadata.scale, metadata.to_json()
+        assert scale is not None
         rows = self.variable.scan(batch, units) if self.rule.value_range is None else None
-        if rows is None and self.rule.value_range is None:
-            if self.is_sealed():
-                return  # the same job, run twice at once: the other was first
-            raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
         for number, block in paired(numbers, blocks):
             packed, statistics = self.pack_unit(number, scale, block)
-            if rows is None:
+            if self.variable.files.get(self.variable.key) != claim and self.check_ours(metadata):
+                return
+            if self.rule.value_range is not None:
                 self.check_values(number, statistics)
+            elif rows is None:
+                raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
             else:
                 self.check_unchanged(number, rows[number - batch * batch_size(units)], to_row(statistics))
             key = self.variable.chunk_key(self.layout, number)
@@ -102,9 +103,18 @@ class Work:
                 where = f"{self.variable.files.label}/{key}"
                 raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
 
-    def is_sealed(self) -> bool:
-        metadata = self.variable.metadata()
-        return metadata is not None and metadata.status == "sealed"
+    def check_ours(self, metadata: Metadata) -> bool:
+        """Whether the variable has been sealed meanwhile, by another run of the same job at the same time.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the variable's place.
+        """
+        now = self.variable.metadata()
+        if now is None or now.fingerprint != metadata.fingerprint:
+            raise StoreError(f"{self.variable.where} was taken over by another job while this run was at it")
+        return now.status == "sealed"
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
         if not np.array_equal(before, now):

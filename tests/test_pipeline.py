@@ -30,6 +30,7 @@ from quantize import (
     quantize_to_zarr,
 )
 from quantize.pipeline import Progress
+from quantize.restoring import verify
 
 VALUES = field((40, 30))
 JOB: dict[str, Any] = {"chunks": (4, 10), "workers": 1}  # 30 units, each a batch
@@ -529,3 +530,28 @@ def test_the_order_of_the_keys_in_memory_is_no_matter() -> None:
     store = MemoryStore()
     quantize_to_zarr(VALUES, store, **JOB)
     assert {key.rpartition("/c/")[0] for key in memory_keys(store) if "/c/" in key} == {"data"}
+
+
+@pytest.mark.parametrize("phase", ["scan", "write"])
+def test_a_run_whose_place_another_job_took_stops_and_mixes_nothing_in(tmp_path: Path, phase: str) -> None:
+    other = {**JOB, "scale_method": "absmax"}
+
+    def overtake(event: Any) -> None:
+        if isinstance(event, Progress) and (event.phase, event.done) == (phase, 5):
+            quantize_to_zarr(VALUES, tmp_path, **other, overwrite=True)
+
+    with pytest.raises(StoreError, match="taken over by another job"):
+        quantize_to_zarr(VALUES, tmp_path, **JOB, progress=overtake)
+    check(open_int4(tmp_path), VALUES, scale_method="absmax")
+    assert verify(tmp_path, source=VALUES).ok
+
+
+@pytest.mark.parametrize("phase", ["scan", "write"])
+def test_the_same_job_twice_at_once_is_harmless(tmp_path: Path, phase: str) -> None:
+    def again(event: Any) -> None:
+        if isinstance(event, Progress) and (event.phase, event.done) == (phase, 5):
+            quantize_to_zarr(VALUES, tmp_path / "twice", **JOB)
+
+    check(quantize_to_zarr(VALUES, tmp_path / "twice", **JOB, progress=again), VALUES)
+    quantize_to_zarr(VALUES, tmp_path / "once", **JOB)
+    assert files(tmp_path / "twice") == files(tmp_path / "once")
