@@ -7,10 +7,9 @@ import math
 import operator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 from . import kernels
 from .blocks import processors
@@ -20,6 +19,9 @@ from .metadata import DamagedChunkError, Layout, Metadata
 from .quantize import check_levels, unpack_int8_to_int4
 from .scaling import Levels, levels
 from .storage import Variable, sealed_variable
+
+if TYPE_CHECKING:
+    import zarr
 
 
 def open_int4(store: Any, name: str | None = None) -> Int4Array:
@@ -110,7 +112,7 @@ class Int4Array:
 
     @property
     def packed(self) -> zarr.Array[Any]:
-        return zarr.open_array(self._variable.files.store, path=self.name, mode="r", zarr_format=3)
+        return self._variable.packed()
 
     @functools.cached_property
     def levels(self) -> Levels:

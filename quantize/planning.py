@@ -278,14 +278,13 @@ def current_client() -> Any:
 def chosen_workers(source: Source, files: Files, workers: int | None) -> tuple[str, int, int, list[str]]:
     """Scheduler, tasks at a time, processes, and what to say of them."""
     import dask.base
-    from zarr.storage import MemoryStore
 
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, but must be at least 1")
     notes: list[str] = []
     client = current_client()
     if client is not None:
-        if source.shared and not isinstance(files.store, MemoryStore):
+        if source.shared and files.shared:
             threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
             return "distributed", min(sum(threads), workers or sum(threads)), len(threads), notes
         which = "destination" if source.shared else "source"

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from .codec import opened, sealed
 from .grid import packed_shape, shape_of
@@ -72,6 +73,11 @@ class Files:
     def folder(self) -> Path | None:
         """The folder of a store on a local disk."""
         return Path(self.store.root) if isinstance(self.store, LocalStore) else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether another process can reach the store too."""
+        return not isinstance(self.store, MemoryStore)
 
     @property
     def label(self) -> str:
@@ -283,6 +289,10 @@ class Variable:
             data = layout.shard_codec.encode(packed, packed_shape(shape_of(layout.units.region(number))))
         self.files.set(self.chunk_key(layout, number), data)
         return data
+
+    def packed(self) -> zarr.Array[Any]:
+        """The packed codes as Zarr's own array."""
+        return zarr.open_array(self.files.store, path=self.name, mode="r", zarr_format=3)
 
     # Statistics of pass 1
 
