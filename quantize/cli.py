@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -329,7 +330,8 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
     with stoppable(), contextlib.ExitStack() as stack:
         place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="quantize-demo-")))
         place.mkdir(parents=True, exist_ok=True)
-        drawn = Path(picture or (place / "elevation.png" if folder else "quantize-demo.png"))
+        here = Path("quantize-demo.png")
+        drawn = Path(picture or (place / "elevation.png" if folder else here if overwrite else free(here)))
         demonstration = Demonstration(place / "elevation.npy", place / "elevation.zarr", drawn, overwrite)
         shape = demonstration.prepare(nbytes)
         tell(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
@@ -356,6 +358,12 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
     if not figures.within_bound:
         complain("the errors are larger than the format promises. This is a bug in quantize")
     return DONE if figures.within_bound else WRONG
+
+
+def free(path: Path) -> Path:
+    """The path, or with a number behind its name the first one that is not there yet."""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
 # Around a run ---------------------------------------------------------------------------------------------------------

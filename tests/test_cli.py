@@ -492,7 +492,9 @@ def test_demo_without_a_folder_keeps_the_picture(tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert os.listdir(tmp_path) == ["quantize-demo.png"]
     assert "was temporary and is removed" in result.stdout
-    assert quantize("demo", "--size", "200kB").exit_code == 2
+    assert quantize("demo", "--size", "200kB").exit_code == 0
+    assert quantize("demo", "--size", "200kB", "--overwrite").exit_code == 0
+    assert sorted(os.listdir(tmp_path)) == ["quantize-demo-2.png", "quantize-demo.png"]
 
 
 def test_demo_fails_where_the_errors_exceed_the_bound(tmp_path, monkeypatch):
