@@ -48,6 +48,7 @@ def open_int4(store: Any, name: str | None = None) -> Int4Array:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from quantize import quantize_to_zarr
     >>> from zarr.storage import MemoryStore
     >>> store = MemoryStore()

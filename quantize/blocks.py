@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from . import kernels
-from .grid import Region, packed_region
+from .grid import Region, index_at, packed_region
 from .scaling import Rule, Statistics
 
 BLOCK_VALUES = 1 << 20  # values a thread takes at a time
@@ -112,4 +112,4 @@ def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = N
 
 def first_index(mask: np.ndarray) -> tuple[int, ...]:
     """Index of the first True in C order, as plain integers."""
-    return tuple(int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape))
+    return index_at(int(np.argmax(mask)), mask.shape)

@@ -69,6 +69,15 @@ class Grid:
             yield self.number(position), shared
 
 
+def index_at(position: int, shape: Shape) -> Shape:
+    """The index of a position in C order: NumPy's `unravel_index`, in plain integers.
+
+    >>> index_at(9, (5, 4))
+    (2, 1)
+    """
+    return Grid(shape, (1,) * len(shape)).position(position)
+
+
 def within(region: Region, outer: Region) -> Region:
     """A region's indices counted from the corner of one that holds it."""
     return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(region, outer, strict=True))

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from .array import Int4Array
 from .execution import Task, run_tasks
-from .grid import shape_of
+from .grid import index_at, shape_of
 from .metadata import Layout, Metadata, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
-from .readers import DaskSource, Source
+from .readers import DaskSource
 from .scaling import RefusedValuesError, Statistics
 from .sources import as_source
 from .storage import Files, Variable, batch_size
@@ -30,7 +28,7 @@ class Progress:
 
     Attributes
     ----------
-    phase : {"scan", "write", "verify", "restore"}
+    phase : {"scan", "write", "verify", "restore", "measure"}
     done, total : int
         Units (output chunks or shards), those of an earlier run included.
     skipped : int
@@ -115,6 +113,7 @@ def quantize_to_zarr(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from zarr.storage import MemoryStore
     >>> array = quantize_to_zarr(np.linspace(-1, 1, 31, dtype=np.float32), MemoryStore())
     >>> array
@@ -130,7 +129,7 @@ def quantize_to_zarr(
     made = planned(origin, files, settings)
     variable = Variable(files, name)
     work = Work(origin, variable, made.layout, made.rule, made.missing, verify, Shelf(made.kept))
-    job = Job(origin, variable, made, work, progress or (lambda event: None))
+    job = Job(made, work, progress or (lambda event: None))
     job.report(made)
     metadata = job.claim(overwrite)
     if metadata.status == "sealed":
@@ -139,7 +138,7 @@ def quantize_to_zarr(
         statistics = job.scan() if made.passes == 2 else Statistics()
         if made.rule.refused(statistics):
             variable.remove()
-            index = tuple(int(i) for i in np.unravel_index(statistics.first, origin.shape))
+            index = index_at(statistics.first, origin.shape)
             raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
         found = None if made.passes == 1 else described(statistics)
         metadata = metadata.at("writing", scale=made.rule.choose(statistics), statistics=found)
@@ -168,8 +167,6 @@ def described(statistics: Statistics) -> dict[str, Any]:
 class Job:
     """One run of `quantize_to_zarr`, as its driver sees it."""
 
-    source: Source
-    variable: Variable
     plan: Plan
     work: Work
     report: Callable[[Any], None]
@@ -179,7 +176,7 @@ class Job:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
         return {
-            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.source.sample()},
+            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.work.source.sample()},
             "settings": {
                 "scale_method": rule.scale_method,
                 "value_range": list(rule.value_range) if rule.value_range else None,
@@ -193,7 +190,7 @@ class Job:
 
     def claim(self, overwrite: bool) -> Metadata:
         """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place."""
-        variable = self.variable
+        variable = self.work.variable
         variable.check_place()
         new = Metadata(
             layout=self.plan.layout,
@@ -201,8 +198,8 @@ class Job:
             nan_code=self.plan.rule.nan_code,
             missing=self.plan.missing,
             fingerprint=self.fingerprint,
-            attributes=self.source.attributes,
-            dimension_names=self.source.dimension_names,
+            attributes=self.work.source.attributes,
+            dimension_names=self.work.source.dimension_names,
         )
         try:
             old = variable.metadata()
@@ -232,9 +229,9 @@ class Job:
 
     def resumable(self, old: Metadata) -> bool:
         """Whether this job's variable is unfinished, and has what pass 2 needs of pass 1."""
-        if old.status != "writing" or self.plan.passes == 1 or self.variable.has_scan():
+        if old.status != "writing" or self.plan.passes == 1 or self.work.variable.has_scan():
             return old.status != "sealed"
-        return bool(self.variable.present(self.plan.layout).all())
+        return bool(self.work.variable.present(self.plan.layout).all())
 
     def check_disk(self, units: int, freed: int = 0) -> None:
         """Refuse a destination without room for so many units, where so many bytes will be freed first."""
@@ -249,11 +246,11 @@ class Job:
     def scan(self) -> Statistics:
         """Pass 1: statistics of the whole source, of batches that the store has and of the others as they are done."""
         units = self.plan.units
-        self.variable.create_scan(units)
+        self.work.variable.create_scan(units)
         total = Statistics()
         rest = []
         for batch, numbers in batches(units):
-            rows = self.variable.scan(batch, units)
+            rows = self.work.variable.scan(batch, units)
             if rows is None:
                 rest.append((batch, numbers))
             else:
@@ -263,7 +260,7 @@ class Job:
 
     def write(self, metadata: Metadata) -> None:
         """Pass 2: every unit that is not there yet."""
-        present = self.variable.present(self.plan.layout)
+        present = self.work.variable.present(self.plan.layout)
         rest = (
             (batch, todo)
             for batch, numbers in batches(self.plan.units)
@@ -289,9 +286,9 @@ class Job:
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of a dask source's graph that give the regions of some units."""
-        if not isinstance(self.source, DaskSource) or all(number in self.work.shelf for number in numbers):
+        if not isinstance(self.work.source, DaskSource) or all(number in self.work.shelf for number in numbers):
             return None
-        return [self.source.array[self.plan.layout.units.region(number)] for number in numbers]
+        return [self.work.source.array[self.plan.layout.units.region(number)] for number in numbers]
 
 
 def batches(units: int) -> Iterator[tuple[int, list[int]]]:

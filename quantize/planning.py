@@ -255,10 +255,7 @@ def task_memory(source: Source, layout: Layout) -> int:
 
 
 def free_bytes(files: Files) -> int | None:
-    folder = files.folder
-    while folder is not None and not folder.exists():
-        folder = folder.parent if folder != folder.parent else None
-    return None if folder is None else shutil.disk_usage(folder).free
+    return None if files.nearest is None else shutil.disk_usage(files.nearest).free
 
 
 # Workers --------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from .blocks import (
     packed_block_of,
     scan_block,
 )
-from .grid import Region, packed_shape
+from .grid import Region, index_at, packed_shape
 from .scaling import HIGHEST, LOWEST, Levels, RefusedValuesError, Rule, Scale, Statistics, check_scale, levels
 
 
@@ -425,6 +425,6 @@ def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
     for region in blocks(array.shape):
         position = first_refused(array[region], rule)
         if position >= 0:
-            within = np.unravel_index(position, array[region].shape)
-            return tuple(int(i) + part.start for i, part in zip(within, region, strict=True))
+            inside = index_at(position, array[region].shape)
+            return tuple(i + part.start for i, part in zip(inside, region, strict=True))
     raise AssertionError("no value is refused")

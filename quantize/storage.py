@@ -75,6 +75,14 @@ class Files:
         return Path(self.store.root) if isinstance(self.store, LocalStore) else None
 
     @property
+    def nearest(self) -> Path | None:
+        """The folder, or of those above it the first that exists."""
+        folder = self.folder
+        while folder is not None and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return folder
+
+    @property
     def shared(self) -> bool:
         """Whether another process can reach the store too."""
         return not isinstance(self.store, MemoryStore)
@@ -174,23 +182,20 @@ class Variable:
     # Life
 
     def create(self, metadata: Metadata) -> None:
-        """Make the group where there is none, and the variable in it.
-
-        Raises
-        ------
-        StoreError
-            If the folder holds something else than a Zarr v3 group, or chunks under this name without metadata.
-        """
-        self.check_place()
+        """Make the group where there is none, and the variable in it; `check_place` comes before."""
         self.files.set_new("zarr.json", group_document())
         self.files.set_new(self.key, metadata.to_json())
 
     def check_place(self) -> None:
-        """Refuse a place that is not one to create the variable in."""
+        """Refuse a place that is not one to create the variable in.
+
+        Raises
+        ------
+        StoreError
+            If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
+        """
         files = self.files
-        nearest = files.folder
-        while nearest is not None and not nearest.exists():
-            nearest = nearest.parent
+        nearest = files.nearest
         if nearest is not None and not nearest.is_dir():
             raise StoreError(f"{nearest} is a file, so {files.label} cannot be a folder; name another destination")
         group = files.get("zarr.json")
@@ -362,12 +367,7 @@ def variables(files: Files) -> list[str]:
             names.append(name.rstrip("/"))
 
     sync(walk())
-    found = []
-    for name in sorted(names):
-        data = files.get(f"{name}/zarr.json") if is_name(name) else None
-        if data is not None and b'"int4"' in data:
-            found.append(name)
-    return found
+    return [name for name in sorted(names) if is_name(name) and Variable(files, name).is_ours()]
 
 
 def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:

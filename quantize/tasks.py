@@ -16,7 +16,7 @@ import numpy as np
 
 from . import kernels
 from .blocks import block_of, blocks, first_refused, scan_block
-from .grid import Region, packed_region, packed_shape, shape_of, shifted, within
+from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .readers import Source
 from .scaling import RefusedValuesError, Rule, Scale, Statistics
@@ -44,7 +44,7 @@ class Shelf:
     def __reduce__(self) -> Any:
         return Shelf, ()
 
-    def reserve(self, number: int, shape: Any, dtype: np.dtype[Any]) -> np.ndarray | None:
+    def reserve(self, shape: Any, dtype: np.dtype[Any]) -> np.ndarray | None:
         """An array to keep a unit in, if there is room for it."""
         size = math.prod(shape) * dtype.itemsize
         with self.lock:
@@ -127,7 +127,7 @@ class Work:
 
     def check_values(self, number: int, statistics: Statistics) -> None:
         if self.rule.refused(statistics):
-            index = tuple(int(i) for i in np.unravel_index(statistics.first, self.source.shape))
+            index = index_at(statistics.first, self.source.shape)
             raise RefusedValuesError(
                 f"{self.source.label}: in the part for {self.variable.chunk_key(self.layout, number)}, "
                 f"{self.rule.refusal(statistics, index, self.missing)}. The store stays unfinished"
@@ -137,7 +137,7 @@ class Work:
 
     def scan_unit(self, number: int, block: np.ndarray | None) -> Statistics:
         region = self.layout.units.region(number)
-        shelved = self.shelf.reserve(number, shape_of(region), self.source.dtype)
+        shelved = self.shelf.reserve(shape_of(region), self.source.dtype)
         total = Statistics()
         for piece, values in self.unit_values(number, block):
             if shelved is not None:
@@ -187,8 +187,8 @@ class Work:
         found = scan_block(small, self.missing)
         if not self.rule.refused(found):
             return found
-        inside = np.unravel_index(first_refused(small, self.rule, self.missing), shape_of(part))
-        index = tuple(int(i) + axis.start for i, axis in zip(inside, part, strict=True))
+        inside = index_at(first_refused(small, self.rule, self.missing), shape_of(part))
+        index = tuple(i + axis.start for i, axis in zip(inside, part, strict=True))
         return replace(found, first=int(np.ravel_multi_index(index, self.source.shape)))
 
 
