@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import DTypeLike
 
 from . import kernels
 from .grid import Region, index_at, packed_region
-from .scaling import Rule, Statistics
+from .kernels import Lines
+from .scaling import Rule, Statistics, to_row
 
 BLOCK_VALUES = 1 << 20  # values a thread takes at a time
 VALUES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it gives
@@ -59,14 +62,43 @@ def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]
             yield (*outer, slice(start, min(start + length, shape[axis])), *whole)
 
 
-def block_of(array: np.ndarray, region: Region) -> np.ndarray:
-    """A region as the kernels take it: ``(rows, n)``, C-contiguous, native byte order; a copy only where it must be.
+def block_of(array: np.ndarray, region: Region, axis: int | None = None) -> np.ndarray:
+    """A region as the kernels take it: ``(rows, n)``, C-contiguous, native byte order; a copy only where it must be."""
+    return in_lines(np.ascontiguousarray(array[region], array.dtype.newbyteorder("=")), axis)
 
-    Rows of even length are joined into one: their packed bytes lie side by side.
+
+def in_lines(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """C-contiguous values as ``(rows, n)``: a view.
+
+    Each row is of one index of `axis`, or where that is the last one each column. Rows of even length are joined as far
+    as they may be: their packed bytes lie side by side.
     """
-    block = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
-    n = block.shape[-1]
-    return block.reshape(-1, n) if n % 2 else block.reshape(1, -1)
+    n = values.shape[-1]
+    if n % 2 or axis == values.ndim - 1:
+        return values.reshape(-1, n)
+    return values.reshape(1 if axis is None else math.prod(values.shape[: axis + 1]), -1)
+
+
+def lines_of(shape: tuple[int, ...], axis: int | None) -> Lines:
+    """Which index of an axis each line of a block belongs to, for values of this shape in lines."""
+    if axis is None:
+        return kernels.ONE
+    if axis == len(shape) - 1:
+        return Lines(shape[-1], columns=True)
+    return Lines(shape[axis], repeat=math.prod(shape[axis + 1 : -1]) if shape[-1] % 2 else 1)
+
+
+def checked_axis(axis: Any, ndim: int) -> int | None:
+    """The axis, counted from 0.
+
+    Raises
+    ------
+    AxisError (a ValueError and an IndexError)
+        If there is no such axis.
+    TypeError
+        If it is no integer.
+    """
+    return None if axis is None else int(normalize_axis_index(operator.index(axis), ndim))
 
 
 def packed_block_of(packed: np.ndarray, region: Region, rows: int) -> np.ndarray:
@@ -90,6 +122,24 @@ def each_block(work: Callable[[Region], Result], shape: tuple[int, ...], workers
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scan_rows(block: np.ndarray, lines: Lines = kernels.ONE, missing: float | int | None = None) -> np.ndarray:
+    """The statistics of each index of a block, as rows, shape ``(lines.indices, 8)``."""
+    if lines == kernels.ONE:
+        return to_row(scan_block(block, missing))[None]
+    found = kernels.scan_each(block, lines, missing)
+    bounds = [np.ascontiguousarray(bound).view(np.int64) for bound in (found.minimum, found.maximum)]
+    return np.stack([*bounds, *found[2:], np.full(lines.indices, -1)], axis=1)
+
+
+def sampled(values: np.ndarray, axis: int | None, most: int) -> np.ndarray:
+    """Some values of each index of an axis, evenly spread, shape ``(indices, at most `most`)``."""
+    lines = (values[None] if axis is None else np.moveaxis(values, axis, 0))[..., None]
+    size = math.prod(lines.shape[1:])
+    places = np.linspace(0, size - 1, min(most, size)).astype(np.intp)
+    chosen: Any = np.unravel_index(places, lines.shape[1:])
+    return np.asarray(lines[(slice(None), *chosen)])
 
 
 def scan_block(block: np.ndarray, missing: float | int | None = None) -> Statistics:

@@ -53,15 +53,32 @@ def signature(block: np.ndarray, missing: Any = None) -> str:
 
 
 class Scan(NamedTuple):
-    """What one read of a block gives: the bounds of its finite values (NaN where there are none), and counts."""
+    """What one read of a block gives: the bounds of its finite values (NaN where there are none), and counts.
 
-    minimum: float
-    maximum: float
-    valid: int
-    nan: int = 0
-    missing: int = 0
-    positive_infinity: int = 0
-    negative_infinity: int = 0
+    Of each index of an axis, they are arrays with an entry for each.
+    """
+
+    minimum: Any
+    maximum: Any
+    valid: Any
+    nan: Any = 0
+    missing: Any = 0
+    positive_infinity: Any = 0
+    negative_infinity: Any = 0
+
+
+class Lines(NamedTuple):
+    """Which index of an axis each line of a block belongs to.
+
+    Lines are rows, row `r` of index ``r // repeat % indices``; where the axis is the last, columns, one of each index.
+    """
+
+    indices: int = 1
+    repeat: int = 1
+    columns: bool = False
+
+
+ONE = Lines()
 
 
 def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
@@ -79,6 +96,38 @@ def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
     marked = 0 if sentinel is None else np.count_nonzero(block == np.asarray(missing, block.dtype))
     nan = rest - marked - sum(infinities)
     return Scan(minimum, maximum, count, int(nan), int(marked), int(infinities[0]), int(infinities[1]))
+
+
+def scan_each(block: np.ndarray, lines: Lines, missing: float | int | None = None) -> Scan:
+    """As `scan`, of each index of an axis: arrays of length ``lines.indices``."""
+    keys, order = ordered(block)
+    sentinel = None if missing is None else keys.dtype.type(order.key(missing))
+    found = keys.shape[1] if lines.columns else keys.shape[0]
+    low, high = np.full(found, order.high), np.full(found, order.low)
+    count = np.zeros(found, np.int64)
+    chosen = scan_columns_loop if lines.columns else scan_rows_loop
+    loop = compiled(chosen, signature(keys, missing))
+    loop(keys, order.shift, order.flip, order.carry, order.low, order.high, sentinel, low, high, count)
+
+    def along(values: np.ndarray, fold: Any) -> np.ndarray:
+        """Of rows, folded into those of each index."""
+        folded: np.ndarray = values
+        return folded if lines.columns else fold(folded.reshape(-1, lines.indices, lines.repeat), axis=(0, 2))
+
+    minimum, maximum = order.values(along(low, np.min)), order.values(along(high, np.max))
+    valid = along(count, np.sum)
+    minimum[valid == 0] = maximum[valid == 0] = math.nan
+    rest = keys.size // lines.indices - valid
+    nothing = np.zeros(lines.indices, np.int64)
+    if not rest.any():
+        return Scan(minimum, maximum, valid, nothing, nothing, nothing, nothing)
+
+    def counted(mask: np.ndarray) -> np.ndarray:
+        return along(np.count_nonzero(mask, axis=0 if lines.columns else 1), np.sum)
+
+    infinities = [nothing] * 2 if order.infinity is None else [counted(keys == bits) for bits in order.infinity]
+    marked = nothing if sentinel is None else counted(block == np.asarray(missing, block.dtype))
+    return Scan(minimum, maximum, valid, rest - marked - sum(infinities), marked, *infinities)
 
 
 class Order(NamedTuple):
@@ -104,6 +153,11 @@ class Order(NamedTuple):
         bits = int(key) if key >= 0 else (int(key) - int(self.carry)) ^ int(self.flip)
         return float(np.asarray(bits, self.flip.dtype).view(self.dtype))
 
+    def values(self, keys: np.ndarray) -> np.ndarray:
+        """As `value`, of each key: float64."""
+        bits = np.where(keys >= 0, keys, (keys - self.carry) ^ self.flip)
+        return bits.view(self.dtype).astype(np.float64)
+
 
 @functools.cache
 def order_of(dtype: np.dtype[Any]) -> Order:
@@ -123,21 +177,59 @@ def ordered(block: np.ndarray) -> tuple[np.ndarray, Order]:
     return block.view(order.flip.dtype), order
 
 
+@numba.njit
+def key_of(keys, row, i, shift, flip, carry):  # type: ignore[no-untyped-def]
+    sign = keys[row, i] >> shift
+    return (keys[row, i] ^ (sign & flip)) + (sign & carry)
+
+
+@numba.njit
+def is_valid(key, low, high, sentinel):  # type: ignore[no-untyped-def]
+    valid = (key >= low) & (key <= high)
+    if sentinel is not None:
+        valid &= key != sentinel
+    return valid
+
+
+@numba.njit
+def scan_row(keys, row, shift, flip, carry, low, high, sentinel):  # type: ignore[no-untyped-def]
+    count = 0
+    smallest = high
+    largest = low
+    for i in range(keys.shape[1]):
+        key = key_of(keys, row, i, shift, flip, carry)
+        valid = is_valid(key, low, high, sentinel)
+        count += valid
+        smallest = min(smallest, key if valid else high)
+        largest = max(largest, key if valid else low)
+    return smallest, largest, count
+
+
 def scan_loop(keys, shift, flip, carry, low, high, sentinel):  # type: ignore[no-untyped-def]
     count = 0
     smallest = high
     largest = low
     for row in range(keys.shape[0]):
-        for i in range(keys.shape[1]):
-            sign = keys[row, i] >> shift
-            key = (keys[row, i] ^ (sign & flip)) + (sign & carry)
-            valid = (key >= low) & (key <= high)
-            if sentinel is not None:
-                valid &= key != sentinel
-            count += valid
-            smallest = min(smallest, key if valid else high)
-            largest = max(largest, key if valid else low)
+        least, most, valid = scan_row(keys, row, shift, flip, carry, low, high, sentinel)
+        count += valid
+        smallest = min(smallest, least)
+        largest = max(largest, most)
     return smallest, largest, count
+
+
+def scan_rows_loop(keys, shift, flip, carry, low, high, sentinel, smallest, largest, count):  # type: ignore[no-untyped-def]
+    for row in range(keys.shape[0]):
+        smallest[row], largest[row], count[row] = scan_row(keys, row, shift, flip, carry, low, high, sentinel)
+
+
+def scan_columns_loop(keys, shift, flip, carry, low, high, sentinel, smallest, largest, count):  # type: ignore[no-untyped-def]
+    for row in range(keys.shape[0]):
+        for i in range(keys.shape[1]):
+            key = key_of(keys, row, i, shift, flip, carry)
+            valid = is_valid(key, low, high, sentinel)
+            count[i] += valid
+            smallest[i] = min(smallest[i], key if valid else high)
+            largest[i] = max(largest[i], key if valid else low)
 
 
 # Pack ---------------------------------------------------------------------------------------------------------------
@@ -149,7 +241,10 @@ class Affine(NamedTuple):
     This is ``rint(x / s) + z`` about an `anchor`, the level of the lowest code: the difference is taken before anything
     is scaled, so that it loses nothing where the data lie far from zero. `factor` is a power of two that keeps the
     difference and the reciprocal of very large and very small scales in range. `magic` is 1.5 * 2^23 (float64: 2^52):
-    added to a number it rounds it half to even and leaves it in the low bits; `parity` makes the ties those of x / s.
+    added to a number it rounds it half to even and leaves it in the low bits, above those of `magic` itself, whose
+    last bit is that of z: so the ties are those of x / s.
+
+    Loops take them as a table of shape ``(8, count)``, a column for each scale.
     """
 
     factor: Any
@@ -160,7 +255,6 @@ class Affine(NamedTuple):
     high: Any
     nan: Any
     magic: Any
-    parity: Any
 
 
 def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -169,17 +263,19 @@ def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 
 
 FAR = Fraction(1 << 60)  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
+EDGE = {np.float32: 100, np.float64: 1000}  # exponents of scales that need no factor
+MANTISSA = {np.float32: 23, np.float64: 52}
 
 
 @functools.lru_cache(maxsize=256)
-def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None, low: int) -> Affine:
-    """Coefficients of `pack_loop` for blocks of `dtype`, rounded once from exact rational numbers.
+def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None, low: int) -> np.ndarray:
+    """Coefficients for blocks of `dtype`, shape (8, 1), rounded once from exact rational numbers.
 
     An extreme `value_range` may ask for more than the arithmetic has: `inverse` is then the nearest it has, which
     takes all values to one side or the other as they should be.
     """
     number = arithmetic(dtype)
-    edge, mantissa, integer = (100, 23, np.int32) if number is np.float32 else (1000, 52, np.int64)
+    edge = EDGE[number]
     exponent = math.frexp(scale)[1]
     near = -edge <= exponent <= edge or (dtype == np.float16 and exponent < 0)
     factor = Fraction(1) if near else Fraction(2) ** (edge if exponent < 0 else -edge)
@@ -188,46 +284,79 @@ def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | 
     lowest_level = min(max((low - zero_point) * step, -largest), largest)
     anchor = Fraction(float(number(float(lowest_level))))
     unit = WIDENING[dtype].unit if dtype in WIDENING else 1
-    return Affine(
-        factor=number(float(factor / Fraction(unit))),
-        anchor=number(float(anchor * factor)),
-        inverse=number(float(min(max(1 / (step * factor), smallest), largest))),
-        offset=number(float(min(max(anchor / step + zero_point, -FAR), FAR))),
-        low=number(low),
-        high=number(7),
-        nan=number(low if nan_code is None else nan_code),
-        magic=number(1.5 * 2.0**mantissa + zero_point % 2),
-        parity=integer(zero_point % 2),
+    found = Affine(
+        factor=float(factor / Fraction(unit)),
+        anchor=float(anchor * factor),
+        inverse=float(min(max(1 / (step * factor), smallest), largest)),
+        offset=float(min(max(anchor / step + zero_point, -FAR), FAR)),
+        low=low,
+        high=7,
+        nan=low if nan_code is None else nan_code,
+        magic=1.5 * 2.0 ** MANTISSA[number] + zero_point % 2,
     )
+    return np.array(found, number).reshape(-1, 1)
+
+
+def affines(
+    dtype: np.dtype[Any], scales: np.ndarray, zero_points: np.ndarray, nan_code: int | None, low: int
+) -> np.ndarray:
+    """As `affine`, of many scales at once, shape ``(8, count)``.
+
+    Where scale and zero point are of an ordinary size, float64 is as good as exact: the offset is then off by less than
+    2^-22 of a step.
+    """
+    number = arithmetic(dtype)
+    exponent = np.frexp(scales)[1]
+    levels = (low - zero_points).astype(np.float64) * scales
+    ordinary = (np.abs(exponent) < EDGE[number]) & (np.abs(zero_points) < 1 << 30)
+    ordinary &= np.abs(levels) < np.finfo(number).max / 2
+    table = np.empty((len(Affine._fields), len(scales)), number)
+    anchor = np.where(ordinary, levels, 0.0).astype(number)
+    table[0] = 1 / WIDENING[dtype].unit if dtype in WIDENING else 1
+    table[1] = anchor
+    with np.errstate(over="ignore", under="ignore"):
+        table[2] = 1 / scales
+    table[3] = (anchor - levels) / scales + low
+    table[4], table[5], table[6] = low, 7, low if nan_code is None else nan_code
+    table[7] = 1.5 * 2.0 ** MANTISSA[number] + zero_points % 2
+    for i in np.flatnonzero(~ordinary):
+        table[:, i : i + 1] = affine(dtype, float(scales[i]), int(zero_points[i]), nan_code, low)
+    return table
 
 
 def pack(
     block: np.ndarray,
     out: np.ndarray,
-    scale: float,
-    zero_point: int,
+    scale: Any,
+    zero_point: Any,
     nan_code: int | None = None,
     missing: float | int | None = None,
     lowest: int | None = None,
+    lines: Lines = ONE,
 ) -> None:
     """Quantize a block and pack it into `out`, uint8. With a `nan_code`, NaN and `missing` become that code.
 
-    The codes are those from `lowest` to 7: by default -8, and -7 with a `nan_code`.
+    The codes are those from `lowest` to 7: by default -8, and -7 with a `nan_code`. `scale` and `zero_point` are
+    numbers, or arrays with an entry for each index of an axis, which `lines` tells from one another.
     """
-    dtype = block.dtype
     if lowest is None:
         lowest = -8 if nan_code is None else -7
-    coefficients = affine(dtype, scale, zero_point, nan_code, lowest)
-    widening = WIDENING.get(dtype)
-    sentinel: Any = None
-    if missing is not None and nan_code is not None:
-        sentinel = np.asarray(missing, dtype)[()]
-        if widening is not None:
-            sentinel = np.float32(float(sentinel) * widening.unit)
-    loop = compiled(pack_loop, signature(block, sentinel))
-    if widening is not None:
-        block = block.view(np.uint16)
-    loop(block, out, coefficients, sentinel, widening)
+    if lines == ONE:
+        table = affine(block.dtype, float(np.ravel(scale)[0]), int(np.ravel(zero_point)[0]), nan_code, lowest)
+    else:
+        table = affines(block.dtype, scale, zero_point, nan_code, lowest)
+    values, widening, sentinel = loaded(block, missing if nan_code is not None else None)
+    chosen = pack_columns_loop if lines.columns else pack_loop
+    compiled(chosen, signature(block, sentinel))(values, out, table, lines.repeat, sentinel, widening)
+
+
+def loaded(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, Widening | None, Any]:
+    """A block as loops load its values, how they widen them, and the missing value as they then see it."""
+    widening = WIDENING.get(block.dtype)
+    sentinel: Any = None if missing is None else np.asarray(missing, block.dtype)[()]
+    if widening is None:
+        return block, None, sentinel
+    return block.view(np.uint16), widening, None if missing is None else np.float32(float(sentinel) * widening.unit)
 
 
 class Widening(NamedTuple):
@@ -270,12 +399,24 @@ def overload_as_number(x, like):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def load(block, row, i, widening):  # type: ignore[no-untyped-def]
+    return widened(block[row, i], widening)
+
+
+@numba.njit
+def widened(x, widening):  # type: ignore[no-untyped-def]
     if widening is None:
-        return block[row, i]
-    half = np.uint32(block[row, i])
+        return x
+    half = np.uint32(x)
     bits = ((half & np.uint32(0x8000)) << np.uint32(16)) | ((half & np.uint32(0x7FFF)) << widening.shift)
     infinite = (half & widening.exponent) == widening.exponent
     return np.uint32(bits | np.uint32(0x7F800000) if infinite else bits).view(np.float32)
+
+
+@numba.njit
+def at(table, i):  # type: ignore[no-untyped-def]
+    return Affine(
+        table[0, i], table[1, i], table[2, i], table[3, i], table[4, i], table[5, i], table[6, i], table[7, i]
+    )
 
 
 @numba.njit
@@ -287,18 +428,30 @@ def code(x, affine, sentinel):  # type: ignore[no-untyped-def]
     level = level if level > affine.low else affine.low
     level = level if level < affine.high else affine.high
     level = affine.nan if is_nan else level
-    return (bits_of(level + affine.magic) - affine.parity) & 15
+    return (bits_of(level + affine.magic) - bits_of(affine.magic)) & 15
 
 
-def pack_loop(block, out, affine, sentinel, widening):  # type: ignore[no-untyped-def]
+def pack_loop(block, out, table, repeat, sentinel, widening):  # type: ignore[no-untyped-def]
     n = block.shape[1]
     for row in range(block.shape[0]):
+        affine = at(table, row // repeat % table.shape[1])
         for j in range(n // 2):
             low_nibble = code(load(block, row, 2 * j, widening), affine, sentinel)
             high_nibble = code(load(block, row, 2 * j + 1, widening), affine, sentinel)
             out[row, j] = low_nibble | (high_nibble << 4)
         if n % 2:
             out[row, n // 2] = code(load(block, row, n - 1, widening), affine, sentinel)
+
+
+def pack_columns_loop(block, out, table, repeat, sentinel, widening):  # type: ignore[no-untyped-def]
+    n = block.shape[1]
+    for row in range(block.shape[0]):
+        for j in range(n // 2):
+            low_nibble = code(load(block, row, 2 * j, widening), at(table, 2 * j), sentinel)
+            high_nibble = code(load(block, row, 2 * j + 1, widening), at(table, 2 * j + 1), sentinel)
+            out[row, j] = low_nibble | (high_nibble << 4)
+        if n % 2:
+            out[row, n // 2] = code(load(block, row, n - 1, widening), at(table, n - 1), sentinel)
 
 
 # Unpack -------------------------------------------------------------------------------------------------------------
@@ -333,6 +486,35 @@ def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]
     for row in range(packed.shape[0]):
         for j in range(packed.shape[1]):
             out[row, j] = pairs[packed[row, j]]
+
+
+def unpack_each(packed: np.ndarray, out: np.ndarray, tables: np.ndarray, lines: Lines) -> None:
+    """As `unpack`, with a table of 16 entries for each index of an axis: `tables` has shape ``(count, 16)``."""
+    bits = np.dtype(f"u{out.dtype.itemsize}")
+    target, entries = out.view(bits), np.ascontiguousarray(tables).view(bits)
+    chosen = unpack_columns_loop if lines.columns else unpack_rows_loop
+    compiled(chosen, f"{signature(packed)}_{signature(target)}")(packed, target, entries, lines.repeat)
+
+
+def unpack_rows_loop(packed, out, tables, repeat):  # type: ignore[no-untyped-def]
+    n = out.shape[1]
+    for row in range(out.shape[0]):
+        table = tables[row // repeat % tables.shape[0]]
+        for j in range(n // 2):
+            out[row, 2 * j] = table[(packed[row, j] & 15) ^ 8]
+            out[row, 2 * j + 1] = table[(packed[row, j] >> 4) ^ 8]
+        if n % 2:
+            out[row, n - 1] = table[(packed[row, n // 2] & 15) ^ 8]
+
+
+def unpack_columns_loop(packed, out, tables, repeat):  # type: ignore[no-untyped-def]
+    n = out.shape[1]
+    for row in range(out.shape[0]):
+        for j in range(n // 2):
+            out[row, 2 * j] = tables[2 * j, (packed[row, j] & 15) ^ 8]
+            out[row, 2 * j + 1] = tables[2 * j + 1, (packed[row, j] >> 4) ^ 8]
+        if n % 2:
+            out[row, n - 1] = tables[n - 1, (packed[row, n // 2] & 15) ^ 8]
 
 
 # Codes ---------------------------------------------------------------------------------------------------------------

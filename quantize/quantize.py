@@ -11,32 +11,36 @@ from numpy.typing import ArrayLike, DTypeLike
 from . import kernels
 from .blocks import (
     block_of,
-    blocks,
+    checked_axis,
     checked_dtype,
     each_block,
     first_index,
-    first_refused,
+    lines_of,
     packed_block_of,
-    scan_block,
 )
-from .grid import Region, index_at, packed_shape
-from .scaling import HIGHEST, LOWEST, Levels, RefusedValuesError, Rule, Scale, Statistics, check_scale, levels
+from .grid import Region, packed_region, packed_shape
+from .lookup import CODES, Table, along
+from .ranging import scales_of
+from .scaling import HIGHEST, LOWEST, Rule, Scale, check_scale
 
 
 class Int4Values(NamedTuple):
-    """Codes -8..7 as int8, of the shape of the values, with their `scale` and `zero_point`."""
+    """Codes -8..7 as int8, of the shape of the values, with their `scale` and `zero_point`.
+
+    Those are a float and an int; with an `axis` float64 and int64 arrays, of length 1 along every other axis.
+    """
 
     quantized: np.ndarray
-    scale: float
-    zero_point: int
+    scale: Any
+    zero_point: Any
 
 
 class NanInt4Values(NamedTuple):
     """`Int4Values` of data with missing values, which have the code `nan_code`."""
 
     quantized: np.ndarray
-    scale: float
-    zero_point: int
+    scale: Any
+    zero_point: Any
     nan_code: int
 
 
@@ -44,8 +48,8 @@ class PackedInt4Values(NamedTuple):
     """Two codes a byte: `packed` is int8 of shape ``(..., ceil(size / 2))``, `size` the length of the last axis."""
 
     packed: np.ndarray
-    scale: float
-    zero_point: int
+    scale: Any
+    zero_point: Any
     size: int
     nan_code: int | None
 
@@ -54,6 +58,8 @@ def quantize_to_int4(
     values: ArrayLike,
     scale_method: str = "minmax",
     *,
+    axis: int | None = None,
+    percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: str = "raise",
 ) -> Int4Values | NanInt4Values:
@@ -63,8 +69,15 @@ def quantize_to_int4(
     ----------
     values : array_like
         float16, bfloat16, float32, float64 or any integer dtype; any shape, strides and byte order.
-    scale_method : {"minmax", "absmax"}
+    scale_method : {"minmax", "absmax", "percentile", "mse"}
         minmax spends all 16 codes on the range from minimum to maximum; absmax keeps zero at code 0 and uses -7..7.
+        percentile leaves out the tails; mse takes the range with the least mean squared error. Both look at how the
+        values are distributed, by a histogram; what lies outside their range saturates.
+    axis : int, optional
+        The axis that keeps a scale for each of its indices; by default there is one scale for all values.
+    percentile : float, optional
+        Share of the values, in %, that the method percentile keeps: by default 99.9, the range
+        ``np.percentile(x, [0.05, 99.95])`` to within a bin, or that of all values where both are the same.
     value_range : (float, float), optional
         The range to cover instead of that of the data. What lies outside saturates, infinities included.
     nan_policy : {"raise", "propagate"}
@@ -73,7 +86,8 @@ def quantize_to_int4(
     Returns
     -------
     Int4Values or NanInt4Values
-        ``(quantized, scale, zero_point)``: int8 codes of the shape of `values`, a float and an int.
+        ``(quantized, scale, zero_point)``: int8 codes of the shape of `values`, a float and an int. With an `axis`
+        they are arrays that broadcast against the codes: of length 1 along every other axis.
 
     Raises
     ------
@@ -93,8 +107,12 @@ def quantize_to_int4(
     >>> quantized, scale, zero_point = quantize_to_int4([0.0, 1.0, 2.0, 3.0])
     >>> quantized.tolist(), scale, zero_point
     ([-8, -3, 2, 7], 0.2, -8)
+    >>> quantize_to_int4([[0.0, 15.0], [0.0, 30.0]], axis=0).scale.tolist()
+    [[1.0], [2.0]]
     """
-    result = quantize_to_packed_int4(values, scale_method, value_range=value_range, nan_policy=nan_policy)
+    result = quantize_to_packed_int4(
+        values, scale_method, axis=axis, percentile=percentile, value_range=value_range, nan_policy=nan_policy
+    )
     shape = (*result.packed.shape[:-1], result.size)
     quantized = unpack_int8_to_int4(result.packed, result.size).reshape(shape if np.ndim(values) else ())
     if result.nan_code is None:
@@ -104,8 +122,8 @@ def quantize_to_int4(
 
 def dequantize_from_int4(
     quantized: ArrayLike,
-    scale: float,
-    zero_point: int = 0,
+    scale: Any,
+    zero_point: Any = 0,
     *,
     nan_code: int | None = None,
     dtype: DTypeLike = np.float32,
@@ -116,8 +134,8 @@ def dequantize_from_int4(
     ----------
     quantized : array_like of int
         Codes -8..7, any shape.
-    scale, zero_point : float, int
-        As `quantize_to_int4` gave them.
+    scale, zero_point : float and int, or arrays
+        As `quantize_to_int4` gave them; arrays have length 1 along every axis but one.
     nan_code : int, optional
         The code that stands for NaN.
     dtype : dtype
@@ -140,10 +158,7 @@ def dequantize_from_int4(
     [-12.0, -6.0, 0.0, 6.0, 10.5]
     """
     codes = checked_codes(quantized)
-    found = levels(checked_parameters(scale, zero_point, nan_code), checked_dtype(dtype))
-    check_levels(codes, found)
-    result: np.ndarray = found.table[codes.astype(np.intp) - LOWEST]
-    return result
+    return table_of(scale, zero_point, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
 
 
 def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
@@ -212,13 +227,15 @@ def unpack_int8_to_int4(packed_values: ArrayLike, size: int | None = None) -> np
     >>> unpack_int8_to_int4([-56, 64, 7], size=5).tolist()
     [-8, -4, 0, 4, 7]
     """
-    return unpacked(packed_values, size, CODES)
+    return unpacked(*checked_packed(packed_values, size), CODES)
 
 
 def quantize_to_packed_int4(
     values: ArrayLike,
     scale_method: str = "minmax",
     *,
+    axis: int | None = None,
+    percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: str = "raise",
     out: np.ndarray | None = None,
@@ -228,7 +245,7 @@ def quantize_to_packed_int4(
 
     Parameters
     ----------
-    values, scale_method, value_range, nan_policy
+    values, scale_method, axis, percentile, value_range, nan_policy
         As for `quantize_to_int4`.
     out : ndarray of int8, optional
         Where to put the packed codes: shape ``(..., ceil(n / 2))``, C-contiguous.
@@ -251,32 +268,33 @@ def quantize_to_packed_int4(
     >>> result.packed.tolist(), result.scale, result.zero_point, result.size
     ([[8, 7]], 0.2, -8, 3)
     """
-    rule = Rule(scale_method, value_range, nan_policy)
     array = checked_values(values)
-    if array.ndim == 0:
+    if array.ndim == 0 and axis is None:
         array = array.reshape(1)
+    rule = Rule(scale_method, value_range, nan_policy, percentile, checked_axis(axis, array.ndim))
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))
-    statistics = Statistics()
-    if rule.value_range is None or rule.nan_code is None:
-        found = each_block(lambda region: scan_block(block_of(array, region)), array.shape, workers)
-        statistics = sum(found, Statistics())
-        if rule.refused(statistics):
-            raise RefusedValuesError(rule.refusal(statistics, first_of(array, rule)))
-    chosen = rule.choose(statistics)
+    scales, zero_points = scales_of(array, rule, workers)
 
     def pack(region: Region) -> None:
-        block = block_of(array, region)
+        block = block_of(array, region, rule.axis)
         codes = packed_block_of(packed, region, len(block))
-        kernels.pack(block, codes, chosen.scale, chosen.zero_point, chosen.nan_code, lowest=rule.lowest)
+        indices = slice(None) if rule.axis is None else region[rule.axis]
+        lines = lines_of(array[region].shape, rule.axis)
+        kernels.pack(
+            block, codes, scales[indices], zero_points[indices], rule.nan_code, lowest=rule.lowest, lines=lines
+        )
 
     each_block(pack, array.shape, workers)
-    return PackedInt4Values(packed, chosen.scale, chosen.zero_point, array.shape[-1], chosen.nan_code)
+    if rule.axis is None:
+        return PackedInt4Values(packed, float(scales[0]), int(zero_points[0]), array.shape[-1], rule.nan_code)
+    scale, zero_point = (along(parameter, rule.axis, array.ndim) for parameter in (scales, zero_points))
+    return PackedInt4Values(packed, scale, zero_point, array.shape[-1], rule.nan_code)
 
 
 def dequantize_from_packed_int4(
     packed: ArrayLike,
-    scale: float,
-    zero_point: int = 0,
+    scale: Any,
+    zero_point: Any = 0,
     *,
     size: int | None = None,
     nan_code: int | None = None,
@@ -315,45 +333,29 @@ def dequantize_from_packed_int4(
     >>> dequantize_from_packed_int4([[8, 7]], 0.2, -8, size=3).tolist()
     [[0.0, 1.600000023841858, 3.0]]
     """
-    found = levels(checked_parameters(scale, zero_point, nan_code), checked_dtype(dtype))
-    return unpacked(packed, size, found, out, workers)
+    array, size = checked_packed(packed, size)
+    table = table_of(scale, zero_point, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
+    return unpacked(array, size, table, out, workers)
 
 
 # Unpacking ------------------------------------------------------------------------------------------------------------
 
 
 def unpacked(
-    packed: ArrayLike,
-    size: int | None,
-    found: Levels,
-    out: np.ndarray | None = None,
-    workers: int | None = None,
+    packed: np.ndarray, size: int, table: Table, out: np.ndarray | None = None, workers: int | None = None
 ) -> np.ndarray:
-    """The value of every code of an array of packed bytes."""
-    array = np.asarray(packed, np.int8) if isinstance(packed, list | tuple) else np.asarray(packed)
-    if array.dtype not in (np.int8, np.uint8):
-        raise TypeError(f"packed codes are int8 or uint8, not {array.dtype}")
-    if array.ndim == 0:
-        raise ValueError("packed codes have at least one axis, but this is a single number")
-    most = 2 * array.shape[-1]
-    size = most if size is None else operator.index(size)
-    if not max(most - 1, 0) <= size <= most:
-        raise ValueError(f"size is {size}, but a last axis of {array.shape[-1]} bytes holds {most - 1} or {most} codes")
-    result = checked_out(out, (*array.shape[:-1], size), found.table.dtype)
-    contiguous = np.ascontiguousarray(array)
+    """The value of every code of an array of packed bytes, whose last axis holds `size` of them."""
+    result = checked_out(out, (*packed.shape[:-1], size), table.dtype)
+    contiguous = np.ascontiguousarray(packed)
 
     def work(region: Region) -> None:
-        part = result[region]
-        block = part.reshape((-1, part.shape[-1]) if part.shape[-1] % 2 else (1, -1))
-        kernels.unpack(packed_block_of(contiguous, region, len(block)), block, found.table)
+        own = table if table.axis is None else table.part(region[table.axis])
+        own.unpack(contiguous[packed_region(region)], result[region])
 
     each_block(work, result.shape, workers)
-    if found.outside:
-        check_levels(unpacked(contiguous, size, CODES, workers=workers), found)
+    if table.outside.any():
+        table.check(unpacked(contiguous, size, CODES, workers=workers))
     return result
-
-
-CODES = Levels(np.arange(LOWEST, HIGHEST + 1, dtype=np.int8), frozenset())
 
 
 # Checks -------------------------------------------------------------------------------------------------------------
@@ -392,10 +394,38 @@ def checked_codes(codes: ArrayLike) -> np.ndarray:
     return array.astype(np.int8, copy=False)
 
 
-def checked_parameters(scale: Any, zero_point: Any, nan_code: int | None) -> Scale:
+def checked_packed(packed: ArrayLike, size: int | None) -> tuple[np.ndarray, int]:
+    """The packed bytes as an array, and how many codes its last axis holds."""
+    array = np.asarray(packed, np.int8) if isinstance(packed, list | tuple) else np.asarray(packed)
+    if array.dtype not in (np.int8, np.uint8):
+        raise TypeError(f"packed codes are int8 or uint8, not {array.dtype}")
+    if array.ndim == 0:
+        raise ValueError("packed codes have at least one axis, but this is a single number")
+    most = 2 * array.shape[-1]
+    size = most if size is None else operator.index(size)
+    if not max(most - 1, 0) <= size <= most:
+        raise ValueError(f"size is {size}, but a last axis of {array.shape[-1]} bytes holds {most - 1} or {most} codes")
+    return array, size
+
+
+def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Table:
+    """The values of codes of this shape, with one scale, or with an array of them that has them along one axis."""
     if nan_code is not None and nan_code not in range(LOWEST, HIGHEST + 1):
         raise ValueError(f"nan_code is {nan_code!r}, but must be a code from {LOWEST} to {HIGHEST}, or None")
-    return Scale(*check_scale(scale, zero_point), nan_code)
+    if max(np.size(scale), np.size(zero_point)) == 1:
+        scale, zero_point = (np.reshape(x, ())[()] if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
+        return Table.of(Scale(*check_scale(scale, zero_point), nan_code), dtype)
+    scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
+    axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
+    if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
+        raise ValueError(
+            f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
+            "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the codes"
+        )
+    checked = [check_scale(s, z) for s, z in zip(scales.flat, zero_points.flat, strict=True)]
+    columns = zip(*checked, strict=True)
+    arrays = [np.array(column, kind) for column, kind in zip(columns, (np.float64, np.int64), strict=True)]
+    return Table.of_each(arrays[0], arrays[1], nan_code, dtype, axes[0])
 
 
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -407,24 +437,3 @@ def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[
             f"of shape {shape} and dtype {dtype}"
         )
     return out
-
-
-def check_levels(codes: np.ndarray, found: Levels) -> None:
-    """Raise a ValueError for the first code whose value does not fit the dtype it is to be restored to."""
-    outside = np.isin(codes, list(found.outside))
-    if outside.any():
-        index = first_index(outside)
-        raise ValueError(
-            f"code {codes[index]} at index {index} stands for a value that {found.table.dtype} cannot hold; "
-            "pass a wider dtype"
-        )
-
-
-def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
-    """Index of the first value of an array that `rule` takes no code for."""
-    for region in blocks(array.shape):
-        position = first_refused(array[region], rule)
-        if position >= 0:
-            inside = index_at(position, array[region].shape)
-            return tuple(i + part.start for i, part in zip(inside, region, strict=True))
-    raise AssertionError("no value is refused")

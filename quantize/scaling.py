@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
-SCALE_METHODS = ("minmax", "absmax")
+SCALE_METHODS = ("minmax", "absmax", "percentile", "mse")
+PERCENTILE = 99.9  # share of the values, in %, that the method "percentile" keeps within the range
 NAN_POLICIES = ("raise", "propagate")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -93,11 +94,13 @@ class Scale:
 class Rule:
     """How a scale is chosen: the settings of one job that decide its numbers, checked.
 
+    `axis` is the one that keeps a scale for each index, counted from 0; None: one scale for all.
+
     Raises
     ------
     ValueError
-        If `scale_method` or `nan_policy` is not one of those there are, or `value_range` is not two finite numbers
-        in ascending order.
+        If `scale_method` or `nan_policy` is not one of those there are, `value_range` is not two finite numbers in
+        ascending order, `percentile` does not lie above 0 and up to 100, or one of them does not go with the method.
 
     Examples
     --------
@@ -110,6 +113,8 @@ class Rule:
     scale_method: str = "minmax"
     value_range: tuple[float, float] | None = None
     nan_policy: str = "raise"
+    percentile: float | None = None
+    axis: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -120,6 +125,17 @@ class Rule:
                 raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}")
         if self.value_range is not None:
             object.__setattr__(self, "value_range", checked_range(self.value_range))
+            if self.histogrammed:
+                raise ValueError(
+                    f"value_range fixes the range, and scale_method={self.scale_method!r} looks for one: "
+                    "pass either, or scale_method='minmax'"
+                )
+        object.__setattr__(self, "percentile", checked_percentile(self.percentile, self.scale_method))
+
+    @property
+    def histogrammed(self) -> bool:
+        """Whether the range is chosen by how the values are distributed, and not by their bounds alone."""
+        return self.scale_method in ("percentile", "mse")
 
     @property
     def nan_code(self) -> int | None:
@@ -131,7 +147,7 @@ class Rule:
         return LOWEST if self.nan_code is None and self.scale_method != "absmax" else LOWEST + 1
 
     def choose(self, statistics: Statistics) -> Scale:
-        """The scale for data with these statistics, or for `value_range` where there is one."""
+        """The scale that reaches over the bounds of data with these statistics, or over `value_range`."""
         if self.value_range is not None:
             low, high = self.value_range
         elif statistics.count:
@@ -145,6 +161,30 @@ class Rule:
             return constant(low, self.nan_code)
         scale = step(Fraction(high) - Fraction(low), HIGHEST - self.lowest)
         return Scale(scale, round(self.lowest - Fraction(low) / Fraction(scale)), self.nan_code)
+
+    def choose_each(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `choose`, for the statistics in each of many rows: scales, float64, and zero points, int64.
+
+        Float64 gives the same as the exact rationals where rounding is in no doubt; the rest takes those.
+        """
+        low, high = bounds(rows)
+        scales, zero_points = np.ones(len(rows)), np.zeros(len(rows), np.int64)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if self.scale_method == "absmax":
+                scales[:] = np.maximum(np.abs(low), np.abs(high)) / 7
+                sure = scales >= SMALLEST_NORMAL
+            else:
+                scales[:], sure = divided(low, high, HIGHEST - self.lowest)
+                exact = self.lowest - low / scales
+                nearest = np.rint(exact)
+                sure &= (np.abs(exact) < 2.0**40) & (np.abs(np.abs(exact - nearest) - 0.5) > np.abs(exact) * 2.0**-50)
+                zero_points[sure] = nearest[sure]
+        if self.value_range is not None:
+            sure[:] = False
+        for i in np.flatnonzero(~sure):
+            found = self.choose(from_row(rows[i]))
+            scales[i], zero_points[i] = found.scale, found.zero_point
+        return scales, zero_points
 
     def refused(self, statistics: Statistics) -> bool:
         """Whether data with these statistics hold values that the rule takes no code for."""
@@ -168,6 +208,20 @@ class Rule:
         return f"the data hold {found}; the first refused value is at index {index}. {'; '.join(ways)}"
 
 
+def checked_percentile(percentile: Any, scale_method: str) -> float | None:
+    if scale_method != "percentile":
+        if percentile is not None:
+            raise ValueError(f"percentile={percentile!r} goes with scale_method='percentile', not {scale_method!r}")
+        return None
+    try:
+        share = PERCENTILE if percentile is None else float(percentile)
+    except (TypeError, ValueError):
+        share = math.nan
+    if not 0 < share <= 100:
+        raise ValueError(f"percentile is {percentile!r}, but must be a number above 0 and up to 100, such as 99.9")
+    return share
+
+
 def checked_range(value_range: Any) -> tuple[float, float]:
     try:
         low, high = (float(bound) for bound in value_range)
@@ -188,6 +242,26 @@ def step(width: Fraction, steps: int) -> float:
     if scale >= SMALLEST_NORMAL:
         return scale
     return float(math.ceil(exact / SMALLEST_SUBNORMAL) * SMALLEST_SUBNORMAL)
+
+
+def divided(low: np.ndarray, high: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """``(high - low) / steps`` of float64 arrays, and where that is surely the exact quotient rounded once.
+
+    `steps` is 14 or 15. The difference is exact with what it lost in rounding (Knuth's two-sum), and so is what the
+    division leaves; the quotient is moved by one place if that is more than half of one.
+    """
+    width = high - low
+    back = width - high
+    lost = (high - (width - back)) - (low + back)
+    quotient = width / steps
+    whole, less = 16 * quotient, (16 - steps) * quotient
+    product = whole - less
+    rest = (width - product) - ((whole - product) - less) + lost
+    place = np.spacing(quotient)
+    places = rest / (steps * place)
+    quotient = quotient + np.rint(places) * place
+    sure = (np.abs(np.abs(places) - 0.5) > 2.0**-20) & (quotient >= 4 * SMALLEST_NORMAL) & np.isfinite(whole)
+    return quotient, sure & (np.frexp(quotient)[0] != 0.5) & (np.spacing(quotient) == place)
 
 
 def constant(value: float, nan_code: int | None) -> Scale:
@@ -214,6 +288,49 @@ def check_scale(scale: Any, zero_point: Any) -> tuple[float, int]:
     if not exact or not -(2**63) <= whole < 2**63:
         raise ValueError(f"zero_point is {zero_point!r}, but must be a whole number of 64 bits")
     return number, whole
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+ROW = 8  # numbers in a row: the bits of two float64, and six integers
+
+
+def to_row(statistics: Statistics) -> np.ndarray:
+    """Statistics as a row of int64, shape (8,): as the store keeps them while a job runs, and arrays of them add up."""
+    *bounds, count, nan, missing, positive, negative, first = astuple(statistics)
+    row = np.array([0, 0, count, nan, missing, positive, negative, first], np.int64)
+    row[:2] = np.array(bounds, np.float64).view(np.int64)
+    return row
+
+
+def from_row(row: np.ndarray) -> Statistics:
+    return Statistics(*np.ascontiguousarray(row[:2]).view(np.float64).tolist(), *row[2:ROW].tolist())
+
+
+def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minima and maxima of rows, float64."""
+    return tuple(np.ascontiguousarray(rows[..., i]).view(np.float64) for i in (0, 1))  # type: ignore[return-value]
+
+
+def folded(rows: np.ndarray) -> np.ndarray:
+    """The statistics of all entries along the first axis of rows of shape ``(entries, ..., 8)``."""
+    low, high = bounds(rows)
+    total: np.ndarray = rows.sum(axis=0)
+    total[..., 0] = np.fmin.reduce(low).view(np.int64)
+    total[..., 1] = np.fmax.reduce(high).view(np.int64)
+    total[total[..., 2] == 0, :2] = NO_BOUND
+    last = np.iinfo(np.int64).max
+    first = np.where(rows[..., 7] < 0, last, rows[..., 7]).min(axis=0)
+    total[..., 7] = np.where(first == last, -1, first)
+    return total
+
+
+NO_BOUND = np.array(math.nan).view(np.int64)
+
+
+def no_rows(count: int) -> np.ndarray:
+    """Rows of no values."""
+    return np.repeat(to_row(Statistics())[None], count, axis=0)
 
 
 # Levels -------------------------------------------------------------------------------------------------------------
@@ -262,6 +379,40 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
         else:
             table[code + 8] = rounded(float(code - parameters.zero_point) * parameters.scale, dtype)
     return Levels(table, frozenset(outside))
+
+
+def levels_each(
+    scales: np.ndarray, zero_points: np.ndarray, nan_code: int | None, dtype: np.dtype[Any], missing: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `levels`, for many scales: tables of shape ``(count, 16)``, and whether each entry lies outside the dtype."""
+    codes = np.arange(LOWEST, HIGHEST + 1)
+    with np.errstate(over="ignore"):
+        exact = (codes - zero_points[:, None]).astype(np.float64) * scales[:, None]
+    limits = [float(limit) for limit in finite_range(dtype)]
+    ordinary = (exact > limits[0] * (1 - 2.0**-10)) & (exact < limits[1] * (1 - 2.0**-10))
+    inside = ordinary.all(axis=1) & (np.abs(zero_points) < 1 << 52)
+    tables = np.zeros(exact.shape, dtype)
+    tables[inside] = rounded_each(exact[inside], dtype)
+    outside = np.zeros(exact.shape, bool)
+    if nan_code is not None and inside.any():
+        special = levels(Scale(1.0, 0, nan_code), dtype, missing)
+        tables[inside, nan_code - LOWEST] = special.table[nan_code - LOWEST]
+        outside[inside, nan_code - LOWEST] = nan_code in special.outside
+    for i in np.flatnonzero(~inside):
+        found = levels(Scale(float(scales[i]), int(zero_points[i]), nan_code), dtype, missing)
+        tables[i] = found.table
+        outside[i, [code - LOWEST for code in found.outside]] = True
+    return tables, outside
+
+
+def rounded_each(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """As `rounded`, of float64 values well within the dtype's range."""
+    if dtype.kind in "iu":
+        values = np.rint(values)
+    elif dtype == BFLOAT16:
+        spacing = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - 8, -133))
+        values = np.rint(values / spacing) * spacing
+    return values.astype(dtype)
 
 
 def finite_range(dtype: np.dtype[Any]) -> tuple[int, int]:
