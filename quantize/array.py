@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import kernels
 from .blocks import processors
 from .codec import ABSENT
 from .grid import Grid, Region, Shape, shape_of, within
+from .lookup import CODES, Table, along
 from .metadata import DamagedChunkError, Layout, Metadata
-from .quantize import check_levels, unpack_int8_to_int4
-from .scaling import Levels, levels
+from .scaling import LOWEST, Scale
+from .siblings import Parameters
 from .storage import Variable, sealed_variable
 
 if TYPE_CHECKING:
@@ -70,11 +71,14 @@ class Int4Array:
         Of the values, as of a NumPy array.
     chunks, shards : tuple of int
         In values; `shards` is None where there are none.
-    scale, zero_point : float, int
-        ``x' = (code - zero_point) * scale``.
+    axis : int or None
+        The axis that keeps a scale for each of its indices.
+    scale, zero_point : float and int, or arrays
+        ``x' = (code - zero_point) * scale``. With an `axis` float64 and int64 arrays that broadcast against the values,
+        read from the store each time they are asked for: there may be as many as there are rows.
     nan_code, missing
         The code of missing values, and the value they have in an integer dtype; None where there is none.
-    max_error : float
+    max_error : float or array
         ``scale / 2``: no value within the range differs by more, but for rounding to the dtype.
     nbytes_stored : int
         What the chunks take in the store.
@@ -95,8 +99,7 @@ class Int4Array:
         self.shards = self.layout.shards
         self.name = variable.name
         self.path = variable.files.label
-        self.scale = metadata.scale.scale
-        self.zero_point = metadata.scale.zero_point
+        self.axis = metadata.axis
         self.nan_code = metadata.nan_code
         self.missing = metadata.missing
         self.attributes = metadata.attributes
@@ -108,23 +111,41 @@ class Int4Array:
     max_error = property(lambda self: self.scale / 2)
 
     @property
+    def scale(self) -> Any:
+        return self._parameter(0)
+
+    @property
+    def zero_point(self) -> Any:
+        return self._parameter(1)
+
+    def _parameter(self, which: int) -> Any:
+        one = self.metadata.scale
+        if isinstance(one, Scale):
+            return (one.scale, one.zero_point)[which]
+        assert self.axis is not None
+        return along(self._reader.parameters(slice(0, self.shape[self.axis]))[which], self.axis, self.ndim)
+
+    @property
     def nbytes_stored(self) -> int:
-        return self._variable.files.size(f"{self.name}/c")
+        names = (self.name,) if self.axis is None else (self.name, *self._variable.siblings[2:])
+        return sum(self._variable.files.size(f"{name}/c") for name in names)
 
     @property
     def packed(self) -> zarr.Array[Any]:
         return self._variable.packed()
 
+    def _table(self, indices: range) -> Table:
+        """The values of codes at some indices of the axis, or of all."""
+        return self._one_table if self.axis is None else self._reader.table(indices)
+
     @functools.cached_property
-    def levels(self) -> Levels:
-        assert self.metadata.scale is not None
-        return levels(self.metadata.scale, self.dtype, self.missing)
+    def _one_table(self) -> Table:
+        assert isinstance(self.metadata.scale, Scale)
+        return Table.of(self.metadata.scale, self.dtype, self.missing)
 
     def __repr__(self) -> str:
-        return (
-            f"<Int4Array {self.path}/{self.name} shape={self.shape} dtype={self.dtype} chunks={self.chunks} "
-            f"scale={self.scale:.6g} zero_point={self.zero_point}>"
-        )
+        one = f"scale={self.scale:.6g} zero_point={self.zero_point}" if self.axis is None else f"axis={self.axis}"
+        return f"<Int4Array {self.path}/{self.name} shape={self.shape} dtype={self.dtype} chunks={self.chunks} {one}>"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -134,6 +155,11 @@ class Int4Array:
             raise ValueError("an Int4Array is dequantized when read, so it cannot be an array without a copy")
         whole = self[...]
         return np.asarray(whole, dtype)
+
+    def _repr_html_(self) -> str:
+        from .notebook import repr_html
+
+        return repr_html(self)
 
     def to_dask(self) -> Any:
         """A dask array of the values, one block for each chunk; nothing is read before it is computed."""
@@ -146,15 +172,28 @@ class Int4Array:
         return (type(self).__name__, self.path, self.name, self.metadata.to_json())
 
     def __getitem__(self, index: Any) -> Any:
+        return self._take(index, self.dtype, self._table)
+
+    def codes(self, index: Any = ...) -> Any:
+        """The codes -8..7 themselves, int8, of an index as for the values.
+
+        Raises
+        ------
+        DamagedChunkError
+            If a chunk is missing or damaged.
+        """
+        return self._take(index, np.dtype(np.int8), lambda indices: CODES)
+
+    def _take(self, index: Any, dtype: np.dtype[Any], table: Callable[[range], Table]) -> Any:
         axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
-        out = np.empty(tuple(axis.count for axis in axes), self.dtype)
+        out = np.empty(tuple(axis.count for axis in axes), dtype)
         if out.size:
-            self._read(axes, out)
+            self._read(axes, out, table)
         out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
         out = out.reshape([axis.count for axis in axes if not axis.drop])
         return out if out.ndim or has_ellipsis(index) else out[()]
 
-    def _read(self, axes: list[Axis], out: np.ndarray) -> None:
+    def _read(self, axes: list[Axis], out: np.ndarray, table: Callable[[range], Table]) -> None:
         region = tuple(slice(axis.start, axis.stop) for axis in axes)
 
         def work(touched: tuple[int, Region]) -> None:
@@ -162,7 +201,7 @@ class Int4Array:
             picks = [axis.within(part) for axis, part in zip(axes, chunk, strict=True)]
             if all(pick.count for pick in picks):
                 target = out[tuple(slice(pick.first, pick.first + pick.count) for pick in picks)]
-                self._read_chunk(number, chunk, picks, target)
+                self._read_chunk(number, chunk, picks, target, table)
 
         grid = self._reader.grid
         touched = grid.touched(region)
@@ -176,48 +215,56 @@ class Int4Array:
 
     @functools.cached_property
     def _reader(self) -> ChunkReader:
-        return ChunkReader(self._variable, self.layout)
+        return ChunkReader(self._variable, self.metadata)
 
-    def _read_chunk(self, number: int, chunk: Region, picks: list[Pick], out: np.ndarray) -> None:
+    def _read_chunk(
+        self, number: int, chunk: Region, picks: list[Pick], out: np.ndarray, table: Callable[[range], Table]
+    ) -> None:
         packed = self._reader.read(number)
         corner = self._reader.grid.region(number)
         local = within(chunk, corner)
         *outer, last = [
             slice(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(local, picks, strict=True)
         ]
-        rows = packed[tuple(outer)]
-        if last.step == 1:
-            unpack_run(rows, last, self.levels, out)
-        else:
-            index = np.arange(last.start, last.stop, last.step)
-            nibbles = rows[..., index // 2] >> (index % 2 * 4).astype(np.uint8) & 15
-            out[...] = self.levels.table[nibbles ^ 8]
-        if self.levels.outside:
-            codes = unpack_int8_to_int4(rows)[..., last]
-            check_levels(codes, self.levels)
+        indices = range(0)
+        if self.axis is not None:
+            part, pick = chunk[self.axis], picks[self.axis]
+            indices = range(part.start + pick.offset, part.stop, pick.step)
+        unpack_run(packed[tuple(outer)], last, table(indices), out)
 
 
-def unpack_run(rows: np.ndarray, run: slice, found: Levels, out: np.ndarray) -> None:
-    """Write the values of consecutive codes of each row into `out`, straight where they start on a byte."""
-    bytes_of_run = np.ascontiguousarray(rows[..., run.start // 2 : (run.stop + 1) // 2])
-    flat = bytes_of_run.reshape(-1, bytes_of_run.shape[-1])
-    n = run.stop - run.start
-    if run.start % 2 == 0 and out.flags.c_contiguous:
-        block = out.reshape((-1, n) if n % 2 else (1, -1))
-        kernels.unpack(flat.reshape(len(block), -1), block, found.table)
+def unpack_run(rows: np.ndarray, run: slice, table: Table, out: np.ndarray) -> None:
+    """Write the values of some codes of each row into `out`, straight where those of one scale start on a byte."""
+    if run.step != 1:
+        index = np.arange(run.start, run.stop, run.step)
+        nibbles = rows[..., index // 2] >> (index % 2 * 4).astype(np.uint8) & 15
+        out[...] = table.look_up((nibbles ^ 8).astype(np.int8) + LOWEST)
         return
-    whole = np.empty((len(flat), 2 * flat.shape[1]), out.dtype)
-    kernels.unpack(flat, whole, found.table)
-    out[...] = whole[:, run.start % 2 :][:, :n].reshape(out.shape)
+    bytes_of_run = np.ascontiguousarray(rows[..., run.start // 2 : (run.stop + 1) // 2])
+    if run.start % 2 == 0 and out.flags.c_contiguous:
+        table.unpack(bytes_of_run, out)
+        if table.outside.any():
+            table.check(codes_of(bytes_of_run, out.shape[-1]))
+    else:
+        out[...] = table.look_up(codes_of(bytes_of_run, run.start % 2 + out.shape[-1])[..., run.start % 2 :])
+
+
+def codes_of(packed: np.ndarray, size: int) -> np.ndarray:
+    """Packed codes as int8, the first `size` of each row."""
+    codes = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.int8)
+    CODES.unpack(packed, codes)
+    return codes[..., :size]
 
 
 class ChunkReader:
     """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place."""
 
-    def __init__(self, variable: Variable, layout: Layout) -> None:
+    def __init__(self, variable: Variable, metadata: Metadata) -> None:
         self.variable = variable
-        self.layout = layout
+        self.metadata = metadata
+        self.layout: Layout = metadata.layout
         self.indices: dict[int, np.ndarray] = {}
+        self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def grid(self) -> Grid:
@@ -282,6 +329,54 @@ class ChunkReader:
                 self.indices.clear()
             self.indices[unit] = codec.index(data)
         return self.indices[unit]
+
+    # Scales of an axis
+
+    @functools.cached_property
+    def scales(self) -> Parameters:
+        assert self.metadata.axis is not None
+        return Parameters(self.variable, self.layout, self.metadata.axis)
+
+    def parameters(self, indices: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points of a run of indices of the axis.
+
+        Raises
+        ------
+        DamagedChunkError
+            If some are missing or not those that were written.
+        """
+        length = self.scales.arrays[0].chunk[0]
+        scales, zero_points = np.empty(indices.stop - indices.start), np.empty(indices.stop - indices.start, np.int64)
+        for block, (part,) in self.scales.arrays[0].grid.touched((indices,)):
+            found = self.block(block)
+            (place,) = within((part,), (indices,))
+            (own,) = within((part,), (slice(block * length, None),))
+            scales[place], zero_points[place] = found[0][own], found[1][own]
+        return scales, zero_points
+
+    def block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of one chunk of them, kept for the next call: the chunks beside one another share them."""
+        found = self.blocks.get(block)
+        if found is None:
+            found = self.scales.get(block)
+            if len(self.blocks) >= 16:
+                self.blocks.clear()
+            self.blocks[block] = found
+        return found
+
+    def scales_place(self, region: Region) -> str:
+        """What to call the scales of a region: their key."""
+        array = self.scales.arrays[0]
+        return array.key(region[self.scales.axis].start // array.chunk[0])
+
+    def table(self, indices: range) -> Table:
+        scales, zero_points = self.parameters(slice(indices[0], indices[-1] + 1))
+        own = slice(None, None, indices.step)
+        metadata = self.metadata
+        assert metadata.axis is not None
+        return Table.of_each(
+            scales[own], zero_points[own], metadata.nan_code, self.layout.dtype, metadata.axis, metadata.missing
+        )
 
 
 # Basic indexing -------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ MIB = 1 << 20
 LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
 
 
-def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) -> Layout:
-    """The layout for a source, with what the user asked for.
+def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, axis: int | None = None) -> Layout:
+    """The layout for a source, with what the user asked for, and where there is a scale for each index of an axis.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) ->
     if chunks is not None:
         inner = box(chunks, shape, "chunks")
     else:
-        inner = default_chunks(source) if outer is None else divided(outer, source.dtype.itemsize)
+        inner = spanning(source, axis) if outer is None else divided(outer, source.dtype.itemsize)
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 
@@ -75,6 +75,22 @@ def default_chunks(source: Source) -> Shape:
         factor = max(TARGET // (math.prod(grown) * itemsize), 1)
         grown[axis] = min(grown[axis] * factor, shape[axis])
     return even(tuple(grown), shape)
+
+
+def spanning(source: Source, axis: int | None) -> Shape:
+    """The default chunks; with an axis such that hold all values of some of its indices, if 64 MiB can."""
+    chunks = default_chunks(source)
+    if axis is None:
+        return chunks
+    one = math.prod(source.shape) // source.shape[axis] * source.dtype.itemsize
+    least = 2 if axis == len(source.shape) - 1 else 1
+    length = chunks[axis]
+    if length * one > MOST:
+        step = min(source.chunks[axis], source.shape[axis]) if source.chunks else least
+        length = max(TARGET // one // step * step, step)
+    if length * one > MOST or (length % least and length < source.shape[axis]):
+        return chunks
+    return tuple(length if along == axis else n for along, n in enumerate(source.shape))
 
 
 def c_order_block(shape: Shape, itemsize: int) -> Shape:

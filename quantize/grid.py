@@ -69,6 +69,62 @@ class Grid:
             yield self.number(position), shared
 
 
+@dataclass(frozen=True)
+class Batches:
+    """The boxes of a grid in batches of at most `size`, numbered; with an `axis` each is of one index of the grid's.
+
+    >>> batches = Batches(Grid((4, 6), (2, 2)), axis=1, size=2)
+    >>> [(batches.block(batch), batches.numbers(batch)) for batch in range(batches.count)]
+    [(0, [0, 3]), (1, [1, 4]), (2, [2, 5])]
+    """
+
+    grid: Grid
+    axis: int | None
+    size: int
+
+    @property
+    def blocks(self) -> int:
+        """How many there are along the axis; 1 without one."""
+        return 1 if self.axis is None else self.grid.counts[self.axis]
+
+    @property
+    def per_block(self) -> int:
+        return -(-self.grid.count // self.blocks // self.size)
+
+    @property
+    def count(self) -> int:
+        return self.blocks * self.per_block
+
+    def block(self, batch: int) -> int:
+        """The index, along the axis, of the boxes of a batch."""
+        return batch // self.per_block
+
+    def of_block(self, block: int) -> range:
+        """The batches of one index along the axis."""
+        return range(block * self.per_block, (block + 1) * self.per_block)
+
+    def numbers(self, batch: int) -> list[int]:
+        """The boxes of a batch, ascending."""
+        block, part = divmod(batch, self.per_block)
+        places = range(part * self.size, min((part + 1) * self.size, self.grid.count // self.blocks))
+        if self.axis is None:
+            return list(places)
+        counts = self.grid.counts
+        others = Grid((*counts[: self.axis], *counts[self.axis + 1 :]), (1,) * (len(counts) - 1))
+        found = []
+        for place in places:
+            position = others.position(place)
+            found.append(self.grid.number((*position[: self.axis], block, *position[self.axis :])))
+        return found
+
+    def indices(self, block: int) -> slice:
+        """What the boxes of a block cover of the axis."""
+        if self.axis is None:
+            return slice(0, 1)
+        length = self.grid.box[self.axis]
+        return slice(block * length, min((block + 1) * length, self.grid.shape[self.axis]))
+
+
 def index_at(position: int, shape: Shape) -> Shape:
     """The index of a position in C order: NumPy's `unravel_index`, in plain integers.
 

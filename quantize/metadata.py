@@ -107,11 +107,24 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Siblings:
+    """Where the scales lie if there is one for each index of an axis: names of arrays in the same group."""
+
+    scale: str
+    zero_point: str
+
+    @classmethod
+    def of(cls, name: str) -> Siblings:
+        return cls(f"{name}_scale", f"{name}_zero_point")
+
+
+@dataclass(frozen=True)
 class Metadata:
     """All that the store says of one variable.
 
-    `statistics` is that of pass 1, None with a `value_range`; `scale` is None until pass 1 is done; `fingerprint` tells
-    one job from another; `dimension_names` and `attributes` are the source's own.
+    `statistics` is that of pass 1, None where there is none; `scale` is None until pass 1 is done, and with an `axis`
+    it says where the scales lie; `fingerprint` tells one job from another; `dimension_names` and `attributes` are the
+    source's own.
     """
 
     layout: Layout
@@ -122,8 +135,9 @@ class Metadata:
     attributes: dict[str, Any] = field(default_factory=dict)
     dimension_names: tuple[str | None, ...] | None = None
     status: str = "scanning"
-    scale: Scale | None = None
+    scale: Scale | Siblings | None = None
     statistics: dict[str, Any] | None = None
+    axis: int | None = None
 
     def at(self, status: str, **changes: Any) -> Metadata:
         return replace(self, status=status, **changes)
@@ -136,7 +150,7 @@ class Metadata:
             "status": self.status,
             "shape": layout.shape,
             "dtype": str(layout.dtype),
-            "axis": None,
+            "axis": self.axis,
             "scale_method": self.scale_method,
             "nan_code": self.nan_code,
             "missing": tagged(self.missing),
@@ -220,9 +234,12 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
     attributes = document["attributes"]
     nan_code = header["nan_code"]
-    scale = None
-    if "scale" in attributes:
-        scale = Scale(*check_scale(attributes["scale"], attributes["zero_point"]), nan_code)
+    scale = parsed_scale(attributes, nan_code)
+    axis = header["axis"]
+    if axis is not None and not (type(axis) is int and 0 <= axis < len(shape)):
+        raise ValueError(f"axis {axis!r} is none of an array of shape {shape}")
+    if scale is not None and isinstance(scale, Siblings) != (axis is not None):
+        raise ValueError(f"axis is {axis!r}, and scale is {attributes['scale']!r}")
     names = document.get("dimension_names")
     if names and names[-1] is not None:
         names = [*names[:-1], names[-1].removesuffix(PACKED)]
@@ -242,6 +259,7 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         dimension_names=tuple(names) if names else None,
         status=header["status"],
         scale=scale,
+        axis=axis,
         statistics=header["statistics"],
     )
     rewritten = json.loads(metadata.to_json())
@@ -250,6 +268,15 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         differing = sorted(key for key in {*rewritten, *document} if rewritten.get(key) != document.get(key))
         raise ValueError(f"{', '.join(differing)} is not what the rest calls for")
     return metadata
+
+
+def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | Siblings | None:
+    if "scale" not in attributes:
+        return None
+    scale, zero_point = attributes["scale"], attributes["zero_point"]
+    if isinstance(scale, str) and isinstance(zero_point, str):
+        return Siblings(scale, zero_point)
+    return Scale(*check_scale(scale, zero_point), nan_code)
 
 
 def lengths(value: Any) -> Shape:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from .array import Int4Array
 from .execution import Task, run_tasks
 from .grid import index_at, shape_of
-from .metadata import Layout, Metadata, SourceChangedError, StoreError
+from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError, UnfinishedStoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource
-from .scaling import RefusedValuesError, Statistics
+from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
 from .sources import as_source
-from .storage import Files, Variable, batch_size
-from .tasks import Shelf, Work, from_row
+from .storage import Files, Variable
+from .tasks import Shelf, Work
 
 CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
 
@@ -28,9 +30,10 @@ class Progress:
 
     Attributes
     ----------
-    phase : {"scan", "write", "verify", "restore", "measure"}
+    phase : {"scan", "scale", "write", "verify", "restore", "measure"}
+        "scale" comes where there is a scale for each index of an axis that lies in several units.
     done, total : int
-        Units (output chunks or shards), those of an earlier run included.
+        Units (output chunks or shards), those of an earlier run included; in "scale" their places along the axis.
     skipped : int
         Units that an earlier run had done.
     nbytes : int
@@ -50,6 +53,8 @@ def quantize_to_zarr(
     *,
     name: str = "data",
     scale_method: str = "minmax",
+    axis: int | None = None,
+    percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
     nan_policy: str = "raise",
@@ -74,8 +79,11 @@ def quantize_to_zarr(
         Where the group is, or will be made.
     name : str
         Of the variable in the group.
-    scale_method, value_range, nan_policy
+    scale_method, percentile, value_range, nan_policy
         As for `quantize_to_int4`. With a `value_range` the source is read once and not twice.
+    axis : int, optional
+        The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
+        do if they can, the source is read once.
     missing : "declared", number or None
         The value that counts as missing, beside NaN: by default the one that the source's attributes declare
         (``_FillValue`` or ``missing_value``); None for none.
@@ -103,7 +111,7 @@ def quantize_to_zarr(
     ------
     RefusedValuesError (a ValueError)
         If the data hold NaN, missing values or infinities that the options do not allow. What this run made is removed,
-        but for a NaN found with a `value_range`, without a pass 1: then the store stays, unfinished and not readable.
+        but where there is no pass 1 (`value_range`, some `axis`): then the store stays, unfinished and not readable.
     ValueError, TypeError, FileNotFoundError
         If an argument is not one of those above, or memory or disk will not do; nothing is written.
     StoreError
@@ -122,7 +130,18 @@ def quantize_to_zarr(
     True
     """
     settings = Settings(
-        name, scale_method, value_range, missing, nan_policy, chunks, shards, compressors, memory, workers
+        name,
+        scale_method,
+        axis,
+        percentile,
+        value_range,
+        missing,
+        nan_policy,
+        chunks,
+        shards,
+        compressors,
+        memory,
+        workers,
     )
     origin = as_source(source)
     files = Files.of(store)
@@ -132,24 +151,18 @@ def quantize_to_zarr(
     job = Job(made, work, progress or (lambda event: None))
     job.report(made)
     metadata = job.claim(overwrite)
+    if metadata.status == "scanning":
+        metadata = job.settle(metadata)
     if metadata.status == "sealed":
         return Int4Array(variable, metadata)
-    if metadata.status == "scanning":
-        statistics = job.scan() if made.passes == 2 else Statistics()
-        if made.rule.refused(statistics):
-            variable.remove()
-            index = index_at(statistics.first, origin.shape)
-            raise RefusedValuesError(f"{origin.label}: {made.rule.refusal(statistics, index, made.missing)}")
-        found = None if made.passes == 1 else described(statistics)
-        metadata = metadata.at("writing", scale=made.rule.choose(statistics), statistics=found)
-        if not work.check_ours(metadata):
-            variable.set(metadata)
     try:
         job.write(metadata)
     except SourceChangedError:
         variable.set(replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True}))
         raise
     work.check_ours(metadata)
+    if work.parameters is not None and not work.parameters.present().all():
+        raise UnfinishedStoreError(f"{variable.where} lacks scales of its axis; pass overwrite=True to begin again")
     return Int4Array(variable, variable.seal(metadata))
 
 
@@ -185,16 +198,19 @@ class Job:
                 "chunks": list(layout.chunks),
                 "shards": list(layout.shards) if layout.shards else None,
                 "compressor": {"name": layout.compressor.name, **layout.compressor.options},
+                **({} if rule.axis is None else {"axis": rule.axis}),
+                **({} if rule.percentile is None else {"percentile": rule.percentile}),
             },
         }
 
     def claim(self, overwrite: bool) -> Metadata:
         """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place."""
         variable = self.work.variable
-        variable.check_place()
+        variable.check_place(self.plan.rule.axis)
         new = Metadata(
             layout=self.plan.layout,
             scale_method=self.plan.rule.scale_method,
+            axis=self.plan.rule.axis,
             nan_code=self.plan.rule.nan_code,
             missing=self.plan.missing,
             fingerprint=self.fingerprint,
@@ -229,7 +245,7 @@ class Job:
 
     def resumable(self, old: Metadata) -> bool:
         """Whether this job's variable is unfinished, and has what pass 2 needs of pass 1."""
-        if old.status != "writing" or self.plan.passes == 1 or self.work.variable.has_scan():
+        if old.status != "writing" or self.plan.passes == 1 or self.work.scans.exist():
             return old.status != "sealed"
         return bool(self.work.variable.present(self.plan.layout).all())
 
@@ -243,59 +259,105 @@ class Job:
                 f"and {made.free + freed:,} are free. Make room, or name another destination"
             )
 
-    def scan(self) -> Statistics:
-        """Pass 1: statistics of the whole source, of batches that the store has and of the others as they are done."""
-        units = self.plan.units
-        self.work.variable.create_scan(units)
-        total = Statistics()
-        rest = []
-        for batch, numbers in batches(units):
-            rows = self.work.variable.scan(batch, units)
-            if rows is None:
-                rest.append((batch, numbers))
+    def settle(self, metadata: Metadata) -> Metadata:
+        """Pass 1, and the scale by it: the metadata for pass 2, written.
+
+        Raises
+        ------
+        RefusedValuesError
+            If the rule takes no code for some values; the variable is removed.
+        """
+        rule, variable = self.plan.rule, self.work.variable
+        if self.work.parameters is not None:
+            self.work.parameters.create()
+        scale: Scale | Siblings = Siblings.of(variable.name)
+        statistics = None
+        if self.plan.passes == 2:
+            self.scan()
+            if self.work.check_ours(metadata):
+                return self.finished()
+            if rule.axis is None:
+                rows, scales, zero_points = self.work.settled(0)
+                scale = Scale(float(scales[0]), int(zero_points[0]), rule.nan_code)
             else:
-                total = sum(map(from_row, rows), total)
-        skipped = units - sum(len(numbers) for _, numbers in rest)
-        return sum(self.run("scan", self.work.scan_batch, rest, skipped), total)
+                rows = self.settle_blocks()
+            statistics = from_row(folded(rows))
+            if rule.refused(statistics):
+                variable.remove()
+                index = index_at(statistics.first, self.work.source.shape)
+                refusal = rule.refusal(statistics, index, self.plan.missing)
+                raise RefusedValuesError(f"{self.work.source.label}: {refusal}")
+        elif rule.axis is None:
+            scale = rule.choose(Statistics())
+        metadata = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
+        if self.work.check_ours(metadata):
+            return self.finished()
+        variable.set(metadata)
+        return metadata
+
+    def finished(self) -> Metadata:
+        """The metadata of the variable, which another run of this job has sealed meanwhile; what this one left goes."""
+        self.work.variable.delete_scans()
+        metadata = self.work.variable.metadata()
+        assert metadata is not None
+        return metadata
+
+    def scan(self) -> None:
+        """Pass 1: every batch of which the store has no statistics yet."""
+        scans = self.work.scans
+        scans.create()
+        if self.plan.rule.axis is None:
+            done = [scans.get(batch) is not None for batch in range(scans.batches.count)]
+        else:  # too many to read all of them here
+            done = scans.rows.present().tolist()
+        rest = [(batch, scans.batches.numbers(batch)) for batch, there in enumerate(done) if not there]
+        self.run("scan", self.work.scan_batch, rest, self.plan.units - sum(len(numbers) for _, numbers in rest))
+
+    def settle_blocks(self) -> np.ndarray:
+        """The scales of every block of the axis, written by tasks; the statistics of each, a row."""
+        assert self.work.parameters is not None
+        count = self.work.parameters.blocks
+        tasks = (Task([block], (block,)) for block in range(count))
+        state = Progress("scale", 0, count, 0, 0)
+        self.report(state)
+        rows = []
+
+        def done(task: Task, row: np.ndarray) -> None:
+            rows.append(row)
+            self.report(replace(state, done=len(rows)))
+
+        run_tasks(self.work.settle_block, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
+        return np.stack(rows)
 
     def write(self, metadata: Metadata) -> None:
         """Pass 2: every unit that is not there yet."""
         present = self.work.variable.present(self.plan.layout)
+        batches = self.work.scans.batches
         rest = (
             (batch, todo)
-            for batch, numbers in batches(self.plan.units)
-            if (todo := [number for number in numbers if not present[number]])
+            for batch in range(batches.count)
+            if (todo := [number for number in batches.numbers(batch) if not present[number]])
         )
         self.run("write", functools.partial(self.work.write_batch, metadata=metadata), rest, int(present.sum()))
 
-    def run(
-        self, phase: str, work: Callable[..., Any], rest: Iterable[tuple[int, list[int]]], skipped: int
-    ) -> list[Any]:
-        """Do some batches; the results that are not None."""
+    def run(self, phase: str, work: Callable[..., Any], rest: Iterable[tuple[int, list[int]]], skipped: int) -> None:
+        """Do some batches."""
         count = Counter(phase, self.plan.layout, skipped, self.report)
-        results = []
-
-        def done(task: Task, result: Any) -> None:
-            count.add(task.numbers)
-            if result is not None:
-                results.append(result)
-
         tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in rest)
-        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
-        return results
+        run_tasks(
+            work,
+            tasks,
+            lambda task, _: count.add(task.numbers),
+            self.plan.scheduler,
+            self.plan.workers,
+            self.work.shelf.stop,
+        )
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of a dask source's graph that give the regions of some units."""
         if not isinstance(self.work.source, DaskSource) or all(number in self.work.shelf for number in numbers):
             return None
         return [self.work.source.array[self.plan.layout.units.region(number)] for number in numbers]
-
-
-def batches(units: int) -> Iterator[tuple[int, list[int]]]:
-    """Batches of units, numbered as their statistics are kept."""
-    size = batch_size(units)
-    for batch in range(-(-units // size)):
-        yield batch, list(range(batch * size, min((batch + 1) * size, units)))
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:

@@ -10,18 +10,23 @@ from typing import Any
 
 from dask.utils import format_bytes, parse_bytes
 
-from .blocks import processors
+from .blocks import checked_axis, processors
 from .chunking import MIB, chosen_layout
 from .grid import packed_shape
+from .histogram import COARSE, FINE
 from .metadata import Layout
+from .ranging import GROUP
 from .readers import PIECE, ArraySource, DaskSource, FileSource, Source, as_missing
-from .scaling import Rule
+from .scaling import ROW, Rule
+from .siblings import one_read, scan_batches
 from .sources import as_source
-from .storage import Files, Variable, batch_size
+from .storage import Files, Variable
 
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
 METADATA = 1 << 14  # bytes of all zarr.json
 SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
+HISTOGRAMS = 4  # held at once: counted, encoded, and with the copies that takes
+ROWS = 10  # of each index, held at once beside those of a batch: folded, compared, as scales and as the kernels' tables
 COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
@@ -31,6 +36,8 @@ class Settings:
 
     name: str = "data"
     scale_method: str = "minmax"
+    axis: int | None = None
+    percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
     nan_policy: str = "raise"
@@ -56,7 +63,8 @@ class Plan:
     missing : float, int or None
         The value that counts as missing, beside NaN.
     passes : int
-        How often the source is read: 2, or 1 with a `value_range`.
+        How often the source is read: 2, or 1 with a `value_range`, or where each chunk holds all values of its indices
+        of the axis.
     scheduler : {"threads", "distributed", ...}
         Where tasks run.
     workers : int
@@ -88,7 +96,7 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        return 2 if self.rule.value_range is None else 1
+        return 1 if self.rule.value_range is not None or one_read(self.layout, self.rule) else 2
 
     @property
     def units(self) -> int:
@@ -97,12 +105,21 @@ class Plan:
     @property
     def batch(self) -> int:
         """Units that one task takes."""
-        return batch_size(self.units)
+        return scan_batches(self.layout, self.rule).size
 
     @property
     def tasks(self) -> int:
         """Of one pass."""
-        return -(-self.units // self.batch)
+        return scan_batches(self.layout, self.rule).count
+
+    @property
+    def reads(self) -> str:
+        """How often the source is read, and what for."""
+        if self.passes == 2:
+            return "2 passes: the range of the data, then the codes"
+        if self.rule.value_range is not None:
+            return "1 pass: the range is given, so only the codes"
+        return "1 pass: each chunk holds all values of its indices, so that scales and codes come from one read"
 
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
@@ -115,6 +132,8 @@ class Plan:
             "shards": list(layout.shards) if layout.shards else None,
             "compressor": layout.compressor.name,
             "scale_method": self.rule.scale_method,
+            "axis": self.rule.axis,
+            "percentile": self.rule.percentile,
             "value_range": list(self.rule.value_range) if self.rule.value_range else None,
             "nan_policy": self.rule.nan_policy,
             "missing": self.missing if self.missing is None or math.isfinite(self.missing) else str(self.missing),
@@ -135,17 +154,12 @@ class Plan:
         layout = self.layout
         written = "shards" if layout.shards else "chunks"
         inner = f", in chunks of {layout.chunks}" if layout.shards else ""
-        reads = (
-            "2 passes: the range of the data, then the codes"
-            if self.passes == 2
-            else "1 pass: the range is given, so only the codes"
-        )
         free = "" if self.free is None else f", {format_bytes(self.free)} free"
         kept = f", {format_bytes(self.kept)} of it to keep what pass 1 read" if self.kept else ""
         lines = {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
-            "scale": f"{self.rule.scale_method}, {reads}",
+            "scale": f"{described(self.rule)}, {self.reads}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
             "disk": f"{format_bytes(self.disk)} at most{free}",
@@ -162,6 +176,8 @@ def plan(
     *,
     name: str = "data",
     scale_method: str = "minmax",
+    axis: int | None = None,
+    percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
     nan_policy: str = "raise",
@@ -196,17 +212,29 @@ def plan(
     (4096, 1024)
     """
     settings = Settings(
-        name, scale_method, value_range, missing, nan_policy, chunks, shards, compressors, memory, workers
+        name,
+        scale_method,
+        axis,
+        percentile,
+        value_range,
+        missing,
+        nan_policy,
+        chunks,
+        shards,
+        compressors,
+        memory,
+        workers,
     )
     return planned(as_source(source), Files.of(store), settings)
 
 
 def planned(source: Source, files: Files, settings: Settings) -> Plan:
-    rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy)
+    axis = checked_axis(settings.axis, len(source.shape))
+    rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, axis)
     variable = Variable(files, settings.name)
-    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors)
+    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, axis)
     scheduler, workers, processes, notes = chosen_workers(source, files, settings.workers)
-    task = task_memory(source, layout)
+    task = task_memory(source, layout) + statistics_memory(layout, rule)
     budget = parsed_bytes(settings.memory)
     if budget is not None:
         affordable = (budget - OVERHEAD * processes) // task
@@ -224,7 +252,8 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
             workers = affordable
     said = OVERHEAD * processes + workers * task
     kept = 0
-    if budget is not None and rule.value_range is None and scheduler == "threads" and rereads(source):
+    once = rule.value_range is not None or one_read(layout, rule)
+    if budget is not None and not once and scheduler == "threads" and rereads(source):
         kept = min(budget - said, layout.nbytes)
     if isinstance(source, DaskSource):
         notes.append("memory is an estimate for a dask source: what its graph holds is its own")
@@ -238,7 +267,7 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
         workers=workers,
         memory=said + kept,
         kept=kept,
-        disk=layout.nbytes_most + METADATA + SCAN * layout.units.count,
+        disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(files),
         notes=tuple(notes),
     )
@@ -254,8 +283,40 @@ def task_memory(source: Source, layout: Layout) -> int:
     return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
 
 
+def statistics_memory(layout: Layout, rule: Rule) -> int:
+    """Bytes that one task holds of statistics: rows, and where there is one read or histograms, what those take."""
+    if rule.axis is None:
+        return HISTOGRAMS * FINE.nbytes if rule.histogrammed else 0
+    lanes = layout.unit[rule.axis]
+    rows = lanes * 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
+    if one_read(layout, rule):
+        looked_at = min(lanes, GROUP) * COARSE.nbytes if rule.histogrammed else 0
+        return rows + math.prod(layout.unit) * layout.dtype.itemsize + looked_at
+    return rows + (HISTOGRAMS * lanes * COARSE.nbytes if rule.histogrammed else 0)
+
+
+def statistics_disk(layout: Layout, rule: Rule) -> int:
+    """Bytes that the scales take at most, and those of pass 1 while they are kept, the last batch filled up."""
+    batches = scan_batches(layout, rule)
+    filled = batches.count * batches.size
+    if rule.axis is None:
+        return SCAN * layout.units.count + (batches.count * FINE.nbytes if rule.histogrammed else 0)
+    lanes = layout.unit[rule.axis]
+    scales = 16 * batches.blocks * lanes
+    if one_read(layout, rule):
+        return scales + SCAN * batches.blocks
+    kept = lanes * COARSE.nbytes * batches.count if rule.histogrammed else 0
+    return scales + kept + filled * (lanes * 8 * (ROW + 2) + SCAN)
+
+
 def free_bytes(files: Files) -> int | None:
     return None if files.nearest is None else shutil.disk_usage(files.nearest).free
+
+
+def described(rule: Rule) -> str:
+    """The rule in words."""
+    share = "" if rule.percentile is None else f" {rule.percentile:g}"
+    return f"{rule.scale_method}{share}" + ("" if rule.axis is None else f", one for each index of axis {rule.axis}")
 
 
 # Workers --------------------------------------------------------------------------------------------------------------

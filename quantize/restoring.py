@@ -16,11 +16,12 @@ import numpy as np
 from .array import ChunkReader, Int4Array, open_int4
 from .blocks import processors
 from .execution import Task, run_tasks
-from .grid import packed_region, shape_of, within
+from .grid import Batches, Region, packed_region, shape_of, within
 from .metadata import DamagedChunkError, Layout, Metadata
-from .pipeline import Counter, Progress, batches
+from .pipeline import Counter, Progress
 from .readers import runs
-from .scaling import BFLOAT16, Rule
+from .scaling import BFLOAT16, Rule, Scale
+from .siblings import batch_size
 from .sources import as_source
 from .storage import Variable, sealed_variable
 from .tasks import Work
@@ -87,9 +88,7 @@ def verify(
         If the source has another shape or dtype.
     """
     variable, metadata = sealed_variable(store, name)
-    scale = metadata.scale
-    assert scale is not None
-    reader = ChunkReader(variable, metadata.layout)
+    reader = ChunkReader(variable, metadata)
     layout = metadata.layout
     work = None if source is None else compared(source, variable, metadata)
     damaged: list[tuple[str, str]] = []
@@ -98,7 +97,12 @@ def verify(
     def check(batch: int, numbers: list[int]) -> None:
         for number in numbers:
             region = layout.units.region(number)
-            expected = None if work is None else work.pack_unit(number, scale)[0]
+            try:
+                scales = scales_of(reader, region)
+            except DamagedChunkError as error:
+                damaged.append((reader.scales_place(region), str(error.__cause__)))
+                continue
+            expected = None if work is None else work.pack_unit(number, scales)[0]
             for chunk, shared in reader.grid.touched(region):
                 try:
                     packed = reader.read(chunk)
@@ -112,7 +116,16 @@ def verify(
                     differing.append(reader.place(chunk))
 
     each_unit(check, "verify", layout, workers, progress)
-    return Verification(reader.grid.count, tuple(sorted(damaged)), tuple(sorted(differing)), source is not None)
+    return Verification(reader.grid.count, tuple(sorted(set(damaged))), tuple(sorted(differing)), source is not None)
+
+
+def scales_of(reader: ChunkReader, region: Region) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points for a region: one of each, or one for each index of the axis in it."""
+    one, axis = reader.metadata.scale, reader.metadata.axis
+    if isinstance(one, Scale):
+        return np.array([one.scale]), np.array([one.zero_point])
+    assert axis is not None
+    return reader.parameters(region[axis])
 
 
 def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
@@ -123,7 +136,8 @@ def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
             f"{layout.shape} and dtype {layout.dtype}"
         )
-    rule = Rule(metadata.scale_method, nan_policy="raise" if metadata.nan_code is None else "propagate")
+    policy = "raise" if metadata.nan_code is None else "propagate"
+    rule = Rule(metadata.scale_method, nan_policy=policy, axis=metadata.axis)
     return Work(origin, variable, layout, rule, metadata.missing)
 
 
@@ -278,7 +292,13 @@ def each_unit(
 ) -> None:
     """Call `work` for every unit on threads of this process."""
     count = Counter(phase, layout, 0, progress or (lambda event: None))
-    tasks = (Task(numbers, (batch, numbers)) for batch, numbers in batches(layout.units.count))
+    batches = Batches(layout.units, None, batch_size(layout.units.count))
+    numbered = ((batch, batches.numbers(batch)) for batch in range(batches.count))
     run_tasks(
-        work, tasks, lambda task, _: count.add(task.numbers), "threads", workers or processors(), threading.Event()
+        work,
+        (Task(numbers, (batch, numbers)) for batch, numbers in numbered),
+        lambda task, _: count.add(task.numbers),
+        "threads",
+        workers or processors(),
+        threading.Event(),
     )

@@ -21,22 +21,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from .codec import opened, sealed
-from .grid import packed_shape, shape_of
-from .metadata import (
-    INDEX_CODECS,
-    NAME,
-    Layout,
-    Metadata,
-    StoreError,
-    UnfinishedStoreError,
-    array_document,
-    group_document,
-    serialized,
-)
+from .grid import Grid, packed_shape, shape_of
+from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
-STATISTICS = 8  # numbers in a row of `<name>_scan`
+BELONGS = b'"belongs_to"'  # in the metadata of such arrays
+SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable's name: arrays that belong to it
 
 
 # Keys and bytes -----------------------------------------------------------------------------------------------------
@@ -150,7 +140,8 @@ class Variable:
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ValueError(
-                f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not 'zarr.json' or end with '_scan'"
+                f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not 'zarr.json', nor end with "
+                f"{', '.join(map(repr, SIBLINGS))}, which name what belongs to a variable"
             )
 
     @property
@@ -162,8 +153,9 @@ class Variable:
         return f"{self.name}/zarr.json"
 
     @property
-    def scan_name(self) -> str:
-        return f"{self.name}_scan"
+    def siblings(self) -> tuple[str, ...]:
+        """Names of the arrays that belong to the variable."""
+        return tuple(f"{self.name}{ending}" for ending in SIBLINGS)
 
     def metadata(self) -> Metadata | None:
         """What the store says of the variable; None where there is none.
@@ -174,7 +166,12 @@ class Variable:
             If what is there is damaged, of a newer version or not ours.
         """
         data = self.files.get(self.key)
-        return None if data is None else Metadata.from_json(data, f"{self.files.label}/{self.key}")
+        if data is None:
+            return None
+        found = Metadata.from_json(data, f"{self.files.label}/{self.key}")
+        if isinstance(found.scale, Siblings) and found.scale != Siblings.of(self.name):
+            raise StoreError(f"{self.where} has its scales in {found.scale.scale}, as a variable of another name would")
+        return found
 
     def chunk_key(self, layout: Layout, number: int) -> str:
         return "/".join([self.name, "c", *map(str, layout.units.position(number))])
@@ -186,8 +183,8 @@ class Variable:
         self.files.set_new("zarr.json", group_document())
         self.files.set_new(self.key, metadata.to_json())
 
-    def check_place(self) -> None:
-        """Refuse a place that is not one to create the variable in.
+    def check_place(self, axis: int | None = None) -> None:
+        """Refuse a place that is not one to create the variable in, and with an `axis` its scales too.
 
         Raises
         ------
@@ -204,10 +201,37 @@ class Variable:
                 raise StoreError(f"{files.label} exists and is no Zarr v3 group; name another destination")
         elif node_type(group) != "group":
             raise StoreError(f"{files.label} is a Zarr array, or no v3 group; name another destination")
-        if files.get(self.key) is None and (self.holds_keys(f"{self.name}/") or self.holds_keys(f"{self.scan_name}/")):
-            raise StoreError(
-                f"{self.where} holds files but no zarr.json of ours: remove them, or give the variable another name"
-            )
+        new = files.get(self.key) is None
+        scan, histogram, *scales = self.siblings
+        for name in (self.name, scan, histogram):
+            if new and self.holds_keys(f"{name}/"):
+                raise StoreError(
+                    f"{files.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
+                    "the variable another name"
+                )
+        for name in scales if axis is not None else ():
+            if self.holds_keys(f"{name}/") and not self.owns(name):
+                raise StoreError(
+                    f"{files.label}/{name} holds files that do not belong to {self.name}, whose scales need the place: "
+                    "remove them, or give the variable another name"
+                )
+
+    def owns(self, sibling: str) -> bool:
+        """Whether an array in the group was made for this variable, which its metadata say."""
+        return BELONGS in (self.files.get(f"{sibling}/zarr.json") or b"")
+
+    def delete_scans(self) -> None:
+        """Remove what pass 1 left: its metadata last, without which the rest is nobody's."""
+        for name in self.siblings[:2]:
+            self.files.delete_all(f"{name}/c")
+            self.files.delete_all(name)
+
+    def delete_scales(self) -> None:
+        """Remove the scales of an axis, but no other arrays of the same name."""
+        for name in self.siblings[2:]:
+            if self.owns(name):
+                self.files.delete_all(f"{name}/c")
+                self.files.delete_all(name)
 
     def holds_keys(self, prefix: str) -> bool:
         """Whether there is anything under a prefix, but for what a killed writer leaves."""
@@ -225,8 +249,10 @@ class Variable:
         What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
         """
         self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
-        for folder in (f"{self.name}/c", self.scan_name):
-            self.files.delete_all(folder)
+        self.files.delete_all(f"{self.name}/c")
+        self.delete_scales()
+        self.delete_scans()
+        for folder in (f"{self.name}/c", *self.siblings[:2]):
             if self.holds_keys(f"{folder}/"):
                 raise StoreError(f"{self.files.label}/{folder} still holds files after they were deleted; run again")
         self.set(new)
@@ -240,7 +266,7 @@ class Variable:
         if absent.size:
             key = self.chunk_key(metadata.layout, int(absent[0]))
             raise UnfinishedStoreError(f"{self.where} lacks {absent.size} chunks, {key} the first; run again to go on")
-        self.files.delete_all(self.scan_name)
+        self.delete_scans()
         self.sweep()
         whole = metadata.at("sealed")
         self.set(whole)
@@ -250,15 +276,17 @@ class Variable:
         """Remove the temporary files that killed writers left behind on a local disk."""
         if self.files.folder is None:
             return
-        for strays in (self.files.folder.glob("zarr.*.partial"), (self.files.folder / self.name).rglob("*.partial")):
+        own = [(self.files.folder / name).rglob("*.partial") for name in (self.name, *self.siblings)]
+        for strays in (self.files.folder.glob("zarr.*.partial"), *own):
             for path in strays:
                 if STRAY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
-        for folder in (self.scan_name, f"{self.name}/c"):
-            self.files.delete_all(folder)
+        self.delete_scales()
+        self.delete_scans()
+        self.files.delete_all(f"{self.name}/c")
         self.sweep()
         self.files.delete_all(self.name)  # its zarr.json last: without it the rest would be nobody's
         rest: list[str] = []
@@ -272,19 +300,7 @@ class Variable:
 
     def present(self, layout: Layout) -> np.ndarray:
         """Which units are written, shape ``(units,)``."""
-        grid = layout.units
-        found = np.zeros(grid.count, bool)
-        pattern = re.compile("/".join([re.escape(self.name), "c", *[r"(\d+)"] * len(layout.shape)]))
-
-        def take(key: str) -> None:
-            match = pattern.fullmatch(key)
-            if match:
-                position = tuple(map(int, match.groups()))
-                if all(along < n for along, n in zip(position, grid.counts, strict=True)):
-                    found[grid.number(position)] = True
-
-        self.files.each(f"{self.name}/c", take)
-        return found
+        return present(self.files, self.name, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> bytes:
         """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0."""
@@ -299,52 +315,30 @@ class Variable:
         """The packed codes as Zarr's own array."""
         return zarr.open_array(self.files.store, path=self.name, mode="r", zarr_format=3)
 
-    # Statistics of pass 1
-
-    def set_scan(self, rows: np.ndarray, batch: int, units: int) -> None:
-        """Make `<name>_scan`, or write the rows of one batch into it: int64, shape ``(units of a batch, 8)``."""
-        whole = np.zeros((batch_size(units), STATISTICS), "<i8")
-        whole[: len(rows)] = rows
-        self.files.set(f"{self.scan_name}/c/{batch}/0", sealed(whole.tobytes()))
-
     def is_ours(self) -> bool:
         """Whether there is metadata that this library wrote once, whatever state it is in now."""
         return b'"int4"' in (self.files.get(self.key) or b"")
 
-    def has_scan(self) -> bool:
-        return self.files.get(f"{self.scan_name}/zarr.json") is not None
 
-    def create_scan(self, units: int) -> None:
-        document = array_document(
-            (units, STATISTICS),
-            "int64",
-            (batch_size(units), STATISTICS),
-            INDEX_CODECS,
-            {},
-        )
-        self.files.set_new(f"{self.scan_name}/zarr.json", serialized(document))
+def present(files: Files, name: str, grid: Grid) -> np.ndarray:
+    """Which chunks of an array in the group are there, by their keys, shape ``(chunks,)``."""
+    found = np.zeros(grid.count, bool)
+    pattern = re.compile("/".join([re.escape(name), "c", *[r"(\d+)"] * len(grid.shape)]))
 
-    def scan(self, batch: int, units: int) -> np.ndarray | None:
-        """The rows of one batch, None where there are none or a killed writer's damaged ones."""
-        data = self.files.get(f"{self.scan_name}/c/{batch}/0")
-        if data is None:
-            return None
-        size = batch_size(units)
-        try:
-            rows = np.frombuffer(opened(data), "<i8").reshape(size, STATISTICS)
-        except ValueError:
-            return None
-        return rows[: min(size, units - batch * size)]
+    def take(key: str) -> None:
+        match = pattern.fullmatch(key)
+        if match:
+            position = tuple(map(int, match.groups()))
+            if all(along < n for along, n in zip(position, grid.counts, strict=True)):
+                found[grid.number(position)] = True
+
+    files.each(f"{name}/c", take)
+    return found
 
 
 def is_name(name: str) -> bool:
     """Whether a variable may have this name."""
-    return bool(NAME.fullmatch(name)) and not name.endswith("_scan") and name != "zarr.json"
-
-
-def batch_size(units: int) -> int:
-    """How many units one task takes: 1 while there are few, up to 32 where there are many to schedule."""
-    return min(max(units // 256, 1), 32)
+    return bool(NAME.fullmatch(name)) and not name.endswith(SIBLINGS) and name != "zarr.json"
 
 
 def node_type(data: bytes) -> str | None:

@@ -9,19 +9,25 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import kernels
-from .blocks import block_of, blocks, first_refused, scan_block
+from .blocks import blocks, first_refused, in_lines, lines_of, sampled, scan_rows
 from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
+from .histogram import SAMPLE, Bins, Histogram, about, choose, together
+from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
+from .ranging import SAMPLE_EACH, scales_by_rows
 from .readers import Source
-from .scaling import RefusedValuesError, Rule, Scale, Statistics
-from .storage import STATISTICS, Variable, batch_size
+from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, folded, from_row, no_rows
+from .siblings import Parameters, Scans, one_read
+from .storage import Variable
 
+T = TypeVar("T")
+PLACES = 64  # of the histograms of pass 1, those that show where that of all lies
 CACHED = 1 << 18  # values that are scanned and packed while they are in a processor's cache
 
 
@@ -72,36 +78,118 @@ class Work:
     verify: bool = False
     shelf: Shelf = field(default_factory=Shelf)
 
-    def scan_batch(self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None) -> Statistics:
-        """Scan some units, leave their statistics in the store, and return those of all."""
-        found = [self.scan_unit(number, block) for number, block in paired(numbers, blocks)]
-        rows = np.stack([to_row(statistics) for statistics in found])
-        self.variable.set_scan(rows, batch, self.layout.units.count)
-        return sum(found, Statistics())
+    @property
+    def scans(self) -> Scans:
+        return Scans(self.variable, self.layout, self.rule)
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """Where the scales of an axis lie; None where there is one for all."""
+        axis = self.rule.axis
+        if axis is None:
+            return None
+        names = self.source.dimension_names
+        return Parameters(self.variable, self.layout, axis, names[axis] if names else None)
+
+    def scan_batch(self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None) -> None:
+        """Scan some units, and leave what was found in the store."""
+        scans = self.scans
+        first = self.layout.units.region(numbers[0])
+        count = 1 if self.rule.axis is None else shape_of(first)[self.rule.axis]
+        tally = None if scans.bins is None else Tally(scans.bins, count, self.missing)
+        found = [self.scan_unit(number, block, tally) for number, block in paired(numbers, blocks)]
+        rows = np.stack(found)
+        if tally is not None:
+            place = np.stack([tally.histogram.unit.view(np.int64), tally.histogram.origin], axis=1)
+            rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
+        scans.set(batch, rows, None if tally is None else tally.histogram)
+
+    def settle_block(self, block: int, numbers: Any = None, blocks: None = None) -> np.ndarray:
+        """The row of statistics of one index of the grid's along the axis, and its scales written.
+
+        Raises
+        ------
+        StoreError
+            If part of pass 1 is lost.
+        """
+        rows, scales, zero_points = self.settled(block)
+        assert self.parameters is not None
+        self.parameters.set(block, scales, zero_points)
+        return folded(rows)
+
+    def settled(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of statistics, scales and zero points of the indices of a block, by all that pass 1 left of it.
+
+        Batches are taken in their order: the result does not depend on when they were done.
+        """
+        scans = self.scans
+        batches = scans.batches
+        own = batches.of_block(block)
+        indices = batches.indices(block)
+        total = scans.empty(indices.stop - indices.start)[:, :ROW]
+        places = []
+        shown = set(np.linspace(own.start, own.stop - 1, min(PLACES, len(own))).astype(int).tolist())
+        for batch in own:
+            rows = self.kept(scans.get(batch))
+            total = folded(np.stack([total, *rows[..., :ROW]]))
+            if scans.bins is not None and batch in shown:
+                unit = np.ascontiguousarray(rows[0, :, ROW]).view(np.float64)
+                places.append((unit, rows[0, :, ROW + 1], rows[..., 2].sum(axis=0)))
+        histogram = None
+        if scans.bins is not None:
+            unit, origin, weight = (np.stack(part) for part in zip(*places, strict=True))
+            histogram = Histogram.about(scans.bins, *together(unit, origin, weight))
+            for batch in own:
+                rows = self.kept(scans.get(batch))
+                histogram.merge(self.kept(scans.histogram(batch, rows)), folded(rows[..., :ROW]))
+        return total, *choose(self.rule, total, histogram)
+
+    def kept(self, found: T | None) -> T:
+        """What pass 1 left in the store, if it is there."""
+        if found is None:
+            raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
+        return found
 
     def write_batch(
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
     ) -> None:
         """Pack and write some units, each once it is seen to hold what it held in pass 1."""
-        units, scale, claim = self.layout.units.count, metadata.scale, metadata.to_json()
-        assert scale is not None
-        rows = self.variable.scan(batch, units) if self.rule.value_range is None else None
+        claim, block_of_axis = metadata.to_json(), self.scans.batches.block(batch)
+        at_once = self.rule.value_range is not None or one_read(self.layout, self.rule)
+        rows = None if at_once else self.scans.get(batch)
+        if rows is None and not at_once and self.check_ours(metadata):
+            return
+        rows = None if at_once else self.kept(rows)
+        scales = None
+        if isinstance(metadata.scale, Scale):
+            scales = np.array([metadata.scale.scale]), np.array([metadata.scale.zero_point])
+        elif not at_once:
+            assert self.parameters is not None
+            scales = self.parameters.get(block_of_axis)
+        places = {number: place for place, number in enumerate(self.scans.batches.numbers(batch))}
         for number, block in paired(numbers, blocks):
-            packed, statistics = self.pack_unit(number, scale, block)
+            if scales is None:
+                packed, now, found = self.scale_and_pack_unit(number, block)
+            else:
+                packed, now = self.pack_unit(number, scales, block)
             if self.variable.files.get(self.variable.key) != claim and self.check_ours(metadata):
                 return
-            if self.rule.value_range is not None:
-                self.check_values(number, statistics)
-            elif rows is None:
-                raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
+            if rows is None:
+                self.check_values(number, from_row(folded(now)))
             else:
-                self.check_unchanged(number, rows[number - batch * batch_size(units)], to_row(statistics))
-            key = self.variable.chunk_key(self.layout, number)
-            data = self.variable.write(self.layout, number, packed)
-            if self.verify and self.variable.files.get(key) != data:
-                self.variable.files.delete(key)  # or it would pass for done
-                where = f"{self.variable.files.label}/{key}"
-                raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
+                self.check_unchanged(number, rows[places[number]][:, :ROW], now)
+            if scales is None:
+                assert self.parameters is not None
+                self.parameters.set(block_of_axis, *found)
+            self.write_unit(number, packed)
+
+    def write_unit(self, number: int, packed: np.ndarray) -> None:
+        key = self.variable.chunk_key(self.layout, number)
+        data = self.variable.write(self.layout, number, packed)
+        if self.verify and self.variable.files.get(key) != data:
+            self.variable.files.delete(key)  # or it would pass for done
+            where = f"{self.variable.files.label}/{key}"
+            raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
 
     def check_ours(self, metadata: Metadata) -> bool:
         """Whether the variable has been sealed meanwhile, by another run of the same job at the same time.
@@ -118,11 +206,13 @@ class Work:
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
         if not np.array_equal(before, now):
+            index = int(np.flatnonzero((before != now).any(axis=1))[0])
+            where = f", index {index} of it along axis {self.rule.axis}," if self.rule.axis is not None else ""
             raise SourceChangedError(
                 f"{self.source.label} changed since pass 1: "
-                f"the part for {self.variable.chunk_key(self.layout, number)} held {from_row(before)} "
-                f"and holds {from_row(now)}. Nothing was written of it; pass overwrite=True to begin again with the "
-                "source as it is"
+                f"the part for {self.variable.chunk_key(self.layout, number)}{where} held {from_row(before[index])} "
+                f"and holds {from_row(now[index])}. Nothing was written of it; pass overwrite=True to begin again with "
+                "the source as it is"
             )
 
     def check_values(self, number: int, statistics: Statistics) -> None:
@@ -135,40 +225,87 @@ class Work:
 
     # One unit
 
-    def scan_unit(self, number: int, block: np.ndarray | None) -> Statistics:
+    def scan_unit(self, number: int, block: np.ndarray | None, tally: Tally | None = None) -> np.ndarray:
+        """Rows of statistics of one unit, shape ``(indices, 8)``; its values are counted into a tally too."""
         region = self.layout.units.region(number)
         shelved = self.shelf.reserve(shape_of(region), self.source.dtype)
-        total = Statistics()
+        rows = self.no_rows(region)
         for piece, values in self.unit_values(number, block):
             if shelved is not None:
                 shelved[within(piece, region)] = values
             for part, small in cached_blocks(piece, values):
-                total += self.scan_block(part, small)
+                self.scan_part(part, small, region, rows, tally)
             del values, small  # before the next piece is read: it may be of another chunk
         if shelved is not None:
             self.shelf.put(number, shelved)
-        return total
+        return rows
 
-    def pack_unit(self, number: int, scale: Scale, block: np.ndarray | None = None) -> tuple[np.ndarray, Statistics]:
-        """Packed bytes of a whole unit, those outside the array 0, and the statistics of its values.
+    def pack_unit(
+        self, number: int, scales: tuple[np.ndarray, np.ndarray], block: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Packed bytes of a whole unit, those outside the array 0, and the rows of statistics of its values.
 
         With a `value_range` nothing is known of the values beforehand, and only a NaN that has no code is looked for.
         """
         region = self.layout.units.region(number)
         packed = np.zeros(packed_shape(self.layout.unit), np.uint8)
-        total = Statistics()
+        rows = self.no_rows(region)
         for piece, values in self.unit_values(number, block):
             for part, small in cached_blocks(piece, values):
-                if self.rule.value_range is None or scale.nan_code is None:
-                    total += self.scan_block(part, small)
-                target = packed[packed_region(within(part, region))]
-                codes = np.empty((len(small), target.size // len(small)), np.uint8)
-                kernels.pack(
-                    small, codes, scale.scale, scale.zero_point, scale.nan_code, self.missing, self.rule.lowest
-                )
-                target[...] = codes.reshape(target.shape)
+                if self.rule.value_range is None or self.rule.nan_code is None:
+                    self.scan_part(part, small, region, rows)
+                self.pack_part(small, scales, within(part, region), packed)
             del values, small  # before the next piece is read: it may be of another chunk
-        return packed, total
+        return packed, rows
+
+    def scale_and_pack_unit(
+        self, number: int, block: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """As `pack_unit`, of a unit that holds all values of its indices; their scales and zero points, chosen here."""
+        region = self.layout.units.region(number)
+        values = self.whole_unit(number, block)
+        rows = self.no_rows(region)
+        for part, small in cached_blocks(region, values):
+            if self.rule.value_range is None or self.rule.nan_code is None:
+                self.scan_part(part, small, region, rows)
+        scales = scales_by_rows(values, self.rule, rows, self.missing)
+        packed = np.zeros(packed_shape(self.layout.unit), np.uint8)
+        for part, small in cached_blocks(region, values):
+            self.pack_part(small, scales, within(part, region), packed)
+        return packed, rows, scales
+
+    def whole_unit(self, number: int, block: np.ndarray | None) -> np.ndarray:
+        region = self.layout.units.region(number)
+        if block is not None:
+            return block
+        whole = np.empty(shape_of(region), self.source.dtype)
+        for piece, values in self.unit_values(number, None):
+            whole[within(piece, region)] = values
+        return whole
+
+    def no_rows(self, region: Region) -> np.ndarray:
+        return no_rows(1 if self.rule.axis is None else shape_of(region)[self.rule.axis])
+
+    def pack_part(
+        self, small: np.ndarray, scales: tuple[np.ndarray, np.ndarray], inside: Region, packed: np.ndarray
+    ) -> None:
+        """Pack the values of a region within a unit, with the scales of the unit's indices."""
+        axis = self.rule.axis
+        indices = slice(0, 1) if axis is None else inside[axis]
+        block = in_lines(small, axis)
+        target = packed[packed_region(inside)]
+        codes = np.empty((len(block), target.size // len(block)), np.uint8)
+        kernels.pack(
+            block,
+            codes,
+            scales[0][indices],
+            scales[1][indices],
+            self.rule.nan_code,
+            self.missing,
+            self.rule.lowest,
+            lines_of(small.shape, axis),
+        )
+        target[...] = codes.reshape(target.shape)
 
     def unit_values(self, number: int, block: np.ndarray | None) -> Iterator[tuple[Region, np.ndarray]]:
         """The values of a unit: the block of a dask graph, what pass 1 kept, or piece by piece what is read now."""
@@ -182,14 +319,42 @@ class Work:
                 raise StoppedError
             yield piece, self.source.read(piece)
 
-    def scan_block(self, part: Region, small: np.ndarray) -> Statistics:
-        """Statistics of one block, with the place in the whole array of its first refused value."""
-        found = scan_block(small, self.missing)
-        if not self.rule.refused(found):
-            return found
-        inside = index_at(first_refused(small, self.rule, self.missing), shape_of(part))
-        index = tuple(i + axis.start for i, axis in zip(inside, part, strict=True))
-        return replace(found, first=int(np.ravel_multi_index(index, self.source.shape)))
+    def scan_part(
+        self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: Tally | None = None
+    ) -> None:
+        """Add the statistics of a region within a unit to those of the unit's indices."""
+        axis = self.rule.axis
+        indices = slice(0, 1) if axis is None else within(part, unit)[axis]
+        block, lines = in_lines(small, axis), lines_of(small.shape, axis)
+        found = scan_rows(block, lines, self.missing)
+        if self.rule.refused(from_row(folded(found))):
+            inside = index_at(first_refused(small, self.rule, self.missing), small.shape)
+            index = tuple(i + along.start for i, along in zip(inside, part, strict=True))
+            found[0 if axis is None else inside[axis], ROW - 1] = np.ravel_multi_index(index, self.source.shape)
+        rows[indices] = folded(np.stack([rows[indices], found]))
+        if tally is not None:
+            tally.add(small, axis, indices, block, lines, found)
+
+
+class Tally:
+    """A histogram that grows, placed about the first values of each index."""
+
+    def __init__(self, bins: Bins, count: int, missing: float | int | None) -> None:
+        self.histogram = Histogram.about(bins, np.ones(count), np.zeros(count, np.int64))
+        self.placed = np.zeros(count, bool)
+        self.missing = missing
+
+    def add(
+        self, values: np.ndarray, axis: int | None, indices: slice, block: np.ndarray, lines: Lines, rows: np.ndarray
+    ) -> None:
+        """Count values of some indices; the kernels take `block` and `lines` of them, `rows` are their statistics."""
+        own, placed = self.histogram.part(indices), self.placed[indices]
+        new = ~placed & (rows[:, 2] > 0)
+        if new.any():
+            unit, origin = about(sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing)
+            own.unit[new], own.origin[new], placed[new] = unit[new], origin[new], True
+        own.add(block, lines, self.missing)
+        own.leave_out(rows)
 
 
 def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tuple[int, np.ndarray | None]]:
@@ -197,19 +362,6 @@ def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tupl
 
 
 def cached_blocks(piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
-    """The values of a piece in blocks as the kernels take them, each with its region."""
+    """The values of a piece in parts that a processor's cache holds, C-contiguous, each with its region."""
     for part in blocks(values.shape, CACHED):
-        yield shifted(part, piece), block_of(values, part)
-
-
-def to_row(statistics: Statistics) -> np.ndarray:
-    """Statistics as the store keeps them while a job runs: the bits of two float64 and six integers, int64."""
-    *bounds, count, nan, missing, positive, negative, first = astuple(statistics)
-    row = np.array([0, 0, count, nan, missing, positive, negative, first], np.int64)
-    row[:2] = np.array(bounds, np.float64).view(np.int64)
-    return row
-
-
-def from_row(row: np.ndarray) -> Statistics:
-    assert len(row) == STATISTICS
-    return Statistics(*np.ascontiguousarray(row[:2]).view(np.float64).tolist(), *row[2:].tolist())
+        yield shifted(part, piece), np.ascontiguousarray(values[part], values.dtype.newbyteorder("="))

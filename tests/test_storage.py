@@ -12,8 +12,11 @@ from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
 from quantize.codec import sealed
+from quantize.metadata import Layout
 from quantize.restoring import verify
-from quantize.storage import Files, Variable, batch_size
+from quantize.scaling import Rule
+from quantize.siblings import Scans, batch_size
+from quantize.storage import Files, Variable
 
 VALUES = field((8, 12))
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
@@ -281,11 +284,12 @@ def test_batches_are_small_while_units_are_few(units: int, size: int) -> None:
 
 def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
     variable = Variable(Files.of(tmp_path), "data")
-    rows = np.arange(16).reshape(2, 8)
-    variable.create_scan(1025)
-    variable.set_scan(rows[:1], 256, 1025)
-    np.testing.assert_array_equal(variable.scan(256, 1025), rows[:1])
-    assert variable.scan(0, 1025) is None
+    scans = Scans(variable, Layout((1025, 2), np.dtype(np.float32), (1, 2)), Rule())
+    rows = np.arange(32).reshape(4, 1, 8)
+    scans.create()
+    scans.set(256, rows[:1], None)
+    np.testing.assert_array_equal(scans.get(256), rows[:1])
+    assert scans.get(0) is None
     path = tmp_path / "data_scan" / "c" / "256" / "0"
     path.write_bytes(path.read_bytes()[:-1])
-    assert variable.scan(256, 1025) is None
+    assert scans.get(256) is None

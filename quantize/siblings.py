@@ -1,0 +1,260 @@
+"""Arrays that lie beside a variable: what pass 1 found, while a job runs, and the scales of an axis."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .codec import ChunkCodec, Compressor
+from .grid import Batches, Grid, Shape
+from .histogram import COARSE, FINE, Bins, Histogram
+from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, serialized
+from .scaling import ROW, Rule, no_rows
+from .storage import Variable, present
+
+SHARE = 16  # of what is stored, the part that histograms of an axis take at most
+PARTS = 64  # of the units, of which each has histograms of its own
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """One such array, chunked along its first axis. Its chunks are checked as those of the variable are."""
+
+    variable: Variable
+    name: str
+    shape: Shape
+    chunk: Shape
+    dtype: np.dtype[Any]
+    compressor: Compressor
+    dimension: str | None = None
+
+    @property
+    def codec(self) -> ChunkCodec:
+        return ChunkCodec((math.prod(self.chunk) * self.dtype.itemsize,), self.compressor)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.shape, self.chunk)
+
+    def key(self, number: int) -> str:
+        return "/".join([self.name, "c", *map(str, self.grid.position(number))])
+
+    def create(self) -> None:
+        first, last = INDEX_CODECS
+        named = self.compressor.name
+        between = [{"name": named, "configuration": self.compressor.options}] if named else []
+        document = array_document(
+            self.shape,
+            str(self.dtype),
+            self.chunk,
+            [first, *between, last],
+            {"int4": {"belongs_to": self.variable.name}},
+            None if self.dimension is None else (self.dimension,),
+        )
+        self.variable.files.set_new(f"{self.name}/zarr.json", serialized(document))
+
+    def set(self, number: int, values: np.ndarray) -> None:
+        """Write a chunk, of which only the first values may be there."""
+        whole = np.zeros(self.chunk, self.dtype.newbyteorder("<"))
+        whole[tuple(slice(0, n) for n in values.shape)] = values
+        self.variable.files.set(self.key(number), self.codec.encode(whole.reshape(-1).view(np.uint8)))
+
+    def get(self, number: int) -> np.ndarray | None:
+        """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
+        data = self.variable.files.get(self.key(number))
+        if data is None:
+            return None
+        return self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk).astype(self.dtype)
+
+    def present(self) -> np.ndarray:
+        return present(self.variable.files, self.name, self.grid)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The scale and zero point of each index of an axis: two arrays, chunked as the units are along that axis."""
+
+    variable: Variable
+    layout: Layout
+    axis: int
+    dimension: str | None = None
+
+    @property
+    def arrays(self) -> tuple[Sibling, Sibling]:
+        n, length = self.layout.shape[self.axis], self.layout.unit[self.axis]
+        shape, chunk = (n,), (min(length, n),)
+        kinds = (np.dtype(np.float64), np.dtype(np.int64))
+        scale, zero_point = (
+            Sibling(self.variable, name, shape, chunk, kind, self.layout.compressor, self.dimension)
+            for name, kind in zip(self.variable.siblings[2:], kinds, strict=True)
+        )
+        return scale, zero_point
+
+    @property
+    def blocks(self) -> int:
+        return self.arrays[0].grid.count
+
+    def create(self) -> None:
+        for array in self.arrays:
+            array.create()
+
+    def set(self, block: int, scales: np.ndarray, zero_points: np.ndarray) -> None:
+        for array, values in zip(self.arrays, (scales, zero_points), strict=True):
+            array.set(block, values)
+
+    def get(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points of the indices of one block.
+
+        Raises
+        ------
+        DamagedChunkError
+            If one of the two chunks is missing or holds other bytes than were written.
+        """
+        (region,) = self.arrays[0].grid.region(block)
+        found = []
+        for array in self.arrays:
+            try:
+                values = array.get(block)
+                if values is None:
+                    raise ValueError("it is missing")
+                found.append(values[: region.stop - region.start])
+                if not (np.isfinite(found[0]) & (found[0] > 0)).all():
+                    raise ValueError("a scale in it is not finite and above 0")
+            except (ValueError, RuntimeError) as error:
+                raise DamagedChunkError(
+                    f"{self.variable.files.label}/{array.key(block)} is damaged: {error}. Restore it from a copy, or "
+                    "quantize the source again with overwrite=True"
+                ) from error
+        return found[0], found[1]
+
+    def present(self) -> np.ndarray:
+        """Which blocks have both."""
+        scale, zero_point = (array.present() for array in self.arrays)
+        both: np.ndarray = scale & zero_point
+        return both
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What pass 1 found, kept in the store until the variable is sealed: rows of each unit, histograms of each batch.
+
+    A row has the statistics of one index of the axis in one unit, and where the rule looks at histograms also the unit
+    and origin of its own.
+    """
+
+    variable: Variable
+    layout: Layout
+    rule: Rule
+
+    @property
+    def bins(self) -> Bins | None:
+        if not self.rule.histogrammed:
+            return None
+        return FINE if self.rule.axis is None else COARSE
+
+    @property
+    def lanes(self) -> int:
+        """Indices of the axis that a unit has at most."""
+        return 1 if self.rule.axis is None else self.layout.unit[self.rule.axis]
+
+    @property
+    def numbers(self) -> int:
+        return ROW if self.bins is None else ROW + 2
+
+    @property
+    def batches(self) -> Batches:
+        return scan_batches(self.layout, self.rule)
+
+    @property
+    def rows(self) -> Sibling:
+        batches = self.batches
+        shape = (batches.count * batches.size, self.lanes * self.numbers)
+        return Sibling(
+            self.variable,
+            self.variable.siblings[0],
+            shape,
+            (batches.size, shape[1]),
+            np.dtype(np.int64),
+            Compressor(None if self.rule.axis is None else "zstd"),
+        )
+
+    @property
+    def histograms(self) -> Sibling:
+        assert self.bins is not None
+        length = self.lanes * self.bins.number
+        shape, chunk = (self.batches.count, length), (1, length)
+        dtype = np.dtype(self.bins.dtype)
+        return Sibling(self.variable, self.variable.siblings[1], shape, chunk, dtype, Compressor())
+
+    def create(self) -> None:
+        if self.bins is not None:
+            self.histograms.create()
+        self.rows.create()
+
+    def exist(self) -> bool:
+        return self.variable.owns(self.variable.siblings[0])
+
+    def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> None:
+        """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram."""
+        if histogram is not None:
+            counts = np.zeros((self.lanes, histogram.bins.number), histogram.counts.dtype)
+            counts[: len(histogram.counts)] = histogram.counts
+            self.histograms.set(batch, counts.reshape(1, -1))
+        whole = np.zeros((len(rows), self.lanes, self.numbers), np.int64)
+        whole[:, : rows.shape[1]] = rows
+        self.rows.set(batch, whole.reshape(len(rows), -1))
+
+    def get(self, batch: int) -> np.ndarray | None:
+        """The rows of a batch, None where there are none, or a killed writer's damaged ones."""
+        batches = self.batches
+        try:
+            found = self.rows.get(batch)
+        except ValueError:
+            return None
+        if found is None:
+            return None
+        units = len(batches.numbers(batch))
+        indices = batches.indices(batches.block(batch))
+        rows = found.reshape(batches.size, self.lanes, self.numbers)
+        return rows[:units, : indices.stop - indices.start]
+
+    def histogram(self, batch: int, rows: np.ndarray) -> Histogram | None:
+        """That of a batch, of which `rows` are the rows; None where it is not whole."""
+        assert self.bins is not None
+        try:
+            counts = self.histograms.get(batch)
+        except ValueError:
+            return None
+        if counts is None:
+            return None
+        unit = np.ascontiguousarray(rows[0, :, ROW]).view(np.float64)
+        return Histogram(self.bins, unit, rows[0, :, ROW + 1], counts.reshape(self.lanes, -1)[: len(unit)])
+
+    def empty(self, indices: int) -> np.ndarray:
+        """Rows of no values, shape ``(indices, numbers)``."""
+        return np.pad(no_rows(indices), ((0, 0), (0, self.numbers - ROW)))
+
+
+def batch_size(units: int) -> int:
+    """How many units one task takes: 1 while there are few, up to 32 where there are many to schedule."""
+    return min(max(units // 256, 1), 32)
+
+
+def scan_batches(layout: Layout, rule: Rule) -> Batches:
+    """The batches of both passes. Histograms of an axis are large, so more units share them where there are many."""
+    units = layout.units
+    blocks = 1 if rule.axis is None else units.counts[rule.axis]
+    size = batch_size(units.count)
+    if rule.axis is not None and rule.histogrammed and not one_read(layout, rule):
+        counts = layout.unit[rule.axis] * COARSE.number * np.dtype(COARSE.dtype).itemsize
+        stored = math.prod(layout.unit) // 2
+        size = max(size, min(-(-SHARE * counts // stored), units.count // PARTS))
+    return Batches(units, rule.axis, max(1, min(size, units.count // blocks)))
+
+
+def one_read(layout: Layout, rule: Rule) -> bool:
+    """Whether a unit holds all values of its indices of the axis, so that their scale is known once it is read."""
+    return rule.axis is not None and layout.units.count == layout.units.counts[rule.axis]
