@@ -9,14 +9,15 @@ two: edges are exact, and whole numbers lie in the middle of their bins, as long
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from .kernels import ONE, Lines, affines, as_number, at, compiled, loaded, signature, widened
-from .scaling import HIGHEST, Rule, Scale, Statistics, bounds, from_row
+from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, loaded, signature, widened
+from .scaling import HIGHEST, SMALLEST_NORMAL, Rule, Scale, Statistics, bounds, from_row
 
 
 class Bins(NamedTuple):
@@ -47,6 +48,16 @@ class Histogram(NamedTuple):
     """Counts of values in bins, of one index or of each: ``y = x / unit + origin``.
 
     `unit` and `origin` are float64 and int64 of shape ``(count,)``, `counts` is of shape ``(count, bins)``.
+
+    Examples
+    --------
+    >>> histogram = Histogram.about(FINE, np.array([1.0]), np.array([-280]))
+    >>> histogram.add(np.array([[279.5, 280.0, 280.0, 1e9]], np.float32))
+    >>> bins = np.flatnonzero(histogram.counts[0])
+    >>> histogram.counts[0, bins].tolist()
+    [1, 2, 1]
+    >>> [280 + edge(int(number), FINE) for number in bins]
+    [279.498046875, 279.998046875, 999293207.0]
     """
 
     bins: Bins
@@ -61,7 +72,10 @@ class Histogram(NamedTuple):
 
     def add(self, block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
         """Count the values of a block in one read. What is not finite, or missing, lands in the outermost bins."""
-        table = affines(block.dtype, self.unit, self.origin, None, 0)
+        if lines == ONE:
+            table = affine(block.dtype, float(self.unit[0]), int(self.origin[0]), None, 0)
+        else:
+            table = affines(block.dtype, self.unit, self.origin, None, 0)
         values, widening, sentinel = loaded(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
         name = f"{signature(block, sentinel)}_{self.counts.dtype}"
@@ -85,6 +99,7 @@ class Histogram(NamedTuple):
         loop(*own, *others, *bounds(rows), *shape_of(self.bins))
 
 
+@functools.cache
 def shape_of(bins: Bins) -> tuple[Any, Any, Any]:
     """What loops know of bins: bits, how many on a side, and the largest ``abs(y)``, which all beyond it count as."""
     return np.int32(bins.bits), np.int32(bins.octaves << bins.bits), np.float32(2.0 ** (bins.octaves - 1))
@@ -165,13 +180,14 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[n
         shape = shape_of(histogram.bins)
         loop = compiled(search_loop, f"{histogram.counts.dtype}")
         loop(histogram.counts, histogram.unit, histogram.origin, low, high, steps, varied, scales, lowest, *shape)
-        zero_points[varied] = rule.lowest - lowest[varied].astype(np.int64)
+        moved = lowest != (rule.lowest - zero_points).astype(np.float64)  # the others may have more than 53 bits
+        zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
         return scales, zero_points
     assert rule.percentile is not None
     share = (100 - rule.percentile) / 200
     for i in varied.tolist():
         lower, upper = (quantile(histogram, i, q, float(low[i]), float(high[i])) for q in (share, 1 - share))
-        if lower < upper:
+        if key_at(histogram, i, lower) < key_at(histogram, i, upper):  # within a bin there may be only one value
             found = rule.choose(Statistics(lower, upper, int(rows[i, 2])))
             scales[i], zero_points[i] = found.scale, found.zero_point
     return scales, zero_points
@@ -208,8 +224,18 @@ def quantile(histogram: Histogram, index: int, share: float, low: float, high: f
     return first + (second - first) * (rank - below)
 
 
+def key_at(histogram: Histogram, index: int, value: float) -> int:
+    """The bin of a value."""
+    y = value / float(histogram.unit[index]) + int(histogram.origin[index])
+    return int(key_of_number(y, *shape_of(histogram.bins)))
+
+
 def edge(number: int, bins: Bins) -> float:
-    """The lower edge of a bin, as `y`."""
+    """The lower edge of a bin, as `y`.
+
+    >>> [edge((FINE.number >> 1) + i, FINE) for i in (0, 1, 256, 257)]
+    [-0.001953125, 0.001953125, 0.998046875, 1.00390625]
+    """
     return float(edge_of(number, *shape_of(bins)[:2]))
 
 
@@ -274,13 +300,19 @@ def edge_of(number, bits, side):  # type: ignore[no-untyped-def]
 
 def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high, bits, side, most):  # type: ignore[no-untyped-def]
     for index in range(counts.shape[0]):
-        for number in range(counts.shape[1]):
-            if its_counts[index, number]:
-                middle = 0.5 * (edge_of(number, bits, side) + edge_of(number + 1, bits, side))
-                x = (middle - its_origin[index]) * its_unit[index]
-                x = min(max(x, low[index]), high[index])
-                y = x / unit[index] + origin[index]
-                counts[index, key_of_number(y, bits, side, most)] += its_counts[index, number]
+        held = np.flatnonzero(its_counts[index])
+        first, last = (held[0], held[-1]) if held.size > 1 else (-1, -1)
+        for number in held:
+            middle = 0.5 * (edge_of(number, bits, side) + edge_of(number + 1, bits, side))
+            x = (middle - its_origin[index]) * its_unit[index]
+            x = min(max(x, low[index]), high[index])
+            if its_counts[index, number] == 1:  # alone at an end it is the bound
+                if number == first:
+                    x = low[index]
+                elif number == last:
+                    x = high[index]
+            y = x / unit[index] + origin[index]
+            counts[index, key_of_number(y, bits, side, most)] += its_counts[index, number]
 
 
 # The range of least squared error ------------------------------------------------------------------------------------
@@ -290,11 +322,14 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
 # For each scale the window of levels that leaves the least squared distance outside is found by bisection (that
 # distance is convex in the window's place); about it the whole zero points, and the scales next to it that put a level
 # there, are tried. Scales go down from the one that reaches over all values, and end where what is clipped alone
-# exceeds the best.
+# exceeds the best. What is better than all before is fitted to its own codes (as k-means does).
+#
+# Before that come scales that both bounds are multiples apart of: few different values may lie on such levels exactly,
+# which bins do not show. The first that they do not speak against is taken.
 
 COARSE_STEP, FINE_STEP = 2.0**-0.0625, 2.0**-0.015625
 ON_GRID = 16  # steps from zero beyond which a scale moved a little puts a level anywhere
-FITS = 2
+FITS = 2  # of scale and place to the codes that they give
 ON_BOUNDS = 64  # most parts of the range that are tried as a scale: few whole numbers lie on the levels then
 
 
@@ -319,15 +354,14 @@ def sums(counts, low, high, first, last, bits, side):  # type: ignore[no-untyped
         here, there = (j, j + 1) if right else (j + 1, j)
         sign = 1.0 if right else -1.0
         number = np.float64(counts[first + j])
-        if j == 0:  # merged histograms have some next to it
+        if j == 0:  # rounding may have put some next to it
             number += counts[:first].sum()
         if j == n - 1:
             number += counts[last + 1 :].sum()
         count = sign * number
         width, centre = edges[j + 1] - edges[j], 0.5 * (edges[j] + edges[j + 1])
-        if n > 1 and (j == 0 or j == n - 1):
-            if abs(count) == 1:
-                width, centre = 0.0, low if j == 0 else high
+        if n > 1 and (j == 0 or j == n - 1) and abs(count) == 1:
+            width, centre = 0.0, low if j == 0 else high
         noise += abs(count) * width * width / (3 - 2.0**-20)
         total[0, there] = total[0, here] + count
         total[1, there] = total[1, here] + count * centre
@@ -364,7 +398,11 @@ def squares(s0, s1, s2, level):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def error(scale, whole, origin, steps, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """Sum of squared errors with the levels ``(whole + step) * scale``, and scale and whole that fit those codes better."""
+    """Sum of squared errors with levels ``(whole + step) * scale``, and the scale and `whole` that fit these codes.
+
+    Near zero they have the least squared error with this `whole`. Further out both are of the line of least squared
+    error through values over codes, with the scale moved so that a level lies where the line begins.
+    """
     last = edges.shape[0] - 1
     found = n = sk = skk = sx = sxk = 0.0
     a0, a1, a2 = total[0, 0], total[1, 0], total[2, 0]
@@ -380,13 +418,9 @@ def error(scale, whole, origin, steps, counts, edges, total, first, bits, side, 
         a0, a1, a2 = b0, b1, b2
     if abs(whole) > ON_GRID:
         slope = (n * sxk - sk * sx) / (n * skk - sk * sk) if n * skk > sk * sk else scale
-        if not slope > 0:
-            return found, scale, whole
         start = (sx - slope * sk) / n
         nearest = np.rint(start / slope)
-        if start * nearest > 0:
-            return found, start / nearest, nearest
-        return found, scale, whole
+        return (found, start / nearest, nearest) if slope > 0 and nearest != 0 else (found, scale, whole)
     product, square = whole * sx + sxk, whole * whole * n + 2 * whole * sk + skk
     return found, product / square if product > 0 and square > 0 else scale, whole
 
@@ -412,6 +446,8 @@ def window(scale, steps, counts, edges, total, first, bits, side, most):  # type
     high = max(edges[-1] - reach, low)
     while high - low > scale / 64:
         middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
         if outside(middle, reach, counts, edges, total, first, bits, side, most)[1]:
             low = middle
         else:
@@ -421,8 +457,10 @@ def window(scale, steps, counts, edges, total, first, bits, side, most):  # type
 
 
 @numba.njit
-def descended(scale, whole, fits, origin, steps, at_best, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """Least error, scale and place of the lowest level: those of `at_best`, or these, and some fits that they lead to."""
+def descended(  # type: ignore[no-untyped-def]
+    scale, whole, fits, origin, steps, at_best, counts, edges, total, first, bits, side, most
+):
+    """The least error, scale and place of the lowest level: `at_best`, or this scale and place, or what fits them."""
     for _ in range(fits + 1):
         found, its_scale, its_whole = error(scale, whole, origin, steps, counts, edges, total, first, bits, side, most)
         if not found < at_best[0]:
@@ -433,7 +471,9 @@ def descended(scale, whole, fits, origin, steps, at_best, counts, edges, total, 
 
 
 @numba.njit
-def at_start(start, tried, exact, origin, steps, at_best, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
+def at_start(  # type: ignore[no-untyped-def]
+    start, tried, exact, origin, steps, at_best, counts, edges, total, first, bits, side, most
+):
     """As `descended`, of scales that are the one tried, or nearly, and have their lowest level near `start`."""
     for quarter in range(-2, 3):
         place = start + quarter * 0.25 * tried - origin
@@ -491,5 +531,6 @@ def search_loop(counts, unit, origin, low, high, steps, indices, scales, lowest,
             counts[index], low[index] / u + o, high[index] / u + o, o, steps, scales[index] / u, lowest[index],
             bits, side, most,
         )  # fmt: skip
-        scales[index] = scale * u
-        lowest[index] = whole
+        if SMALLEST_NORMAL <= scale * u < np.inf:
+            scales[index] = scale * u
+            lowest[index] = whole

@@ -308,7 +308,7 @@ def affines(
     number = arithmetic(dtype)
     exponent = np.frexp(scales)[1]
     levels = (low - zero_points).astype(np.float64) * scales
-    ordinary = (np.abs(exponent) < EDGE[number]) & (np.abs(zero_points) < 1 << 30)
+    ordinary = (np.abs(exponent) < EDGE[number]) & (zero_points > -(1 << 30)) & (zero_points < 1 << 30)
     ordinary &= np.abs(levels) < np.finfo(number).max / 2
     table = np.empty((len(Affine._fields), len(scales)), number)
     anchor = np.where(ordinary, levels, 0.0).astype(number)

@@ -25,7 +25,7 @@ from .storage import Files, Variable
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
 METADATA = 1 << 14  # bytes of all zarr.json
 SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
-HISTOGRAMS = 4  # held at once: counted, encoded, and with the copies that takes
+HISTOGRAMS = 5  # held at once: counted, encoded, and with the copies that takes
 ROWS = 10  # of each index, held at once beside those of a batch: folded, compared, as scales and as the kernels' tables
 COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -297,10 +297,8 @@ ROW = 8  # numbers in a row: the bits of two float64, and six integers
 
 def to_row(statistics: Statistics) -> np.ndarray:
     """Statistics as a row of int64, shape (8,): as the store keeps them while a job runs, and arrays of them add up."""
-    *bounds, count, nan, missing, positive, negative, first = astuple(statistics)
-    row = np.array([0, 0, count, nan, missing, positive, negative, first], np.int64)
-    row[:2] = np.array(bounds, np.float64).view(np.int64)
-    return row
+    bits = np.array([statistics.minimum, statistics.maximum]).view(np.int64)
+    return np.array([*bits, *list(vars(statistics).values())[2:]], np.int64)
 
 
 def from_row(row: np.ndarray) -> Statistics:
@@ -310,6 +308,18 @@ def from_row(row: np.ndarray) -> Statistics:
 def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Minima and maxima of rows, float64."""
     return tuple(np.ascontiguousarray(rows[..., i]).view(np.float64) for i in (0, 1))  # type: ignore[return-value]
+
+
+def fold_into(total: np.ndarray, rows: np.ndarray) -> None:
+    """Add the statistics of some rows to those of as many others, in place; `total` is contiguous in its last axis."""
+    low, high = bounds(rows)
+    mine = total.view(np.float64)
+    np.fmin(mine[:, 0], low, out=mine[:, 0])
+    np.fmax(mine[:, 1], high, out=mine[:, 1])
+    total[:, 2:7] += rows[:, 2:7]
+    first = rows[:, 7]
+    if (first >= 0).any():
+        total[:, 7] = np.where((total[:, 7] < 0) | ((first >= 0) & (first < total[:, 7])), first, total[:, 7])
 
 
 def folded(rows: np.ndarray) -> np.ndarray:
@@ -390,7 +400,7 @@ def levels_each(
         exact = (codes - zero_points[:, None]).astype(np.float64) * scales[:, None]
     limits = [float(limit) for limit in finite_range(dtype)]
     ordinary = (exact > limits[0] * (1 - 2.0**-10)) & (exact < limits[1] * (1 - 2.0**-10))
-    inside = ordinary.all(axis=1) & (np.abs(zero_points) < 1 << 52)
+    inside = ordinary.all(axis=1) & (zero_points > -(1 << 52)) & (zero_points < 1 << 52)
     tables = np.zeros(exact.shape, dtype)
     tables[inside] = rounded_each(exact[inside], dtype)
     outside = np.zeros(exact.shape, bool)

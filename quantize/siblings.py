@@ -58,8 +58,10 @@ class Sibling:
 
     def set(self, number: int, values: np.ndarray) -> None:
         """Write a chunk, of which only the first values may be there."""
-        whole = np.zeros(self.chunk, self.dtype.newbyteorder("<"))
-        whole[tuple(slice(0, n) for n in values.shape)] = values
+        whole = values.astype(self.dtype.newbyteorder("<"), order="C", copy=False)
+        if values.shape != self.chunk:
+            whole = np.zeros(self.chunk, self.dtype.newbyteorder("<"))
+            whole[tuple(slice(0, n) for n in values.shape)] = values
         self.variable.files.set(self.key(number), self.codec.encode(whole.reshape(-1).view(np.uint8)))
 
     def get(self, number: int) -> np.ndarray | None:
@@ -67,7 +69,8 @@ class Sibling:
         data = self.variable.files.get(self.key(number))
         if data is None:
             return None
-        return self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk).astype(self.dtype)
+        values = self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk)
+        return values.astype(self.dtype, copy=False)
 
     def present(self) -> np.ndarray:
         return present(self.variable.files, self.name, self.grid)
@@ -200,9 +203,7 @@ class Scans:
     def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> None:
         """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram."""
         if histogram is not None:
-            counts = np.zeros((self.lanes, histogram.bins.number), histogram.counts.dtype)
-            counts[: len(histogram.counts)] = histogram.counts
-            self.histograms.set(batch, counts.reshape(1, -1))
+            self.histograms.set(batch, histogram.counts.reshape(1, -1))
         whole = np.zeros((len(rows), self.lanes, self.numbers), np.int64)
         whole[:, : rows.shape[1]] = rows
         self.rows.set(batch, whole.reshape(len(rows), -1))

@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,10 @@ from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .ranging import SAMPLE_EACH, scales_by_rows
 from .readers import Source
-from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, folded, from_row, no_rows
+from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, fold_into, folded, from_row, no_rows
 from .siblings import Parameters, Scans, one_read
 from .storage import Variable
 
-T = TypeVar("T")
 PLACES = 64  # of the histograms of pass 1, those that show where that of all lies
 CACHED = 1 << 18  # values that are scanned and packed while they are in a processor's cache
 
@@ -130,7 +129,7 @@ class Work:
         places = []
         shown = set(np.linspace(own.start, own.stop - 1, min(PLACES, len(own))).astype(int).tolist())
         for batch in own:
-            rows = self.kept(scans.get(batch))
+            rows, _ = self.kept(batch)
             total = folded(np.stack([total, *rows[..., :ROW]]))
             if scans.bins is not None and batch in shown:
                 unit = np.ascontiguousarray(rows[0, :, ROW]).view(np.float64)
@@ -140,15 +139,26 @@ class Work:
             unit, origin, weight = (np.stack(part) for part in zip(*places, strict=True))
             histogram = Histogram.about(scans.bins, *together(unit, origin, weight))
             for batch in own:
-                rows = self.kept(scans.get(batch))
-                histogram.merge(self.kept(scans.histogram(batch, rows)), folded(rows[..., :ROW]))
+                rows, part = self.kept(batch)
+                assert part is not None
+                histogram.merge(part, folded(rows[..., :ROW]))
         return total, *choose(self.rule, total, histogram)
 
-    def kept(self, found: T | None) -> T:
-        """What pass 1 left in the store, if it is there."""
-        if found is None:
-            raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
-        return found
+    def kept(self, batch: int) -> tuple[np.ndarray, Histogram | None]:
+        """The rows that pass 1 left of a batch, and its histogram if there are any.
+
+        Raises
+        ------
+        StoreError
+            If they are lost: the batch is then one that is not scanned.
+        """
+        scans = self.scans
+        rows = scans.get(batch)
+        histogram = None if rows is None or scans.bins is None else scans.histogram(batch, rows)
+        if rows is None or (histogram is None and scans.bins is not None):
+            self.variable.files.delete(scans.rows.key(batch))
+            raise StoreError(f"{self.variable.where} has lost part of pass 1; run again to scan it anew")
+        return rows, histogram
 
     def write_batch(
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
@@ -157,9 +167,11 @@ class Work:
         claim, block_of_axis = metadata.to_json(), self.scans.batches.block(batch)
         at_once = self.rule.value_range is not None or one_read(self.layout, self.rule)
         rows = None if at_once else self.scans.get(batch)
-        if rows is None and not at_once and self.check_ours(metadata):
-            return
-        rows = None if at_once else self.kept(rows)
+        if rows is None and not at_once:
+            if self.check_ours(metadata):
+                return
+            self.variable.delete_scans()  # or the run that overwrites would go on with them
+            raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
         scales = None
         if isinstance(metadata.scale, Scale):
             scales = np.array([metadata.scale.scale]), np.array([metadata.scale.zero_point])
@@ -327,11 +339,11 @@ class Work:
         indices = slice(0, 1) if axis is None else within(part, unit)[axis]
         block, lines = in_lines(small, axis), lines_of(small.shape, axis)
         found = scan_rows(block, lines, self.missing)
-        if self.rule.refused(from_row(folded(found))):
+        if found[:, 3:7].any() and self.rule.refused(from_row(folded(found))):
             inside = index_at(first_refused(small, self.rule, self.missing), small.shape)
             index = tuple(i + along.start for i, along in zip(inside, part, strict=True))
             found[0 if axis is None else inside[axis], ROW - 1] = np.ravel_multi_index(index, self.source.shape)
-        rows[indices] = folded(np.stack([rows[indices], found]))
+        fold_into(rows[indices], found)
         if tally is not None:
             tally.add(small, axis, indices, block, lines, found)
 
@@ -354,7 +366,8 @@ class Tally:
             unit, origin = about(sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing)
             own.unit[new], own.origin[new], placed[new] = unit[new], origin[new], True
         own.add(block, lines, self.missing)
-        own.leave_out(rows)
+        if rows[:, 3:7].any():
+            own.leave_out(rows)
 
 
 def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tuple[int, np.ndarray | None]]:

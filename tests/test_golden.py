@@ -33,7 +33,7 @@ def test_others_read_golden_stores(folder: Path) -> None:
 
 
 def test_there_are_golden_stores() -> None:
-    assert len(FOLDERS) == 8
+    assert len(FOLDERS) == 11
 
 
 def test_what_golden_stores_say_of_their_source() -> None:

@@ -115,6 +115,11 @@ def test_a_run_holds_no_more_than_its_plan_said(folder: Path, tmp_path: Path, na
         {"chunks": [4096, 4096], "compressors": "blosc", "workers": 4},
         {"chunks": [-1, 64], "compressors": None, "verify": True},
         {"value_range": [-3, 3]},
+        {"scale_method": "mse", "workers": 2},
+        {"axis": 0, "scale_method": "mse", "workers": 2},
+        {"axis": 1, "workers": 2},
+        {"axis": 1, "scale_method": "mse", "chunks": [2048, 2048], "workers": 2},
+        {"axis": 0, "chunks": [2048, 2048], "workers": 2},
     ],
     ids=str,
 )

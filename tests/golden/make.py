@@ -1,4 +1,4 @@
-"""Writes the golden stores of format version 1. Run once; what it wrote is read for ever, and never written again.
+"""Writes the golden stores of format version 1 that are not there yet. They are read for ever, and never written again.
 
     python tests/golden/make.py
 
@@ -26,6 +26,12 @@ STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "float32-range": (BASE.astype(np.float32), {"chunks": (2, 7), "value_range": (270, 290), "compressors": None}),
     "int16-missing": (BASE.astype(np.int16), {"nan_policy": "propagate", "missing": 280, "compressors": None}),
     "uint8-constant": (np.full((1, 3, 5), 42, np.uint8), {"chunks": (1, 2, 2), "compressors": None}),
+    "float32-axis": (BASE.astype(np.float32), {"chunks": (2, 4), "axis": 0, "compressors": None}),
+    "float32-axis-last-mse": (
+        MASKED.astype(np.float32),
+        {"chunks": (2, 2), "shards": (4, 4), "axis": 1, "scale_method": "mse", "nan_policy": "propagate"},
+    ),
+    "float16-percentile": (BASE.astype(np.float16), {"scale_method": "percentile", "percentile": 80.0}),
     "int64-sharded": ((BASE * 2.0**50).astype(np.int64), {"chunks": (1, 2), "shards": (5, 8), "compressors": None}),
 }
 
@@ -33,6 +39,8 @@ STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
 def main() -> None:
     for name, (values, options) in STORES.items():
         folder = HERE / name
+        if folder.exists():
+            continue
         folder.mkdir()
         source: Any = values
         if name == "float16":
