@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .array import Int4Array as Int4Array
     from .array import open_int4 as open_int4
+    from .errors import ErrorFigures as ErrorFigures
+    from .measuring import measure_error as measure_error
     from .metadata import DamagedChunkError as DamagedChunkError
     from .metadata import QuantizeError as QuantizeError
     from .metadata import SourceChangedError as SourceChangedError
@@ -45,6 +47,8 @@ HOMES = {
     "metadata": ("DamagedChunkError", "QuantizeError", "SourceChangedError", "StoreError", "UnfinishedStoreError"),
     "array": ("Int4Array", "open_int4"),
     "planning": ("Plan", "plan"),
+    "measuring": ("measure_error",),
+    "errors": ("ErrorFigures",),
     "pipeline": ("Progress", "quantize_to_zarr"),
 }
 

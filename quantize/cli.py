@@ -12,15 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from . import __version__
 from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
-
-if TYPE_CHECKING:
-    from .array import Int4Array
 
 T = TypeVar("T")
 
@@ -120,6 +117,14 @@ def options(*table: Callable[[T], T]) -> Callable[[T], T]:
 
 STORE = click.argument("store")
 NAME = click.option("--name", help="The variable; not needed where the store holds only one.")
+MISSING = click.option(
+    "--missing",
+    type=missing,
+    default="declared",
+    show_default=True,
+    metavar="VALUE|none|declared",
+    help="The value that stands for missing: this one, none, or the one that the source declares.",
+)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -130,10 +135,18 @@ JOB = options(
     click.option("--name", default="data", show_default=True, help="Of the variable in the store."),
     click.option(
         "--scale-method",
-        type=click.Choice(["minmax", "absmax"]),
+        type=click.Choice(["minmax", "absmax", "percentile", "mse"]),
         default="minmax",
         show_default=True,
-        help="minmax spends all codes on the range of the data; absmax keeps zero in its middle.",
+        help="minmax covers the range of the data; absmax keeps zero in its middle; percentile leaves out the tails; "
+        "mse finds the range with the least squared error. Values beyond the range of the last two saturate.",
+    ),
+    click.option("--axis", type=int, metavar="N", help="Keep a scale for each index of this axis, counted from 0."),
+    click.option(
+        "--percentile",
+        type=float,
+        metavar="SHARE",
+        help="What the method percentile keeps, in % of the values.  [default: 99.9]",
     ),
     click.option(
         "--value-range",
@@ -142,14 +155,7 @@ JOB = options(
         metavar="LOW HIGH",
         help="The range to cover; saves the first pass, and saturates what lies outside.",
     ),
-    click.option(
-        "--missing",
-        type=missing,
-        default="declared",
-        show_default=True,
-        metavar="VALUE|none|declared",
-        help="The value that stands for missing: this one, none, or the one that the source declares.",
-    ),
+    MISSING,
     click.option(
         "--nan-policy",
         type=click.Choice(["raise", "propagate"]),
@@ -188,6 +194,23 @@ def main() -> None:
 
 
 @main.command()
+@click.argument("source", metavar="SRC")
+@MISSING
+@JSON
+def suggest(source: str, missing: Any, as_json: bool) -> None:
+    """Compare the scale methods on a sample of SRC.
+
+    For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
+    the command that runs it. Reads a small part of SRC, and writes nothing.
+    """
+    from .comparison import compare
+
+    with stoppable():
+        found = compare(source, missing=missing)
+    say(as_json, {"source": source, **found.to_json()}, found)
+
+
+@main.command()
 @JOB
 def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
     """Say what a run will need, without reading the data."""
@@ -206,6 +229,7 @@ def run(arguments: list[str], /, source: str, store: str, as_json: bool, **setti
     """Quantize SRC into DST. Run again to go on where it stopped."""
     began = time.monotonic()
     with stoppable(), resumable(shlex.join(["quantize", *arguments])) as display:
+        from .describing import described, description, how_to_read
         from .pipeline import quantize_to_zarr
 
         array = quantize_to_zarr(source, store, progress=display, **settings)
@@ -223,6 +247,7 @@ def run(arguments: list[str], /, source: str, store: str, as_json: bool, **setti
 def info(store: str, name: str | None, as_json: bool) -> int:
     """Print what STORE holds: shape, scale, status."""
     from .array import Int4Array
+    from .describing import described, description
     from .storage import find
 
     variable, metadata = find(store, name)
@@ -278,6 +303,28 @@ def verify(store: str, source: str | None, name: str | None, as_json: bool) -> i
 
 @main.command()
 @STORE
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", default="report.html", show_default=True, metavar="X.html", help="Where to write it.")
+@NAME
+@OVERWRITE
+@JSON
+def report(store: str, source: str, output: str, name: str | None, overwrite: bool, as_json: bool) -> int:
+    """Measure the errors of STORE against SRC and show them on a page.
+
+    The page is one HTML file, with pictures of values, errors and codes, and what other scales would give.
+    """
+    from .report import write_report
+
+    with stoppable(), Display() as display:
+        found = write_report(store, source, output, name=name, overwrite=overwrite, progress=display)
+    say(as_json, {"path": output, **found.to_json()}, f"{found}\n\nwrote {output}: open it in a browser")
+    if not found.figures.within_bound:
+        complain(f"{store} does not hold what {source} holds now: quantize it again with --overwrite")
+    return DONE if found.figures.within_bound else WRONG
+
+
+@main.command()
+@STORE
 @NAME
 @click.option("--region", type=region, default="...", metavar="0:10,:", help="NumPy's basic indexing; by default all.")
 @click.option("-o", "--output", metavar="X.npy", help="Write the values here instead of printing them.")
@@ -325,6 +372,7 @@ def restore(store: str, destination: str, name: str | None, overwrite: bool, as_
 def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, as_json: bool) -> int:
     """Quantize real elevations, measure the errors and draw them."""
     from .demo import Demonstration, bits_of_one_tile
+    from .describing import described, description, how_to_read
 
     tell = (lambda text: None) if as_json else click.echo
     with stoppable(), contextlib.ExitStack() as stack:
@@ -391,49 +439,6 @@ def resumable(command: str) -> Iterator[Display]:
             raise
         reached = display.place(display.last) if display.last else "nothing done yet"
         raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error
-
-
-def described(array: Int4Array) -> dict[str, Any]:
-    """What there is to know of a sealed variable."""
-    return {
-        "path": array.path,
-        "name": array.name,
-        "status": "sealed",
-        "shape": array.shape,
-        "dtype": str(array.dtype),
-        "chunks": array.chunks,
-        "shards": array.shards,
-        "scale": array.scale,
-        "zero_point": array.zero_point,
-        "nan_code": array.nan_code,
-        "missing": array.missing,
-        "max_error": array.max_error,
-        "nbytes": array.nbytes,
-        "nbytes_stored": array.nbytes_stored,
-    }
-
-
-def description(array: Int4Array) -> str:
-    from dask.utils import format_bytes
-
-    stored = array.nbytes_stored
-    times, bits = array.nbytes / stored, 8 * stored / array.size
-    lines = [
-        f"shape       {array.shape} {array.dtype}, {format_bytes(array.nbytes)}",
-        f"chunks      {array.chunks}" + (f" in shards {array.shards}" if array.shards else ""),
-        f"scale       {array.scale:.9g}, zero point {array.zero_point}",
-        f"max error   {array.max_error:.6g} within the range (half a step)",
-        f"stored      {format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value",
-    ]
-    if array.nan_code is not None:
-        value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
-        lines.insert(-1, f"missing     code {array.nan_code}, read back as {value}")
-    return "\n".join(lines)
-
-
-def how_to_read(path: str, name: str) -> str:
-    arguments = repr(path) if name == "data" else f"{path!r}, {name!r}"
-    return f"read it back in Python:\n  from quantize import open_int4\n  array = open_int4({arguments})\n  array[:2]"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import ErrorFigures
+from .measuring import measure_error
+from .pictures import compare_picture
 from .pipeline import quantize_to_zarr
-from .report import ErrorFigures, compare_picture, measure_error
 from .restoring import check_target, replacing
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numba
@@ -44,10 +45,12 @@ SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
 NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
 
 
-class Histogram(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Histogram:
     """Counts of values in bins, of one index or of each: ``y = x / unit + origin``.
 
-    `unit` and `origin` are float64 and int64 of shape ``(count,)``, `counts` is of shape ``(count, bins)``.
+    `unit` and `origin` are float64 and int64 of shape ``(count,)``, `first` is of shape ``(count, bins)``. Every other
+    value is counted in `spare`, if there is one: where many are equal, counting one need not wait for the one before.
 
     Examples
     --------
@@ -63,12 +66,22 @@ class Histogram(NamedTuple):
     bins: Bins
     unit: np.ndarray
     origin: np.ndarray
-    counts: np.ndarray
+    first: np.ndarray
+    spare: np.ndarray | None = None
 
     @classmethod
     def about(cls, bins: Bins, unit: np.ndarray, origin: np.ndarray) -> Histogram:
         """An empty one."""
-        return cls(bins, unit, origin, np.zeros((len(unit), bins.number), bins.dtype))
+        counts = np.zeros((len(unit), bins.number), bins.dtype)
+        return cls(bins, unit, origin, counts, np.zeros_like(counts) if bins == FINE else None)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Of all values, shape ``(count, bins)``."""
+        if self.spare is not None:
+            self.first[...] += self.spare
+            self.spare[...] = 0
+        return self.first
 
     def add(self, block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
         """Count the values of a block in one read. What is not finite, or missing, lands in the outermost bins."""
@@ -78,19 +91,20 @@ class Histogram(NamedTuple):
             table = affines(block.dtype, self.unit, self.origin, None, 0)
         values, widening, sentinel = loaded(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
-        name = f"{signature(block, sentinel)}_{self.counts.dtype}"
-        loop = compiled(chosen, name)
-        loop(values, self.counts, table, lines.repeat, sentinel, widening, *shape_of(self.bins))
+        loop = compiled(chosen, f"{signature(block, sentinel)}_{self.first.dtype}")
+        spare = self.first if self.spare is None else self.spare
+        loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *shape_of(self.bins))
 
     def part(self, indices: slice) -> Histogram:
         """That of some indices: a view."""
-        return Histogram(self.bins, self.unit[indices], self.origin[indices], self.counts[indices])
+        spare = None if self.spare is None else self.spare[indices]
+        return Histogram(self.bins, self.unit[indices], self.origin[indices], self.first[indices], spare)
 
     def leave_out(self, rows: np.ndarray) -> None:
         """Take back what was counted of values that are not finite, or missing: as many as statistics say."""
         bottom, top = (int(key_of_number(y, *shape_of(self.bins))) for y in (-math.inf, math.inf))
-        self.counts[:, top] -= rows[:, 3:6].sum(axis=1).astype(self.counts.dtype)
-        self.counts[:, bottom] -= rows[:, 6].astype(self.counts.dtype)
+        self.first[:, top] -= rows[:, 3:6].sum(axis=1).astype(self.first.dtype)
+        self.first[:, bottom] -= rows[:, 6].astype(self.first.dtype)
 
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
         """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
@@ -270,19 +284,22 @@ def find_keys(line, keys, affine, sentinel, widening, bits, side, most):  # type
         keys[i] = key_of_value(widened(line[i], widening), affine, sentinel, bits, side, most)
 
 
-def count_loop(block, counts, table, repeat, sentinel, widening, bits, side, most):  # type: ignore[no-untyped-def]
+def count_loop(block, counts, spare, table, repeat, sentinel, widening, bits, side, most):  # type: ignore[no-untyped-def]
     keys = np.empty(AT_ONCE, np.uint32)
     for row in range(block.shape[0]):
         index = row // repeat % table.shape[1]
-        line, own, affine = block[row], counts[index], at(table, index)
+        line, own, other, affine = block[row], counts[index], spare[index], at(table, index)
         for start in range(0, line.shape[0], AT_ONCE):
             part = line[start : start + AT_ONCE]
             find_keys(part, keys, affine, sentinel, widening, bits, side, most)
-            for i in range(part.shape[0]):
-                own[keys[i]] += own.dtype.type(1)
+            for i in range(part.shape[0] // 2):
+                own[keys[2 * i]] += own.dtype.type(1)
+                other[keys[2 * i + 1]] += own.dtype.type(1)
+            if part.shape[0] % 2:
+                own[keys[part.shape[0] - 1]] += own.dtype.type(1)
 
 
-def count_columns_loop(block, counts, table, repeat, sentinel, widening, bits, side, most):  # type: ignore[no-untyped-def]
+def count_columns_loop(block, counts, spare, table, repeat, sentinel, widening, bits, side, most):  # type: ignore[no-untyped-def]
     for row in range(block.shape[0]):
         for i in range(block.shape[1]):
             x = widened(block[row, i], widening)
@@ -324,8 +341,9 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
 # there, are tried. Scales go down from the one that reaches over all values, and end where what is clipped alone
 # exceeds the best. What is better than all before is fitted to its own codes (as k-means does).
 #
-# Before that come scales that both bounds are multiples apart of: few different values may lie on such levels exactly,
-# which bins do not show. The first that they do not speak against is taken.
+# Before that, where no more bins are occupied than there are levels, come scales that both bounds are multiples apart
+# of: few different values may lie on such levels exactly, which bins do not show. The first that they do not speak
+# against is taken.
 
 COARSE_STEP, FINE_STEP = 2.0**-0.0625, 2.0**-0.015625
 ON_GRID = 16  # steps from zero beyond which a scale moved a little puts a level anywhere
@@ -418,9 +436,11 @@ def error(scale, whole, origin, steps, counts, edges, total, first, bits, side, 
         a0, a1, a2 = b0, b1, b2
     if abs(whole) > ON_GRID:
         slope = (n * sxk - sk * sx) / (n * skk - sk * sk) if n * skk > sk * sk else scale
+        if not slope > 0:
+            return found, scale, whole
         start = (sx - slope * sk) / n
         nearest = np.rint(start / slope)
-        return (found, start / nearest, nearest) if slope > 0 and nearest != 0 else (found, scale, whole)
+        return (found, start / nearest, nearest) if nearest != 0 else (found, scale, whole)
     product, square = whole * sx + sxk, whole * whole * n + 2 * whole * sk + skk
     return found, product / square if product > 0 and square > 0 else scale, whole
 
@@ -495,7 +515,8 @@ def best(counts, low, high, origin, steps, scale, lowest, bits, side, most):  # 
     edges, total, noise = sums(counts, low, high, first, last, bits, side)
     at_best = (np.inf, scale, lowest)
     at_best = descended(scale, lowest, 0, origin, steps, at_best, counts, edges, total, first, bits, side, most)
-    for parts in range(1, ON_BOUNDS + 1):
+    occupied = np.count_nonzero(counts[first : last + 1])
+    for parts in range(1, ON_BOUNDS + 1 if occupied <= steps else 1):
         if at_best[0] <= noise:
             return at_best[1], at_best[2]
         tried = (high - low) / parts

@@ -307,16 +307,17 @@ def affines(
     """
     number = arithmetic(dtype)
     exponent = np.frexp(scales)[1]
-    levels = (low - zero_points).astype(np.float64) * scales
+    with np.errstate(over="ignore"):  # those are not ordinary
+        levels = (low - zero_points).astype(np.float64) * scales
     ordinary = (np.abs(exponent) < EDGE[number]) & (zero_points > -(1 << 30)) & (zero_points < 1 << 30)
     ordinary &= np.abs(levels) < np.finfo(number).max / 2
     table = np.empty((len(Affine._fields), len(scales)), number)
     anchor = np.where(ordinary, levels, 0.0).astype(number)
     table[0] = 1 / WIDENING[dtype].unit if dtype in WIDENING else 1
     table[1] = anchor
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         table[2] = 1 / scales
-    table[3] = (anchor - levels) / scales + low
+        table[3] = (anchor - levels) / scales + low
     table[4], table[5], table[6] = low, 7, low if nan_code is None else nan_code
     table[7] = 1.5 * 2.0 ** MANTISSA[number] + zero_points % 2
     for i in np.flatnonzero(~ordinary):

@@ -413,7 +413,9 @@ def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[
     if nan_code is not None and nan_code not in range(LOWEST, HIGHEST + 1):
         raise ValueError(f"nan_code is {nan_code!r}, but must be a code from {LOWEST} to {HIGHEST}, or None")
     if max(np.size(scale), np.size(zero_point)) == 1:
-        scale, zero_point = (np.reshape(x, ())[()] if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
+        scale, zero_point = (
+            np.reshape(x, ())[()] if isinstance(x, np.ndarray | list | tuple) else x for x in (scale, zero_point)
+        )
         return Table.of(Scale(*check_scale(scale, zero_point), nan_code), dtype)
     scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
     axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
@@ -422,10 +424,16 @@ def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[
             f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
             "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the codes"
         )
-    checked = [check_scale(s, z) for s, z in zip(scales.flat, zero_points.flat, strict=True)]
-    columns = zip(*checked, strict=True)
-    arrays = [np.array(column, kind) for column, kind in zip(columns, (np.float64, np.int64), strict=True)]
-    return Table.of_each(arrays[0], arrays[1], nan_code, dtype, axes[0])
+    return Table.of_each(*checked_scales(scales.ravel(), zero_points.ravel()), nan_code, dtype, axes[0])
+
+
+def checked_scales(scales: np.ndarray, zero_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 and int64, or a ValueError as of `check_scale`."""
+    plain = scales.dtype.kind in "iuf" and zero_points.dtype.kind == "i"
+    doubtful = ~(np.isfinite(scales) & (scales > 0)) if plain else np.ones(scales.shape, bool)
+    for i in np.flatnonzero(doubtful):
+        check_scale(scales[i], zero_points[i])
+    return scales.astype(np.float64), zero_points.astype(np.int64)
 
 
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -251,7 +251,7 @@ def scan_batches(layout: Layout, rule: Rule) -> Batches:
     size = batch_size(units.count)
     if rule.axis is not None and rule.histogrammed and not one_read(layout, rule):
         counts = layout.unit[rule.axis] * COARSE.number * np.dtype(COARSE.dtype).itemsize
-        stored = math.prod(layout.unit) // 2
+        stored = max(math.prod(layout.unit) // 2, 1)
         size = max(size, min(-(-SHARE * counts // stored), units.count // PARTS))
     return Batches(units, rule.axis, max(1, min(size, units.count // blocks)))
 

@@ -45,7 +45,7 @@ SPELLINGS = (
     (r"\bnan_policy\b", "--nan-policy"),
     (r"\bscale_method\b", "--scale-method"),
     (r"\bvalue_range\b", "--value-range"),
-    (r"\b(name|missing|chunks|shards|compressors|memory|workers)=", r"--\1="),
+    (r"\b(name|axis|percentile|missing|chunks|shards|compressors|memory|workers)=", r"--\1="),
     (r"(--[a-z-]+)=(?:[\"']([^\"']*)[\"']|([\w.-]+))?", r"\1 \2\3"),
     (r"\bopen_int4\b", "`quantize read`"),
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),

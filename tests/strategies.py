@@ -56,6 +56,13 @@ def numbers(dtype: np.dtype[Any], low: Any = None, high: Any = None) -> st.Searc
 
 
 @st.composite
+def with_axis(draw: st.DrawFn, values: st.SearchStrategy[np.ndarray]) -> tuple[np.ndarray, int]:
+    """An array and one of its axes, counted from the front or from the back."""
+    array = draw(values)
+    return array, draw(st.integers(-array.ndim, array.ndim - 1))
+
+
+@st.composite
 def arrays(
     draw: st.DrawFn,
     dtypes: list[np.dtype[Any]] = DTYPES,

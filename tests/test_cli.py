@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,6 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     holes[3, 4] = np.nan
     np.save(folder / "a.npy", VALUES)
     np.save(folder / "holes.npy", holes)
+    np.save(folder / "flat.npy", VALUES.ravel())
     np.save(folder / "truth.npy", VALUES > 280)
     np.save(folder / "none.npy", VALUES[:0])
     (folder / "text.txt").write_text("1 2 3")
@@ -84,11 +87,14 @@ def document(result: Result) -> dict:
 def test_help_lists_commands_in_working_order():
     result = quantize("--help")
     commands = re.findall(r"^  (\w+) +\S", result.stdout.split("Commands:")[1], re.MULTILINE)
-    assert commands == ["plan", "run", "info", "verify", "read", "restore", "demo"]
+    assert commands == ["suggest", "plan", "run", "info", "verify", "report", "read", "restore", "demo"]
     assert result.exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", ["--help", "run --help", "--version", "run", "run --workers x"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "run --help", "suggest --help", "report --help", "--version", "run", "report", "run --workers x"],
+)
 def test_help_and_usage_errors_import_nothing_heavy(arguments):
     code = (
         "import sys\nfrom quantize.cli import main\n"
@@ -139,6 +145,11 @@ def test_missing_values(text, expected):
         ("pass overwrite=True to replace it", "pass --overwrite to replace it"),
         ("memory='1MiB' (1.0 MiB) is too small", "--memory 1MiB (1.0 MiB) is too small"),
         ("several variables, a, b: pass name=", "several variables, a, b: pass --name"),
+        (
+            "percentile=99.0 goes with scale_method='percentile'",
+            "--percentile 99.0 goes with --scale-method percentile",
+        ),
+        ("pass axis=1", "pass --axis 1"),
         ("call quantize_to_zarr with", "run `quantize run` with"),
     ],
 )
@@ -195,6 +206,98 @@ def test_run_passes_every_option_on(tmp_path, made):
     array = open_int4(tmp_path / "x.zarr", "b")
     assert (array.chunks, array.shards, array.zero_point, array.nan_code) == ((8, 10), (16, 50), 0, -8)
     assert (array.missing, array.layout.compressor.name) == (-9999, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "axis"),
+    [
+        (["--scale-method", "mse"], "mse", None),
+        (["--scale-method", "percentile", "--percentile", "99", "--axis", "-1"], "percentile", 1),
+        (["--axis", "0"], "minmax", 0),
+    ],
+)
+def test_run_passes_on_how_scales_are_chosen(tmp_path, made, options, method, axis):
+    assert quantize("run", made / "a.npy", tmp_path / "x.zarr", *options).exit_code == 0
+    array = open_int4(tmp_path / "x.zarr")
+    assert (array.metadata.scale_method, array.axis) == (method, axis)
+    assert array.metadata.fingerprint["settings"].get("percentile") == (99 if "--percentile" in options else None)
+
+
+@pytest.mark.parametrize("most", [50, 49])
+def test_scales_of_an_axis_are_summed_up(tmp_path, made, monkeypatch, most):
+    monkeypatch.setattr("quantize.describing.MOST", most)
+    made_now = quantize("run", made / "a.npy", tmp_path / "x.zarr", "--axis", "1", "--scale-method", "mse").stdout
+    shown = quantize("info", tmp_path / "x.zarr").stdout
+    assert shown.split("\n", 1)[1] in made_now
+    found = document(quantize("info", tmp_path / "x.zarr", "--json"))
+    scale = open_int4(tmp_path / "x.zarr").scale
+    assert (found["axis"], found["scale_method"]) == (1, "mse")
+    if most == 50:
+        assert f"50 indices of axis 1 (mse), from {scale.min():.6g} to {scale.max():.6g}\n" in shown
+        assert f"{scale.max() / 2:.6g} within the range (half the largest step)" in shown
+        assert found["scale"] == {"smallest": scale.min(), "largest": scale.max()}
+        assert found["max_error"] == scale.max() / 2
+    else:
+        assert "scale       one for each of 50 indices of axis 1 (mse)\n" in shown
+        assert "half the scale of its index" in shown
+        assert (found["scale"]["largest"], found["max_error"]) == (None, None)
+
+
+def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
+    from quantize.describing import description
+    from quantize.siblings import Parameters
+
+    quantize("run", made / "a.npy", made / "axis.zarr", "--axis", "0")
+    monkeypatch.setattr("quantize.describing.MOST", 39)
+    monkeypatch.setattr(Parameters, "get", lambda *_: pytest.fail("scales are read"))
+    assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
+
+
+def test_suggest_prints_what_compare_gives_and_writes_nothing(tmp_path, made, monkeypatch):
+    from quantize.comparison import compare
+
+    monkeypatch.chdir(tmp_path)
+    result = quantize("suggest", made / "holes.npy")
+    assert result.exit_code == 0
+    assert result.stdout == f"{compare(str(made / 'holes.npy'))}\n"
+    assert "--nan-policy propagate" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    found = document(quantize("suggest", made / "holes.npy", "--json", "--missing", "280.5"))
+    assert found["recommended"]["command"].endswith("--nan-policy propagate --missing 280.5")
+    assert {"source", "rows", "reason", "sampled", "total"} <= set(found)
+
+
+def test_what_suggest_recommends_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(3000, 40)) * 10 ** np.random.default_rng(1).uniform(-2, 2, 40)
+    np.save("it's here.npy", values.astype(np.float32))
+    command = quantize("suggest", "it's here.npy").stdout.splitlines()[-1]
+    assert quantize(*shlex.split(command)[1:]).exit_code == 0
+    array = open_int4("it's here-mse-axis1.zarr")
+    assert (array.axis, array.metadata.scale_method) == (1, "mse")
+
+
+def test_report_writes_a_page_and_prints_the_figures(tmp_path, made):
+    page = tmp_path / "x.html"
+    result = quantize("report", made / "a.zarr", made / "a.npy", "-o", page)
+    assert result.exit_code == 0
+    assert "SQNR" in result.stdout
+    assert result.stdout.endswith(f"wrote {page}: open it in a browser\n")
+    assert "<html" in page.read_text()
+    assert "error: " not in result.stderr
+    assert quantize("report", made / "a.zarr", made / "a.npy", "-o", page).exit_code == 2
+    again = quantize("report", made / "two.zarr", made / "a.npy", "-o", page, "--overwrite", "--name", "b", "--json")
+    found = document(again)
+    assert found["path"] == str(page)
+    assert found["figures"]["count"] == VALUES.size
+
+
+def test_report_of_another_source_fails(tmp_path, made):
+    np.save(tmp_path / "other.npy", VALUES[::-1])
+    result = quantize("report", made / "a.zarr", tmp_path / "other.npy", "-o", tmp_path / "x.html")
+    assert result.exit_code == 1
+    assert "error: " in result.stderr
+    assert "does not hold what" in result.stderr
 
 
 def test_run_again_has_nothing_to_do(made):
@@ -275,6 +378,8 @@ JSON = {
     "verify": ["verify", "{}/a.zarr", "{}/a.npy"],
     "damaged": ["verify", "{}/damaged.zarr"],
     "read": ["read", "{}/a.zarr", "--region", "0"],
+    "suggest": ["suggest", "{}/a.npy"],
+    "report": ["report", "{}/a.zarr", "{}/a.npy", "-o", "{}/x.html", "--overwrite"],
     "demo": ["demo", "--size", "100kB", "--picture", "{}/x.png", "--overwrite"],
 }
 
@@ -287,6 +392,8 @@ JSON = {
     ("verify", {"ok", "chunks", "damaged", "differing"}),
     ("damaged", {"ok", "chunks", "damaged", "differing"}),
     ("read", {"shape", "dtype", "values"}),
+    ("suggest", {"source", "rows", "recommended", "reason", "sampled", "total", "notes"}),
+    ("report", {"path", "figures", "verdict"}),
     ("demo", {"errors", "picture", "scale"}),
 ])  # fmt: skip
 def test_json_is_one_object(made, command, keys):
@@ -340,6 +447,29 @@ def test_json_of_restore_and_read_to_a_file(tmp_path, made):
         ("plan {}/a.npy {}/x.zarr --value-range 0 inf", 2, "both ends must be finite"),
         ("plan {}/a.npy {}/x.zarr --nan-policy omit", 2, "'--nan-policy'"),
         ("plan {}/a.npy {}/x.zarr --scale-method best", 2, "'--scale-method'"),
+        ("plan {}/a.npy {}/x.zarr --axis 2", 2, "axis 2 is out of bounds"),
+        ("run {}/a.npy {}/x.zarr --axis -3", 2, "axis -3 is out of bounds"),
+        ("plan {}/a.npy {}/x.zarr --axis rows", 2, "'--axis'"),
+        ("plan {}/a.npy {}/x.zarr --percentile 99", 2, "--percentile 99.0 goes with --scale-method percentile"),
+        ("plan {}/a.npy {}/x.zarr --scale-method percentile --percentile 0", 2, "percentile is 0.0, but must be"),
+        ("plan {}/a.npy {}/x.zarr --scale-method mse --value-range 0 1", 2, "--scale-method mse looks for one"),
+        ("suggest {}/gone.npy", 2, "gone.npy does not exist"),
+        ("suggest {}/truth.npy", 2, "dtype bool is not"),
+        ("suggest {}/none.npy", 2, "no values to find a scale for"),
+        ("suggest {}/two.zarr", 2, "two.zarr holds several arrays"),
+        ("suggest {}/a.npy --missing maybe", 2, "'maybe' is not a number, 'declared' or 'none'"),
+        ("suggest {}/a.npy --missing 1e99", 2, "missing is 1e[+]99, but must be"),
+        ("suggest", 2, "Missing argument 'SRC'. Try 'quantize suggest --help'"),
+        ("report {}/gone.zarr {}/a.npy -o {}/x.html", 2, "gone.zarr does not exist"),
+        ("report {}/a.zarr {}/gone.npy -o {}/x.html", 2, "gone.npy does not exist"),
+        ("report {}/a.zarr {}/cut.npy -o {}/x.html", 2, "cut.npy is no whole .npy file"),
+        ("report {}/a.zarr {}/flat.npy -o {}/x.html", 2, r"has shape \(2000,\), but the store has shape \(40, 50\)"),
+        ("report {}/a.zarr {}/a.npy -o {}/a.npy", 2, "a.npy exists; pass --overwrite"),
+        ("report {}/a.zarr {}/a.npy -o {}/gone/x.html", 2, "gone does not exist"),
+        ("report {}/half.zarr {}/holes.npy -o {}/x.html", 3, "is unfinished"),
+        ("report {}/damaged.zarr {}/a.npy -o {}/x.html", 1, "data/c/1/2 is damaged"),
+        ("report {}/two.zarr {}/a.npy -o {}/x.html", 2, "several variables, b, data: pass --name"),
+        ("report {}/a.zarr {}/holes.npy -o {}/x.html", 1, "does not hold what"),
         ("plan {}/a.npy {}/x.zarr --compressors lz77", 2, "'--compressors'"),
         ("plan {}/a.npy {}/x.zarr --missing maybe", 2, "'maybe' is not a number, 'declared' or 'none'"),
         ("plan {}/a.npy {}/x.zarr --name a/b", 2, "name 'a/b' must be"),
@@ -390,10 +520,11 @@ def test_without_arguments_help_is_shown():
     assert "Commands:" in result.stderr
 
 
-def test_a_command_whose_extra_is_missing_says_which(monkeypatch):
+@pytest.mark.parametrize("arguments", ["demo --size 100kB", "report {}/a.zarr {}/a.npy -o {}/extra.html"])
+def test_a_command_whose_extra_is_missing_says_which(monkeypatch, made, arguments):
     for name in ("matplotlib", "matplotlib.cbook"):
         monkeypatch.setitem(sys.modules, name, None)
-    result = quantize("demo", "--size", "100kB")
+    result = quantize(*arguments.replace("{}", str(made)).split())
     assert result.exit_code == 2
     assert result.stderr == 'error: this needs matplotlib, which is not installed: pip install "quantize[report]"\n'
 
@@ -498,9 +629,13 @@ def test_demo_without_a_folder_keeps_the_picture(tmp_path, monkeypatch):
 
 
 def test_demo_fails_where_the_errors_exceed_the_bound(tmp_path, monkeypatch):
-    from quantize.report import ErrorFigures
+    from quantize.demo import measure_error
 
-    monkeypatch.setattr("quantize.demo.measure_error", lambda *_: ErrorFigures(9, 0, 0, 1, 60.0, 0.0, 1.0, 9.0, 28.0))
+    def wrong(*arguments):
+        return dataclasses.replace(measure_error(*arguments), outside=1)
+
+    monkeypatch.setattr("quantize.demo.measure_error", wrong)
     result = quantize("demo", "--size", "200kB", "--folder", tmp_path)
     assert result.exit_code == 1
-    assert "NOT within the bound" in result.stdout
+    assert "NOT all values" in result.stdout
+    assert "This is a bug in quantize" in result.stderr

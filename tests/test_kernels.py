@@ -18,13 +18,16 @@ from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, arrays, numbers
 
 from quantize import kernels
 
+LINED = st.tuples(st.sampled_from([1, 2, 4, 8, 12]), st.integers(1, 9))
 HALVES = [np.dtype(np.float16), BFLOAT16]
 SIXTEEN_BITS = np.arange(2**16, dtype=np.uint16)
 BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 
 
-def blocks(dtypes: list[np.dtype[Any]] = DTYPES, special: tuple[float, ...] = ()) -> st.SearchStrategy[np.ndarray]:
-    return arrays(dtypes, BLOCKS, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
+def blocks(
+    dtypes: list[np.dtype[Any]] = DTYPES, special: tuple[float, ...] = (), shapes: Any = BLOCKS
+) -> st.SearchStrategy[np.ndarray]:
+    return arrays(dtypes, shapes, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
 
 
 def nibbles(packed: np.ndarray) -> np.ndarray:
@@ -81,6 +84,31 @@ def test_zero_as_missing_value_has_both_signs(dtype: np.dtype[Any]) -> None:
     assert kernels.scan(block, 0.0) == kernels.scan(block, -0.0) == (1.0, 1.0, 1, 0, 2, 0, 0)
 
 
+@st.composite
+def lined(draw: st.DrawFn, found: st.SearchStrategy[np.ndarray]) -> tuple[np.ndarray, kernels.Lines, np.ndarray]:
+    """A block, the lines of an axis that it may have, and which index each value is of."""
+    block = draw(found)
+    rows, n = block.shape
+    if draw(st.booleans()):
+        return block, kernels.Lines(n, columns=True), np.broadcast_to(np.arange(n), block.shape)
+    indices = draw(st.sampled_from([i for i in range(1, rows + 1) if rows % i == 0]))
+    repeat = draw(st.sampled_from([i for i in range(1, rows + 1) if rows // indices % i == 0]))
+    return block, kernels.Lines(indices, repeat), np.repeat(np.arange(rows) // repeat % indices, n).reshape(block.shape)
+
+
+@given(lined(blocks(special=(math.nan, math.inf, -math.inf), shapes=LINED)), st.data())
+def test_scan_of_each_index_is_the_scan_of_its_values(
+    case: tuple[np.ndarray, kernels.Lines, np.ndarray], data: st.DataObject
+) -> None:
+    block, lines, index_of = case
+    missing = data.draw(st.none() | st.sampled_from(list(block.ravel())))
+    assume(missing is None or np.isfinite(missing))
+    found = kernels.scan_each(block, lines, missing)
+    for index in range(lines.indices):
+        own = expected_scan(block[index_of == index].reshape(1, -1), missing)
+        np.testing.assert_equal(kernels.Scan(*(part[index] for part in found)), own)
+
+
 # Pack ---------------------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +157,75 @@ def test_ties_go_to_the_even_multiple_of_the_scale(
         block, scale = np.ldexp(halves.astype(float), power - 1).astype(dtype), 2.0**power
     expected, _ = oracle.quantized(block, scale, zero_point, nan_code)
     np.testing.assert_array_equal(pack(block, scale, zero_point, nan_code), expected)
+
+
+@st.composite
+def lined_scales(draw: st.DrawFn) -> tuple[np.ndarray, kernels.Lines, np.ndarray, list[tuple[float, int]]]:
+    """A block with a scale and zero point for each index, of its values or quite another size."""
+    block, lines, index_of = draw(lined(blocks(special=(math.inf, -math.inf), shapes=LINED)))
+    scales = []
+    for index in range(lines.indices):
+        own = [float(x) for x in block[index_of == index] if np.isfinite(float(x))] or [0.0]
+        inside, other = draw(st.sampled_from(own)), draw(st.sampled_from(own) | numbers(np.dtype(np.float64)))
+        width = min(abs(inside / 2 - other / 2), 1e308) or 1.0
+        scale = width * draw(st.floats(0.05, 1)) or 5e-324
+        zero_point = draw(st.integers(-8, 7)) - round(oracle.number(inside) / oracle.number(scale))
+        scales.append((scale, zero_point) if abs(zero_point) < oracle.ANCHORED else (scale, draw(st.integers(-9, 9))))
+    return block, lines, index_of, scales
+
+
+@given(lined_scales(), st.sampled_from([None, -8]))
+def test_codes_of_each_index_are_those_of_exact_arithmetic(
+    case: tuple[np.ndarray, kernels.Lines, np.ndarray, list[tuple[float, int]]], nan_code: int | None
+) -> None:
+    block, lines, index_of, scales = case
+    columns = np.array([s for s, _ in scales]), np.array([z for _, z in scales], np.int64)
+    found = pack(block, *columns, nan_code, None, None, lines)
+    for index, (scale, zero_point) in enumerate(scales):
+        own = index_of == index
+        codes, distances = oracle.quantized(block[own], scale, zero_point, nan_code)
+        clear = distances > oracle.TIE
+        np.testing.assert_array_equal(found[own][clear], codes[clear])
+
+
+@given(lined(blocks([*HALVES, np.dtype(np.float32)], special=(math.nan,), shapes=LINED)), st.sampled_from([-8, -7]))
+def test_nan_and_missing_values_get_their_code_in_every_line(
+    case: tuple[np.ndarray, kernels.Lines, np.ndarray], lowest: int
+) -> None:
+    block, lines, _ = case
+    block = np.where(np.isnan(block.astype(float)), block, np.asarray(2.0, block.dtype))
+    block[0, 0] = -9.0
+    codes = pack(block, np.ones(lines.indices), np.zeros(lines.indices, np.int64), -8, -9.0, lowest, lines)
+    np.testing.assert_array_equal(codes, np.where(block.astype(float) == 2.0, 2, -8))
+
+
+@given(
+    st.sampled_from(DTYPES),
+    st.lists(
+        st.tuples(
+            st.floats(5e-324, 1e308) | st.floats(1e-30, 1e30) | st.floats(0.01, 100),
+            st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**31), 2**31) | st.integers(-20, 20),
+        ),
+        min_size=1,
+    ),
+    st.sampled_from([(None, -8), (-8, -7), (None, -7)]),
+)
+def test_many_affines_are_each_alone(
+    dtype: np.dtype[Any], scales: list[tuple[float, int]], codes: tuple[int | None, int]
+) -> None:
+    """But for the offset, which is off by 2^-22 of a step: it is the level of the anchor."""
+    unit = oracle.number(kernels.WIDENING[dtype].unit) if dtype in kernels.WIDENING else 1
+    columns = np.array([s for s, _ in scales]), np.array([z for _, z in scales], np.int64)
+    found = kernels.affines(dtype, *columns, *codes)
+    for column, (scale, zero_point) in zip(found.T, scales, strict=True):
+        alone = kernels.Affine(*kernels.affine(dtype, scale, zero_point, *codes)[:, 0])
+        its = kernels.Affine(*column)
+        assert its._replace(offset=0, anchor=0, inverse=0) == alone._replace(offset=0, anchor=0, inverse=0)
+        assert its.inverse == pytest.approx(alone.inverse, rel=2 * float(np.finfo(found.dtype).eps))
+        if abs(its.offset) < 1e12:  # else one that takes all values to one side
+            level = oracle.number(its.anchor) / (oracle.number(scale) * oracle.number(its.factor) * unit) + zero_point
+            tolerance = oracle.number(2.0**-21) + abs(level) * oracle.number(float(np.finfo(found.dtype).eps))
+            assert abs(oracle.number(its.offset) - level) <= tolerance
 
 
 @given(blocks([np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)]), st.integers(2**33, 2**62))
@@ -183,6 +280,22 @@ def test_unpack_keeps_the_bits_of_nan() -> None:
     out = np.empty((1, 4), np.float32)
     kernels.unpack(np.asarray([[0x80, 0x7F]], np.uint8), out, table)
     assert (out.view(np.uint32) - 0x7FC00001).tolist() == [[8, 0, 7, 15]]
+
+
+@given(lined(hnp.arrays(np.uint8, LINED)), st.sampled_from(DTYPES), st.booleans())
+def test_unpack_of_each_index_looks_up_in_its_own_table(
+    case: tuple[np.ndarray, kernels.Lines, np.ndarray], dtype: np.dtype[Any], odd: bool
+) -> None:
+    packed, lines, index_of = case
+    out = np.empty((len(packed), 2 * packed.shape[1] - odd), dtype)
+    if lines.columns:
+        lines, index_of = lines._replace(indices=out.shape[1]), np.broadcast_to(np.arange(out.shape[1]), out.shape)
+    else:
+        index_of = np.repeat(index_of[:, :1], out.shape[1], axis=1)
+    tables = (np.arange(lines.indices)[:, None] * 16 + np.arange(16)).astype(np.uint8).view(np.int8)
+    tables = tables.astype(dtype) if dtype.kind != "u" else tables.view(np.uint8).astype(dtype)
+    kernels.unpack_each(packed, out, tables, lines)
+    np.testing.assert_array_equal(out, tables[index_of, nibbles(packed)[:, : out.shape[1]] + 8])
 
 
 # Codes --------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers
+from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers, with_axis
 
 from quantize import (
     dequantize_from_int4,
@@ -330,6 +330,204 @@ def test_blocks_cover_every_index_once_and_share_no_byte(shape: tuple[int, ...],
     assert max(position[region].size for region in regions) <= max(most + 1, 2)
 
 
+# One scale for each index of an axis ----------------------------------------------------------------------------------
+
+BY_BOUNDS, BY_DATA = ["minmax", "absmax"], ["percentile", "mse"]
+EVERY_METHOD = pytest.mark.parametrize("scale_method", [*BY_BOUNDS, *BY_DATA])
+with_axes = with_axis(arrays(shapes=packed_shapes, special=(math.nan,)))
+
+
+def check_axis(values: np.ndarray, axis: int, **options: Any) -> Any:
+    """Hold codes, scales and restored values to the law, index for index, and the packed twins to the others."""
+    result = quantize_to_int4(values, axis=axis, **options)
+    codes, scale, zero_point = result[:3]
+    nan_code = result[3] if len(result) == 4 else None
+    shape = [1] * values.ndim
+    shape[axis] = values.shape[axis]
+    assert (scale.dtype, zero_point.dtype) == (np.float64, np.int64)
+    assert scale.shape == zero_point.shape == tuple(shape)
+    for index, (s, z) in enumerate(zip(scale.flat, zero_point.flat, strict=True)):
+        part = values.take(index, axis)
+        check_codes(part, codes.take(index, axis), s, z, nan_code, options["scale_method"])
+    if nan_code is not None:
+        np.testing.assert_array_equal(codes == nan_code, np.isnan(values.astype(float)))
+    packed = quantize_to_packed_int4(values, axis=axis, **options)
+    np.testing.assert_array_equal(packed.packed, pack_int4_to_int8(codes))
+    np.testing.assert_array_equal(packed.scale, scale)
+    np.testing.assert_array_equal(packed.zero_point, zero_point)
+    assert packed[3:] == (values.shape[-1], nan_code)
+    return codes, scale, zero_point, nan_code
+
+
+@settings(max_examples=150)
+@given(with_axes, methods)
+def test_each_index_of_an_axis_is_quantized_as_alone(case: tuple[np.ndarray, int], scale_method: str) -> None:
+    values, axis = case
+    nan_policy = "propagate" if np.isnan(values.astype(float)).any() else "raise"
+    codes, scale, zero_point, nan_code = check_axis(values, axis, scale_method=scale_method, nan_policy=nan_policy)
+    result = np.dtype(np.float64) if values.dtype.kind in "iu" else values.dtype.newbyteorder("=")
+    restored = dequantize_from_int4(codes, scale, zero_point, nan_code=nan_code, dtype=result)
+    for index, (s, z) in enumerate(zip(scale.flat, zero_point.flat, strict=True)):
+        alone = quantize_to_int4(values.take([index], axis), scale_method, nan_policy=nan_policy)
+        assert (s, z) == (alone.scale, alone.zero_point)
+        check_errors(values.take(index, axis), restored.take(index, axis), s)
+    packed = pack_int4_to_int8(codes)
+    again = dequantize_from_packed_int4(
+        packed, scale, zero_point, size=values.shape[-1], nan_code=nan_code, dtype=result
+    )
+    assert again.tobytes() == np.ascontiguousarray(restored).tobytes()
+
+
+@given(with_axes, st.sampled_from(BY_DATA), st.data())
+def test_each_index_of_an_axis_has_a_range_by_its_data(
+    case: tuple[np.ndarray, int], scale_method: str, data: st.DataObject
+) -> None:
+    values, axis = case
+    check_axis(values, axis, scale_method=scale_method, nan_policy="propagate")
+    index = data.draw(st.integers(0, values.shape[axis] - 1))
+    part = np.ascontiguousarray(values.take([index], axis), values.dtype.newbyteorder("="))
+    whole = quantize_to_int4(values, scale_method, axis=axis, nan_policy="propagate")
+    alone = quantize_to_int4(part, scale_method, axis=axis, nan_policy="propagate")
+    assert whole.scale.flat[index] == alone.scale.item()
+    np.testing.assert_array_equal(whole.quantized.take([index], axis), alone.quantized)
+
+
+@given(with_axis(arrays(shapes=packed_shapes)), st.data())
+def test_a_value_range_holds_for_every_index(case: tuple[np.ndarray, int], data: st.DataObject) -> None:
+    values, axis = case
+    low, high = sorted([float(data.draw(st.sampled_from(list(values.ravel())))), data.draw(st.floats(-1e30, 1e30))])
+    assume(low < high)
+    _, scale, zero_point, _ = check_axis(values, axis, scale_method="minmax", value_range=(low, high))
+    one = quantize_to_int4(values, value_range=(low, high))
+    assert set(zip(scale.flat, zero_point.flat, strict=True)) == {(one.scale, one.zero_point)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@EVERY_METHOD
+def test_codes_of_an_axis_do_not_depend_on_the_layout(
+    layout: Callable[[np.ndarray], np.ndarray], axis: int, scale_method: str
+) -> None:
+    values = np.random.default_rng(0).normal(280, 9, (3, 4, 5)).astype(np.float32)
+    expected = quantize_to_int4(values, scale_method, axis=axis)
+    for found in (quantize_to_int4(layout(values), scale_method, axis=a) for a in (axis, axis - 3)):
+        np.testing.assert_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 2**20 + 1), 0), ((5, 7, 2**16 + 1), 1), ((2**20 + 1, 3), -1)], ids=str
+)
+def test_workers_give_the_same_bytes_along_an_axis(shape: tuple[int, ...], axis: int) -> None:
+    """Arrays of several blocks, whose codes are known: 7 is coprime to 16."""
+    codes = ((7 * np.arange(math.prod(shape)) % 16) - 8).astype(np.int8).reshape(shape)
+    along = [1] * len(shape)
+    along[axis] = shape[axis]
+    scales = np.ldexp(1.0, np.arange(shape[axis])).reshape(along)
+    zero_points = (np.arange(shape[axis]) * 10 - 35).reshape(along)
+    values = ((codes - zero_points) * scales).astype(np.float32)
+    for workers in (1, 2, 3):
+        packed, scale, zero_point, size, _ = quantize_to_packed_int4(values, axis=axis, workers=workers)
+        np.testing.assert_array_equal(scale, scales)
+        np.testing.assert_array_equal(zero_point, zero_points)
+        np.testing.assert_array_equal(packed, pack_int4_to_int8(codes))
+        restored = dequantize_from_packed_int4(packed, scale, zero_point, size=size, workers=workers)
+        np.testing.assert_array_equal(restored, values)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 2**20 + 1), 1), ((2, 2**19, 3), 1), ((2**20 + 1, 3), 0)], ids=str)
+def test_an_axis_that_blocks_cut(shape: tuple[int, ...], axis: int) -> None:
+    values = np.random.default_rng(0).normal(280, 9, shape).astype(np.float32)
+    expected = quantize_to_packed_int4(values, axis=axis, workers=1)
+    np.testing.assert_equal(quantize_to_packed_int4(values, axis=axis, workers=3), expected)
+    codes = unpack_int8_to_int4(expected.packed, shape[-1])
+    levels = (codes - expected.zero_point) * expected.scale
+    assert (np.abs(levels - values) <= expected.scale / 2 * (1 + 1e-5) + 1e-4).all()
+    others = tuple(a for a in range(len(shape)) if a != axis)
+    widths = values.max(others, keepdims=True).astype(float) - values.min(others, keepdims=True)
+    np.testing.assert_allclose(expected.scale, widths / 15, rtol=1e-15)
+    restored = dequantize_from_packed_int4(expected.packed, *expected[1:3], size=shape[-1], workers=2)
+    np.testing.assert_array_equal(restored, levels.astype(np.float32))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@EVERY_METHOD
+def test_refusals_of_an_axis_name_the_first_index(axis: int, scale_method: str) -> None:
+    values = np.zeros((3, 4, 5), np.float32)
+    values[2, 0, 0] = values[1, 3, 2] = math.nan
+    values[1, 3, 4] = -math.inf
+    with pytest.raises(ValueError, match=r"2 NaN, 1 -inf.* \(1, 3, 2\)"):
+        quantize_to_int4(values, scale_method, axis=axis)
+    with pytest.raises(ValueError, match=r"1 -inf.* \(1, 3, 4\)"):
+        quantize_to_int4(values, scale_method, axis=axis, nan_policy="propagate")
+
+
+@pytest.mark.parametrize(("values", "axis"), [(np.zeros((2, 3)), 2), (np.zeros((2, 3)), -3), ([1.0], 1), (4.0, 0)])
+def test_an_axis_that_there_is_not(values: Any, axis: int) -> None:
+    with pytest.raises(np.exceptions.AxisError, match=f"axis {axis} is out of bounds"):
+        quantize_to_int4(values, axis=axis)
+
+
+@pytest.mark.parametrize("axis", [0.0, "x", (0, 1)])
+def test_an_axis_is_an_integer(axis: Any) -> None:
+    with pytest.raises(TypeError):
+        quantize_to_int4([[1.0]], axis=axis)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point"),
+    [
+        (np.ones(3), 0),  # would broadcast, and be taken for another axis
+        (np.ones((2, 1)), 0),
+        (np.ones((3, 2)), 0),
+        (np.ones((3, 1)), np.zeros((1, 4), int)),
+        (np.ones((1, 3)), 0),
+        (np.ones((1, 3, 1)), 0),
+        (1.0, np.zeros((1, 3), int)),
+        (np.ones((3, 1)), np.zeros((4, 1), int)),
+    ],
+)
+def test_scales_that_do_not_lie_along_an_axis(scale: Any, zero_point: Any) -> None:
+    codes = np.zeros((3, 4), np.int8)
+    with pytest.raises(ValueError, match="shape"):
+        dequantize_from_int4(codes, scale, zero_point)
+    with pytest.raises(ValueError, match="shape"):
+        dequantize_from_packed_int4(pack_int4_to_int8(codes), scale, zero_point)
+
+
+def test_one_of_scale_and_zero_point_may_be_a_number() -> None:
+    codes = [[1, 2], [3, 4]]
+    assert dequantize_from_int4(codes, [[1.0], [10.0]], 1).tolist() == [[0.0, 1.0], [20.0, 30.0]]
+    assert dequantize_from_int4(codes, 2.0, [[0, 1]]).tolist() == [[2.0, 2.0], [6.0, 6.0]]
+    assert dequantize_from_int4(codes, [[2.0]], [[1]]).tolist() == [[0.0, 2.0], [4.0, 6.0]]
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(-1.0, 0), (math.nan, 0), (1.0, 0.5)])
+def test_one_scale_of_many_that_is_none(scale: float, zero_point: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        dequantize_from_int4([[1, 2]], [[1.0, scale]], [[0, zero_point]])
+
+
+def test_a_code_of_one_index_whose_value_does_not_fit_is_named() -> None:
+    codes = np.asarray([[7, 7, 0], [7, 7, 7]], np.int8)
+    for restore in (
+        lambda **o: dequantize_from_int4(codes, [[1.0, 9.0, 99.0]], **o),
+        lambda **o: dequantize_from_packed_int4(pack_int4_to_int8(codes), [[1.0, 9.0, 99.0]], size=3, **o),
+    ):
+        with pytest.raises(ValueError, match=r"code 7 at index \(1, 2\)"):
+            restore(dtype=np.int8)
+        assert restore(dtype=np.int16).tolist() == [[7, 63, 0], [7, 63, 693]]
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_percentile_of_everything_is_minmax(axis: int | None) -> None:
+    values = np.random.default_rng(1).standard_t(2, (3, 500)).astype(np.float32)
+    np.testing.assert_equal(
+        quantize_to_int4(values, "percentile", axis=axis, percentile=100), quantize_to_int4(values, axis=axis)
+    )
+    narrow, wide = (quantize_to_int4(values, "percentile", percentile=p).scale for p in (90, 99))
+    assert narrow < wide < quantize_to_int4(values).scale
+
+
 # Bad input ----------------------------------------------------------------------------------------------------------
 
 QUANTIZERS = [quantize_to_int4, quantize_to_packed_int4]
@@ -379,6 +577,14 @@ def test_signalling_nan_of_bfloat16_is_nan() -> None:
         ({"value_range": (math.nan, 1)}, "finite"),
         ({"value_range": (2, 1)}, "reversed"),
         ({"value_range": (1, 1)}, "empty"),
+        ({"scale_method": "mse", "value_range": (0, 1)}, "value_range fixes the range"),
+        ({"scale_method": "percentile", "value_range": (0, 1)}, "value_range fixes the range"),
+        ({"scale_method": "percentile", "percentile": 0}, "percentile is 0, but must be a number above 0"),
+        ({"scale_method": "percentile", "percentile": 100.1}, "percentile is 100.1"),
+        ({"scale_method": "percentile", "percentile": math.nan}, "percentile is nan"),
+        ({"scale_method": "percentile", "percentile": "most"}, "percentile is 'most'"),
+        ({"scale_method": "mse", "percentile": 99}, "percentile=99 goes with scale_method='percentile', not 'mse'"),
+        ({"percentile": 99}, "not 'minmax'"),
     ],
 )
 def test_options_that_make_no_sense(quantize: Callable[..., Any], options: dict[str, Any], words: str) -> None:

@@ -1,128 +1,258 @@
+import json
 import math
+import os
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from zarr.storage import MemoryStore
 
-from quantize.array import open_int4
-from quantize.pipeline import quantize_to_zarr
-from quantize.report import ErrorFigures, compare_picture, measure_error
+pytest.importorskip("matplotlib")
 
-DTYPES = [np.float16, np.float32, np.float64, np.int16, np.uint8, np.int64]
+from quantize import DamagedChunkError, StoreError, quantize_to_zarr
+from quantize.array import Int4Array
+from quantize.report import Report, write_report
 
-
-def stored(values, **settings):
-    store = MemoryStore()
-    quantize_to_zarr(values, store, workers=1, **settings)
-    return open_int4(store)
+VOID = {"meta", "img", "br"}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_figures_are_those_of_numpy_on_the_whole_array(dtype):
-    values = (np.random.default_rng(1).normal(100, 20, (37, 50)).clip(0, 250)).astype(dtype)
-    array = stored(values, chunks=(8, 10))
-    figures = measure_error(array, values)
-    x, error = values.astype(float), array[...].astype(float) - values.astype(float)
-    assert figures.count == values.size
-    assert figures.max_error == pytest.approx(np.abs(error).max())
-    assert figures.mean_error == pytest.approx(error.mean())
-    assert figures.rmse == pytest.approx(math.sqrt((error**2).mean()))
-    assert figures.sqnr_db == pytest.approx(10 * math.log10(x.var() / (error**2).mean()))
-    assert figures.bound == array.scale / 2
-    assert figures.within_bound
+class Page(HTMLParser):
+    """A page taken apart, whose tags must match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_sqnr_keeps_its_digits_far_from_zero():
-    values = np.random.default_rng(2).normal(0, 1, (64, 64))
-    near, far = (measure_error(stored(x, chunks=(8, 64)), x).sqnr_db for x in (values, values + 1e9))
-    assert far == pytest.approx(near, abs=0.01)
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def test_missing_on_both_sides_is_counted_and_no_error():
-    values = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
-    values[3, 4:9] = np.nan
-    figures = measure_error(stored(values, nan_policy="propagate"), values)
-    assert (figures.count, figures.missing, figures.mismatched) == (95, 5, 0)
-    assert figures.within_bound
+def stored(folder: Path, values: np.ndarray, **options: Any) -> Int4Array:
+    np.save(folder / "x.npy", values)
+    return quantize_to_zarr(folder / "x.npy", folder / "x.zarr", workers=1, **options)
 
 
-def test_declared_missing_comes_back_in_an_integer_dtype():
-    values = np.arange(100, dtype=np.int16).reshape(10, 10)
-    values[0, :3] = -9999
-    figures = measure_error(stored(values, nan_policy="propagate", missing=-9999), values)
-    assert (figures.count, figures.missing, figures.mismatched) == (97, 3, 0)
-    assert figures.within_bound
+def made(folder: Path, values: np.ndarray, **options: Any) -> tuple[Report, Page]:
+    """A report on these values, and its page."""
+    stored(folder, values, **options)
+    report = write_report(folder / "x.zarr", folder / "x.npy", folder / "x.html")
+    text = (folder / "x.html").read_text("utf-8")
+    assert len(text) < 1_000_000
+    return report, checked(Page(text))
 
 
-def test_missing_on_one_side_only_is_a_mismatch():
-    values = np.linspace(0, 1, 100, dtype=np.float32)
-    array = stored(values, nan_policy="propagate")
-    values[7] = np.nan
-    figures = measure_error(array, values)
-    assert (figures.count, figures.mismatched, figures.within_bound) == (99, 1, False)
-    assert "1 values are missing on one side only" in str(figures)
+def checked(page: Page) -> Page:
+    """What holds for every page."""
+    tags = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "iframe", "object", "b"} & set(tags)
+    assert not any(name.startswith("on") or name == "href" for _, attributes in page.tags for name in attributes)
+    for image in page.all("img"):
+        assert image["alt"]
+        assert (image["src"] or "").startswith("data:image/svg+xml;base64,")
+    assert page.all("html") == [{"lang": "en"}]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert all(header["scope"] in ("row", "col") for header in page.all("th"))
+    assert (tags.count("h1"), tags.count("main")) == (1, 1)
+    return page
 
 
-def test_another_source_is_out_of_bound():
-    values = np.linspace(0, 1, 1000, dtype=np.float32)
-    array = stored(values)
-    values[500] += np.float32(array.scale)
-    figures = measure_error(array, values)
-    assert figures.outside == 1
-    assert not figures.within_bound
-    assert "NOT within the bound" in str(figures)
+def land(shape: tuple[int, ...]) -> np.ndarray:
+    values = normal(*shape) + 280
+    values[..., np.random.default_rng(1).random(shape[1:]) < 0.3] = np.nan
+    return values
 
 
-def test_saturated_values_and_infinities_are_out_of_bound():
-    values = np.array([0.0, 0.5, 1.0, 5.0, np.inf], np.float32)
-    figures = measure_error(stored(values, value_range=(0, 1)), values)
-    assert (figures.count, figures.outside) == (4, 2)
-    assert figures.max_error == pytest.approx(4.0)
+CASES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "tiny": (normal(5), {}),
+    "one": (normal(1), {}),
+    "tails": (np.random.default_rng(2).standard_t(3, (300, 64)).astype(np.float32), {"scale_method": "mse"}),
+    "axis": (normal(40, 50) * np.exp(normal(50)), {"axis": 1, "scale_method": "percentile", "percentile": 99}),
+    "land": (land((6, 20, 30)), {"nan_policy": "propagate", "chunks": (2, 10, 10)}),
+    "land by axis": (land((6, 20, 30)), {"nan_policy": "propagate", "axis": 0, "scale_method": "mse"}),
+    "chunks": (normal(100, 50), {"chunks": (2, 5 * 2)}),
+    "range": (normal(100, 50), {"value_range": (-1, 1)}),
+    "integers": (np.random.default_rng(3).integers(0, 256, (30, 40)).astype(np.uint8), {}),
+    "half": (normal(30, 40).astype(np.float16), {}),
+    "constant": (np.full((20, 30), 273.15), {}),
+    "zeros": (np.zeros((20, 30)), {}),
+    "missing": (np.full((20, 30), np.nan), {"nan_policy": "propagate"}),
+    "tiny numbers": (normal(20, 30).astype(float) * 1e-300, {}),
+    "huge numbers": (normal(20, 30).astype(float) * 1e300, {}),
+    "far": (normal(20, 30).astype(float) + 1e9, {}),
+}
 
 
-def test_sums_that_overflow_are_infinite_and_warn_of_nothing():
-    values = np.array([0.0, 1e-10, 1e290])
-    figures = measure_error(stored(values, value_range=(0, 1e-10)), values)
-    assert (figures.max_error, figures.outside) == (pytest.approx(1e290), 1)
-    assert figures.to_json()["rmse"] is None
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_data_has_a_page(tmp_path, case):
+    values, options = CASES[case]
+    report, page = made(tmp_path, values, **options)
+    assert report.verdict.headline in page.text
+    json.dumps(report.to_json(), allow_nan=False)
+    assert report.figures.within_bound
+    if report.figures.count:
+        assert report.comparison is not None
+        assert sum(row.current for row in report.comparison.rows) == 1
+        assert "What another choice would give" in page.text
+        for row in report.comparison.rows:
+            assert row.command in page.text
 
 
-def test_exact_data_have_no_error_and_json_has_no_infinity():
-    figures = measure_error(stored(np.arange(16, dtype=np.float32)), np.arange(16, dtype=np.float32))
-    assert figures.sqnr_db == math.inf
-    assert figures.to_json()["sqnr_db"] is None
-    assert figures.to_json()["within_bound"] is True
+def test_the_page_has_figures_pictures_and_choices(tmp_path):
+    report, page = made(tmp_path, *CASES["tails"][:1], scale_method="mse", chunks=(50, 64))
+    headings = ["Figures", "Where the values lie", "Where the errors lie", "Which chunks the errors are in",
+                "Which codes are used", "What another choice would give"]  # fmt: skip
+    places = [page.text.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert page.text.index(report.verdict.headline) < places[0]
+    assert len(page.all("img")) == 6  # RMS error and saturation have a map each
+    for name, text in report.figures.rows():
+        assert f"{name}{text}" in page.text
 
 
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match=r"has shape \(3,\), but the store has shape \(4,\)"):
-        measure_error(stored(np.arange(4.0)), np.arange(3.0))
+@pytest.mark.parametrize(
+    ("word", "values", "options"),
+    [
+        ("good", np.random.default_rng(0).uniform(size=(50, 40)), {}),
+        ("fair", normal(200, 100), {}),
+        ("coarse", np.random.default_rng(0).standard_t(2, (200, 100)), {}),
+        ("exact", np.arange(16.0), {}),
+        ("empty", np.full((3, 4), np.nan), {"nan_policy": "propagate"}),
+    ],
+)
+def test_the_verdict_is_one_word(tmp_path, word, values, options):
+    report, page = made(tmp_path, values, **options)
+    assert report.verdict.word == word
+    assert {"class": f"verdict {word}"} in page.all("section")
 
 
-def test_progress_ends_at_all_chunks():
-    values = np.arange(64.0).reshape(8, 8)
-    seen = []
-    measure_error(stored(values, chunks=(2, 4)), values, seen.append)
-    assert [event.done for event in seen] == list(range(seen[-1].total + 1))
-    assert seen[-1].nbytes == values.nbytes
+def test_the_verdict_tells_of_saturated_values_and_of_better_choices(tmp_path):
+    report, _ = made(tmp_path, *CASES["range"][:1], value_range=(-1, 1))
+    said = " ".join(report.verdict.sentences)
+    assert f"Mind the outliers: {report.figures.saturated:,} values" in said
+    assert "Another choice would do better" in said
+    (tmp_path / "other").mkdir()
+    best, _ = made(tmp_path / "other", np.random.default_rng(0).uniform(size=50_000))
+    assert "No value is off by more than half a step" in " ".join(best.verdict.sentences)
+    assert "None of the other choices" in " ".join(best.verdict.sentences)
 
 
-def test_figures_print_as_lines():
-    lines = str(ErrorFigures(10, 2, 0, 0, 0.5, -0.1, 0.25, 20.0, 0.5)).splitlines()
-    assert lines[0] == "values compared  10, and 2 missing on both sides"
-    assert lines[1] == "largest error    0.5, within the bound of scale / 2 = 0.5"
+def test_another_source_is_called_wrong(tmp_path):
+    stored(tmp_path, normal(40, 50))
+    np.save(tmp_path / "y.npy", normal(40, 50, seed=1))
+    report = write_report(tmp_path / "x.zarr", tmp_path / "y.npy", tmp_path / "x.html")
+    assert report.verdict.word == "wrong"
+    page = checked(Page((tmp_path / "x.html").read_text()))
+    assert "does not hold this source" in page.text
+    assert f"{report.figures.outside:,} values are further off" in page.text
+    assert str(report).startswith(report.verdict.headline)
 
 
-def test_picture_is_a_png(tmp_path: Path):
-    pytest.importorskip("matplotlib")
-    original = np.random.default_rng(3).normal(size=(40, 30))
-    original[:5, :5] = np.nan
-    compare_picture(original, original + 0.01, tmp_path / "x.png", bound=0.02, title="t", label="m")
-    assert (tmp_path / "x.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+def test_strings_of_the_data_are_escaped(tmp_path):
+    folder = tmp_path / '<b>&"quoted"'
+    folder.mkdir()
+    import zarr
+
+    name = "<b>a.zarr"
+    array = zarr.create_array(folder / name, shape=(20, 30), dtype="f4", attributes={"units": "<b>$K$</b>"})
+    array[:] = normal(20, 30)
+    quantize_to_zarr(folder / name, folder / "x.zarr")
+    write_report(folder / "x.zarr", folder / name, folder / "x.html")
+    page = checked(Page((folder / "x.html").read_text()))
+    assert str(folder / name) in page.text
+    assert "What 4 bits keep of <b>a.zarr" in page.text
 
 
-@pytest.mark.parametrize("restored", [np.zeros((2, 3)), np.zeros(4)])
-def test_picture_needs_two_samples_of_one_shape(tmp_path: Path, restored):
-    with pytest.raises(ValueError, match="not two pictures of one size"):
-        compare_picture(np.zeros((2, 2)), restored, tmp_path / "x.png", bound=1.0)
+def test_arrays_need_no_path(tmp_path):
+    values = normal(30, 40)
+    array = stored(tmp_path, values)
+    report = write_report(array, values, tmp_path / "x.html")
+    assert "quantize run SRC DST" in report.comparison.recommended.command
+    assert "array in memory" in checked(Page((tmp_path / "x.html").read_text())).text
+
+
+def test_the_same_store_has_the_same_page(tmp_path):
+    stored(tmp_path, normal(40, 50), chunks=(8, 10))
+    for name in ("a.html", "b.html"):
+        write_report(tmp_path / "x.zarr", tmp_path / "x.npy", tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_many_chunks_fit_a_page(tmp_path):
+    report, page = made(tmp_path, normal(300, 300), chunks=(3, 6), scale_method="mse")
+    assert len(report.figures.parts.rmse) <= 4096
+    assert "rows: chunks along axis 0" in page.text
+
+
+def test_one_variable_of_several_is_named(tmp_path):
+    values = normal(30, 40)
+    for name in ("a", "b"):
+        quantize_to_zarr(values, tmp_path / "x.zarr", name=name)
+    with pytest.raises(StoreError, match="several variables, a, b"):
+        write_report(tmp_path / "x.zarr", values, tmp_path / "x.html")
+    write_report(tmp_path / "x.zarr", values, tmp_path / "x.html", name="b")
+    assert "x.zarr/b" in (tmp_path / "x.html").read_text()
+
+
+# What can go wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_there_is_kept_unless_told(tmp_path):
+    array = stored(tmp_path, normal(30, 40))
+    (tmp_path / "x.html").write_text("mine")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_report(array, tmp_path / "x.npy", tmp_path / "x.html")
+    assert (tmp_path / "x.html").read_text() == "mine"
+    write_report(array, tmp_path / "x.npy", tmp_path / "x.html", overwrite=True)
+    checked(Page((tmp_path / "x.html").read_text()))
+
+
+def test_a_damaged_chunk_leaves_no_page_behind(tmp_path):
+    stored(tmp_path, normal(30, 40), chunks=(10, 40))
+    chunk = tmp_path / "x.zarr" / "data" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(DamagedChunkError, match="c/1/0"):
+        write_report(tmp_path / "x.zarr", tmp_path / "x.npy", tmp_path / "x.html")
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_without_matplotlib_nothing_is_read(tmp_path, monkeypatch):
+    array = stored(tmp_path, normal(30, 40))
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setattr("quantize.report.measured", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        write_report(array, tmp_path / "x.npy", tmp_path / "x.html")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    array = stored(tmp_path, normal(30, 40))
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        write_report(array, tmp_path / "x.npy", tmp_path / "gone" / "x.html")
+
+
+def test_progress_is_that_of_the_measurement(tmp_path):
+    seen: list[Any] = []
+    write_report(stored(tmp_path, normal(30, 40)), tmp_path / "x.npy", tmp_path / "x.html", progress=seen.append)
+    assert {event.phase for event in seen} == {"measure"}
+    assert math.isclose(seen[-1].done, seen[-1].total)

@@ -11,7 +11,18 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import BFLOAT16, DTYPES, FLOATS, numbers
 
-from quantize.scaling import Rule, Scale, Statistics, check_scale, levels
+from quantize.scaling import (
+    Rule,
+    Scale,
+    Statistics,
+    check_scale,
+    folded,
+    from_row,
+    levels,
+    levels_each,
+    no_rows,
+    to_row,
+)
 
 FLOAT64 = np.dtype(np.float64)
 FLOAT64_MAX = float(np.finfo(FLOAT64).max)
@@ -253,6 +264,8 @@ def test_levels_are_rounded_once(dtype: np.dtype[Any], data: st.DataObject) -> N
 def test_bfloat16_is_not_rounded_through_float32(value: float, expected: float) -> None:
     for sign in (1, -1):
         assert float(levels(Scale(value), BFLOAT16).table[8 + sign]) == sign * expected
+        tables, _ = levels_each(np.full(2, value), np.zeros(2, np.int64), None, BFLOAT16)
+        assert tables[:, 8 + sign].astype(float).tolist() == [sign * expected] * 2
 
 
 def test_a_level_saturates_within_half_a_step_of_the_range() -> None:
@@ -272,3 +285,134 @@ def test_missing_values_come_back(dtype: np.dtype[Any]) -> None:
     found = levels(Scale(1.0, 0, -8), dtype, missing)
     assert found.table[0] == missing if dtype.kind in "iu" else np.isnan(found.table[0])
     assert -8 not in found.outside
+
+
+# Many scales at once ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def extreme_ranges(draw: st.DrawFn) -> tuple[float, float]:
+    """Ends of any size, with a few floats between them, a few powers of two, or a whole number of steps."""
+    low = draw(finite)
+    kind = draw(st.sampled_from(["any", "adjacent", "steps", "near"]))
+    if kind == "any":
+        high = draw(finite)
+    elif kind == "adjacent":
+        high = low
+        for _ in range(draw(st.integers(0, 33))):
+            high = math.nextafter(high, math.inf)
+    elif kind == "steps":
+        high = low + draw(st.integers(1, 40)) * math.ulp(low) * 2.0 ** draw(st.integers(-3, 60))
+    else:
+        high = low * draw(st.floats(0.5, 2))
+    low, high = sorted([low, high])
+    assume(math.isfinite(low) and math.isfinite(high))
+    return low, high
+
+
+@given(
+    st.lists(extreme_ranges(), min_size=1, max_size=20),
+    st.sampled_from(["minmax", "absmax"]),
+    policies,
+    st.none() | st.just((-3.0, 5.0)),
+)
+@example([(-FLOAT64_MAX, FLOAT64_MAX), (0.0, 5e-324), (-5e-324, 1e-310)], "minmax", "raise", None)
+@example(
+    [(2.0**-1022 * 15, 2.0**-1021 * 15), (0.0, 2.0**-1022 * 14), (0.0, math.nextafter(2.0**-1018, 0))],
+    "minmax",
+    "raise",
+    None,
+)
+@example([(0.0, 0.0), (7.0, 7.0), (0.1, 0.1), (-(2.0**31), -(2.0**31))], "minmax", "propagate", None)
+@example([(1e300, math.nextafter(1e300, math.inf)), (2.0**53, 2.0**53 + 2)], "minmax", "raise", None)
+def test_choosing_each_is_choosing_one_by_one(
+    limits: list[tuple[float, float]], scale_method: str, nan_policy: str, value_range: tuple[float, float] | None
+) -> None:
+    rule = Rule(scale_method, value_range, nan_policy)
+    statistics = [*(Statistics(low, high, 2) for low, high in limits), Statistics(nan=3)]
+    scales, zero_points = rule.choose_each(np.stack([to_row(s) for s in statistics]))
+    assert (scales.dtype, zero_points.dtype) == (np.float64, np.int64)
+    found = [Scale(s, z, rule.nan_code) for s, z in zip(scales.tolist(), zero_points.tolist(), strict=True)]
+    assert found == [rule.choose(s) for s in statistics]
+
+
+def test_many_ordinary_ranges_are_chosen_without_rationals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those next to a tie, of which there are few."""
+    random = np.random.default_rng(0)
+    low, width = random.normal(280, 9, 20_000), random.lognormal(0, 3, 20_000)
+    low[::2] -= 280  # where a difference of two float64 is seldom one itself
+    rows = np.stack([to_row(Statistics(x, x + w, 2)) for x, w in zip(low, width, strict=True)])
+    for scale_method in ("minmax", "absmax"):
+        rule = Rule(scale_method)
+        expected = [rule.choose(from_row(row)) for row in rows]
+        asked: list[Statistics] = []
+        monkeypatch.setattr(Rule, "choose", lambda self, s: asked.append(s) or Scale(1.0))  # noqa: B023
+        scales, zero_points = rule.choose_each(rows)
+        monkeypatch.undo()
+        same = [(s.scale, s.zero_point) for s in expected]
+        differ = sum(a != b for a, b in zip(zip(scales, zero_points, strict=True), same, strict=True))
+        assert differ <= len(asked) <= 20
+
+
+def test_rows_and_statistics_are_the_same() -> None:
+    for statistics in (Statistics(), Statistics(-0.5, 1e300, 7, 1, 2, 3, 4, 5)):
+        assert same(from_row(to_row(statistics)), statistics)
+
+
+@given(st.lists(st.lists(st.floats(-5, 5) | st.sampled_from([math.nan, math.inf, -math.inf])), max_size=6))
+def test_folded_rows_are_statistics_added(parts: list[list[float]]) -> None:
+    statistics = [statistics_of(np.asarray(part, float) + 0.0) for part in parts]
+    total = folded(np.stack([*map(to_row, statistics), *no_rows(1)]))
+    assert same(from_row(total), sum(statistics, Statistics()))
+
+
+@st.composite
+def any_scales(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
+    """Scales of data of a dtype, and others: levels that are ties, subnormal, at the limits and beyond."""
+    if draw(st.booleans()):
+        return draw(parameters(dtype))
+    if draw(st.booleans()):
+        bits = draw(st.integers(1, 2**12)) * 2.0 ** draw(st.integers(-160, 120))
+        return Scale(bits, draw(st.integers(-300, 300)))
+    return Scale(draw(st.floats(5e-324, 1e308)), draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)))
+
+
+@given(st.sampled_from(DTYPES), st.data(), st.sampled_from([None, -8, 3]), st.sampled_from([None, 99]))
+def test_levels_of_each_are_those_of_one(
+    dtype: np.dtype[Any], data: st.DataObject, nan_code: int | None, missing: int | None
+) -> None:
+    scales = data.draw(st.lists(any_scales(dtype), min_size=1, max_size=12))
+    columns = np.array([s.scale for s in scales]), np.array([s.zero_point for s in scales])
+    tables, outside = levels_each(*columns, nan_code, dtype, missing)
+    assert (tables.shape, tables.dtype, outside.shape) == ((len(scales), 16), dtype, (len(scales), 16))
+    for row, its_outside, scale in zip(tables, outside, scales, strict=True):
+        found = levels(Scale(scale.scale, scale.zero_point, nan_code), dtype, missing)
+        assert {int(code) - 8 for code in np.flatnonzero(its_outside)} == found.outside
+        exact = [
+            x if dtype.kind in "iu" else x.astype(float) for x in (row, found.table)
+        ]  # NaN of bfloat16 is not itself
+        np.testing.assert_array_equal(exact[0][~its_outside], exact[1][~its_outside])
+
+
+@pytest.mark.parametrize("zero_point", [-(2**63), 2**63 - 1])
+def test_levels_of_the_furthest_zero_points(zero_point: int) -> None:
+    tables, outside = levels_each(np.array([1.0]), np.array([zero_point]), None, FLOAT64)
+    np.testing.assert_array_equal(tables[0], levels(Scale(1.0, zero_point), FLOAT64).table)
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("percentile", [0, -1, 100.5, math.nan, "x", [99]])
+def test_percentiles_that_are_none(percentile: Any) -> None:
+    with pytest.raises(ValueError, match="percentile is"):
+        Rule("percentile", percentile=percentile)
+
+
+def test_percentile_has_a_default_and_goes_with_its_method_only() -> None:
+    assert Rule("percentile").percentile == 99.9
+    assert Rule("mse").percentile is None
+    for scale_method in ("minmax", "absmax", "mse"):
+        with pytest.raises(ValueError, match=f"goes with scale_method='percentile', not '{scale_method}'"):
+            Rule(scale_method, percentile=99.9)
+    for scale_method in ("percentile", "mse"):
+        with pytest.raises(ValueError, match="value_range fixes the range"):
+            Rule(scale_method, (0, 1))

@@ -1,0 +1,399 @@
+"""Histograms that need no range beforehand, and the ranges chosen by them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from strategies import BFLOAT16, DTYPES, FLOATS, arrays
+
+from quantize.blocks import sampled, scan_rows
+from quantize.histogram import (
+    COARSE,
+    FINE,
+    SAMPLE,
+    Bins,
+    Histogram,
+    about,
+    choose,
+    chosen,
+    edge,
+    key_at,
+    quantile,
+    together,
+)
+from quantize.kernels import Lines
+from quantize.scaling import Rule, Scale, Statistics, bounds, folded, from_row
+
+BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
+CLOSE = 0.05  # dB
+policies = st.sampled_from(["raise", "propagate"])
+
+
+def of_values(values: np.ndarray, bins: Bins = FINE, missing: Any = None) -> tuple[Histogram, np.ndarray]:
+    """The histogram of all values, and their statistics."""
+    block = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(1, -1)
+    rows = scan_rows(block, missing=missing)
+    histogram = Histogram.about(bins, *about(sampled(values, None, SAMPLE), rows, missing))
+    histogram.add(block, missing=missing)
+    histogram.leave_out(rows)
+    return histogram, rows
+
+
+def merged(parts: list[np.ndarray], bins: Bins = FINE) -> tuple[Histogram, np.ndarray]:
+    found = [of_values(part, bins) for part in parts]
+    places = [np.stack([getattr(histogram, name) for histogram, _ in found]) for name in ("unit", "origin")]
+    rows = np.stack([rows for _, rows in found])
+    total = Histogram.about(bins, *together(*places, rows[..., 2]))
+    for histogram, its_rows in found:
+        total.merge(histogram, its_rows)
+    return total, folded(rows)
+
+
+def scale_by(scale_method: str, values: np.ndarray, bins: Bins = FINE, **options: Any) -> Scale:
+    histogram, rows = of_values(values, bins)
+    return chosen(Rule(scale_method, **options), rows[0], histogram)
+
+
+# Counting -----------------------------------------------------------------------------------------------------------
+
+
+def blocks(special: tuple[float, ...] = ()) -> st.SearchStrategy[np.ndarray]:
+    return arrays(DTYPES, BLOCKS, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
+
+
+@st.composite
+def placed(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A block, and a unit and origin, of any size and close by or far away, that it may be counted with."""
+    block = draw(blocks(special=(math.nan, math.inf, -math.inf)))
+    sample = draw(st.sampled_from([block, block[:1, :1]]) | blocks().map(lambda b: b.astype(float)))
+    return (block, *about(sample.reshape(1, -1), scan_rows(block)))
+
+
+@given(placed(), st.sampled_from([FINE, COARSE]))
+def test_every_finite_value_is_counted_once_in_the_bin_that_holds_it(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], bins: Bins
+) -> None:
+    block, unit, origin = case
+    histogram = Histogram.about(bins, unit, origin)
+    histogram.add(block)
+    histogram.leave_out(scan_rows(block))
+    values = np.sort(block.astype(float)[np.isfinite(block.astype(float))])
+    held = np.repeat(np.arange(bins.number), histogram.counts[0].astype(int))
+    assert len(held) == len(values)
+    most = 2.0 ** (bins.octaves - 1)
+    # float32 holds the distance from the origin to 2^-22 of it, and of what the value itself is rounded to
+    for value, number in zip(values, held.tolist(), strict=True):
+        y = float(oracle.number(value) / oracle.number(unit[0]) + int(origin[0]))
+        slack = (1 + min(abs(y), most)) * 2.0**-21
+        if block.dtype.kind in "iu" and block.dtype.itemsize == 8:
+            slack += abs(value) * 2.0**-52 / unit[0]
+        assert edge(number, bins) - slack <= y or y < -most
+        assert y <= edge(number + 1, bins) + slack or y > most
+
+
+@given(arrays([d for d in DTYPES if d.itemsize <= 2], BLOCKS, special=(math.nan, math.inf, -math.inf)), st.data())
+def test_missing_values_are_left_out(values: np.ndarray, data: st.DataObject) -> None:
+    block = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    present = block[np.isfinite(block.astype(float))]
+    assume(present.size)
+    missing = data.draw(st.sampled_from(list(present)))
+    histogram, rows = of_values(block, missing=missing)
+    kept = block[np.isfinite(block.astype(float)) & (block != missing)]
+    assert histogram.counts.sum() == rows[0, 2] == kept.size
+    alone = Histogram.about(FINE, histogram.unit, histogram.origin)
+    alone.add(np.ascontiguousarray(kept).reshape(1, -1))
+    np.testing.assert_array_equal(histogram.counts, alone.counts)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_nan_of_both_signs_and_infinities_are_left_out(dtype: np.dtype[Any]) -> None:
+    values = np.asarray([math.nan, -math.nan, math.inf, -math.inf, math.inf, 1.0, 2.0], dtype)
+    assert np.signbit(values[1])
+    histogram, rows = of_values(values)
+    assert histogram.counts.min() == 0
+    assert histogram.counts.sum() == rows[0, 2] == 2
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_each_index_has_a_histogram_of_its_own(dtype: np.dtype[Any], columns: bool) -> None:
+    random = np.random.default_rng(5)
+    block = random.integers(0, 100, (12, 2500 if not columns else 7)).astype(dtype)
+    lines = Lines(7, columns=True) if columns else Lines(3, repeat=2)
+    indices = np.arange(7) * np.ones((12, 1)) if columns else (np.arange(12) // 2 % 3)[:, None] * np.ones(2500)
+    unit, origin = np.ldexp(1.0, np.arange(lines.indices)), -np.arange(lines.indices)
+    histogram = Histogram.about(COARSE, unit, origin)
+    histogram.add(block, lines)
+    for index in range(lines.indices):
+        alone = Histogram.about(COARSE, unit[index : index + 1], origin[index : index + 1])
+        alone.add(block[indices == index].reshape(1, -1))
+        np.testing.assert_array_equal(histogram.counts[index], alone.counts[0])
+
+
+@given(st.integers(-(2**20), 2**20), st.integers(1, 16), st.sampled_from([np.float32, np.float64, np.int32]))
+def test_whole_numbers_lie_in_the_middle_of_narrow_bins(offset: int, power: int, dtype: Any) -> None:
+    values = offset + np.arange(2 ** min(power, 6))
+    histogram, _ = of_values(values.astype(dtype))
+    for value in values.tolist():
+        own = Histogram.about(FINE, histogram.unit, histogram.origin)
+        own.add(np.array([[value]], dtype))
+        number = int(np.argmax(own.counts[0]))
+        left, right = ((edge(number + i, FINE) - own.origin[0]) * own.unit[0] - value for i in (0, 1))
+        assert left < 0 < right
+        assert 0.4 < right / -left < 2.5  # where bins become wider, one is so on one side only
+
+
+@given(st.lists(blocks(), min_size=1, max_size=5).filter(lambda found: len({b.dtype for b in found}) == 1), st.data())
+def test_the_order_of_merging_does_not_matter(parts: list[np.ndarray], data: st.DataObject) -> None:
+    total, rows = merged(parts)
+    again, its_rows = merged(data.draw(st.permutations(parts)))
+    assert total.counts.sum() == again.counts.sum() == rows[0, 2] == sum(part.size for part in parts)
+    np.testing.assert_array_equal(rows[:, :7], its_rows[:, :7])
+    if (total.unit, total.origin) == (again.unit, again.origin):
+        np.testing.assert_array_equal(total.counts, again.counts)
+
+
+def test_nothing_merges_with_something() -> None:
+    nan = np.full(5, math.nan, np.float32)
+    values = np.linspace(280, 281, 100, dtype=np.float32)
+    total, rows = merged([nan, values, nan, nan])
+    assert total.counts.sum() == 100
+    assert chosen(Rule("mse"), rows[0], total).scale == pytest.approx(1 / 15, rel=0.1)
+    nothing, rows = merged([nan, nan])
+    assert chosen(Rule("mse", nan_policy="propagate"), rows[0], nothing) == Scale(1.0, 0, -8)
+
+
+# Data ---------------------------------------------------------------------------------------------------------------
+
+
+def data_sets(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Those of FACTS.md, and harder ones."""
+    random = np.random.default_rng(seed)
+    land = random.random(n) < 0.3
+    sets = {
+        "gaussian": random.normal(size=n),
+        "laplace": random.laplace(size=n),
+        "t3": random.standard_t(3, n),
+        "uniform": random.random(n),
+        "embeddings": random.normal(size=n) * random.lognormal(0, 0.6, n),
+        "kelvin": random.normal(280, 1, n),
+        "wide kelvin": random.normal(280, 15, n),
+        "pressure": random.normal(101325, 10, n),
+        "seconds": 1.7e9 + 1000 * random.random(n),
+        "relu": np.maximum(random.normal(size=n), 0),
+        "16 integers": random.integers(0, 16, n),
+        "256 integers": random.integers(0, 256, n),
+        "poisson 3": random.poisson(3, n),
+        "poisson 30": random.poisson(30, n),
+        "mask": land,
+        "two values": np.where(land, 0.1, 0.7),
+        "lognormal": random.lognormal(0, 1, n),
+        "wide lognormal": random.lognormal(0, 2, n),
+        "land and ocean": np.where(land, random.normal(800, 500, n), random.normal(-3700, 900, n)),
+        "two narrow peaks": np.where(land, random.normal(0, 1, n), random.normal(1000, 1, n)),
+        "rain": np.where(random.random(n) < 0.95, 0, random.gamma(0.7, 5, n)),
+        "cauchy": random.standard_cauchy(n),
+        "outlier 1e4": np.where(np.arange(n) == n // 3, 1e4, random.normal(size=n)),
+        "outlier 1e30": np.where(np.arange(n) == n // 3, 1e30, random.normal(size=n)),
+        "outlier among zeros": np.where(np.arange(n) == n // 3, 1e3, np.where(land, random.normal(size=n), 0)),
+    }
+    return {name: values.astype(np.float64) for name, values in sets.items()}
+
+
+SETS = data_sets(20_000)
+EASY = ["gaussian", "laplace", "t3", "uniform", "embeddings"]
+WHOLE = ["16 integers", "256 integers", "poisson 3", "poisson 30", "mask"]
+each_set = pytest.mark.parametrize("name", SETS)
+
+
+# Percentiles --------------------------------------------------------------------------------------------------------
+
+
+SHARES = [0.0, 1e-5, 0.0005, 0.01, 0.25, 0.5, 0.75, 0.9995, 1.0]
+
+
+def bin_width(histogram: Histogram, value: float) -> float:
+    y = abs(value / histogram.unit[0] + int(histogram.origin[0]))
+    return float((1 + y) * 2.0**-histogram.bins.bits * histogram.unit[0])
+
+
+@pytest.mark.parametrize("bins", [FINE, COARSE], ids=["fine", "coarse"])
+@each_set
+def test_quantiles_are_those_of_numpy_to_within_a_bin(name: str, bins: Bins) -> None:
+    values = SETS[name]
+    histogram, _ = of_values(values, bins)
+    low, high = float(values.min()), float(values.max())
+    found = [quantile(histogram, 0, share, low, high) for share in SHARES]
+    assert (found[0], found[-1]) == (low, high)
+    # The two ranks that a quantile lies between may be in bins of different width.
+    for share, value in zip(SHARES, found, strict=True):
+        ranks = np.quantile(values, share, method="lower"), np.quantile(values, share, method="higher")
+        assert abs(value - np.quantile(values, share)) <= max(bin_width(histogram, rank) for rank in ranks) * (1 + 1e-6)
+
+
+@given(arrays(FLOATS, special=(math.nan,)), st.floats(1e-3, 100), policies)
+def test_percentile_is_minmax_between_two_quantiles(values: np.ndarray, percentile: float, nan_policy: str) -> None:
+    histogram, rows = of_values(values)
+    rule = Rule("percentile", nan_policy=nan_policy, percentile=percentile)
+    found = chosen(rule, rows[0], histogram)
+    whole = Rule(nan_policy=nan_policy).choose(from_row(rows[0]))
+    low, high = bounds(rows)[0][0], bounds(rows)[1][0]
+    share = (100 - percentile) / 200
+    ends = [quantile(histogram, 0, q, low, high) for q in (share, 1 - share)] if rows[0, 2] else [0, 0]
+    if rows[0, 2] and key_at(histogram, 0, ends[0]) < key_at(histogram, 0, ends[1]):
+        assert found == Rule(nan_policy=nan_policy).choose(Statistics(*ends, rows[0, 2]))
+    else:
+        assert found == whole
+    assert chosen(Rule("percentile", None, nan_policy, 100), rows[0], histogram) == whole
+
+
+def test_percentile_keeps_the_range_where_most_values_are_one() -> None:
+    values = np.zeros(10_000)
+    values[:3] = [-1, 4, 14]
+    assert scale_by("percentile", values) == Scale(1.0, -7)
+
+
+# The least squared error --------------------------------------------------------------------------------------------
+
+TOLERANCE = {"kelvin": 0.2, "two narrow peaks": 0.2}  # in half precision few values, far from zero
+DENSE: dict[Any, float] = {}
+
+
+def check_mse(values: np.ndarray, found: Scale, key: Any = None, tolerance: float = CLOSE) -> None:
+    """Hold a scale to the dense search, and to minmax."""
+    law = oracle.Sorted(values)
+    lowest = -8 if found.nan_code is None else -7
+    steps = 8 - lowest
+    if (key, steps) not in DENSE or key is None:
+        DENSE[key, steps] = law.least(steps)
+    minmax = Rule(nan_policy="raise" if steps == 16 else "propagate").choose(
+        Statistics(*law.values[[0, -1]].tolist(), 1)
+    )
+    errors = law.errors([found.scale, minmax.scale], [lowest - found.zero_point, lowest - minmax.zero_point], steps)
+    by_found, by_minmax, dense = law.decibels([*errors, DENSE[key, steps]])
+    assert by_found >= dense - tolerance
+    assert by_found >= by_minmax - tolerance
+
+
+@pytest.mark.parametrize("nan_policy", ["raise", "propagate"])
+@each_set
+def test_mse_is_as_good_as_a_dense_search(name: str, nan_policy: str) -> None:
+    values = SETS[name]
+    if nan_policy == "propagate":
+        holed = np.where(np.arange(len(values)) % 3 == 1, math.nan, -values)
+        check_mse(holed, scale_by("mse", holed, nan_policy=nan_policy))
+    else:
+        check_mse(values, scale_by("mse", values), name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16, np.int16], ids=str)
+def test_mse_of_other_dtypes(dtype: Any) -> None:
+    for name, values in SETS.items():
+        whole = np.dtype(dtype).kind == "i"
+        if whole and name not in WHOLE:
+            values = 100 * values if np.abs(values).max() < 300 else values
+        if np.abs(values).max() < float(oracle.finite_range(dtype)[1]):
+            cast = (np.rint(values) if whole else values).astype(dtype)
+            check_mse(cast, scale_by("mse", cast), (name, "x", dtype), tolerance=TOLERANCE.get(name, CLOSE))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 100, 1000, 1_000_000])
+def test_mse_of_few_and_of_many_values(n: int) -> None:
+    """Few values leave so many scales that are good for them alone, that a search finds those by chance."""
+    for name, values in data_sets(n, seed=1).items():
+        if n < 1000 and name not in (*EASY, *WHOLE, "kelvin", "two narrow peaks", "outlier 1e30"):
+            continue
+        if n < 10**6:
+            check_mse(values, scale_by("mse", values), tolerance=CLOSE if n >= 1000 else 3.0)
+        elif name in (*EASY, "kelvin", "outlier 1e4"):
+            check_mse(values, scale_by("mse", values))
+
+
+@pytest.mark.parametrize("name", [name for name in SETS if "peaks" not in name and "two" not in name])
+def test_mse_with_coarse_bins_of_an_axis(name: str) -> None:
+    check_mse(SETS[name], scale_by("mse", SETS[name], COARSE), name)
+
+
+@pytest.mark.parametrize("drift", ["none", "sorted", "reversed", "slope", "growth", "steps"])
+def test_mse_of_merged_histograms(drift: str) -> None:
+    """Each of 40 parts has bins of its own."""
+    random = np.random.default_rng(2)
+    for name in (*EASY, "kelvin", "poisson 30", "land and ocean", "outlier 1e4", "wide lognormal"):
+        values = SETS[name]
+        n, spread = len(values), np.subtract(*np.quantile(values, [0.8, 0.2]))
+        drifted = {
+            "none": values,
+            "sorted": np.sort(values),
+            "reversed": np.sort(-values),
+            "slope": values + np.linspace(0, 10 * spread, n),
+            "growth": values * np.geomspace(1, 100, n),
+            "steps": values + np.repeat(random.normal(0, 20 * spread, 40), n // 40),
+        }[drift]
+        total, rows = merged(np.array_split(drifted, 40))
+        check_mse(drifted, chosen(Rule("mse"), rows[0], total), (name, drift), 2 * CLOSE if drift == "steps" else CLOSE)
+
+
+@settings(max_examples=300)
+@given(arrays(special=(math.nan,)), policies)
+def test_mse_is_no_worse_than_minmax_whatever_the_data(values: np.ndarray, nan_policy: str) -> None:
+    """Up to what a bin hides: each value lies somewhere in it."""
+    histogram, rows = of_values(values)
+    found = chosen(Rule("mse", nan_policy=nan_policy), rows[0], histogram)
+    assert math.isfinite(found.scale)
+    assert found.scale > 0
+    minmax = Rule(nan_policy=nan_policy).choose(from_row(rows[0]))
+    finite = [oracle.number(x) for x in values.flat if np.isfinite(float(x))]
+    hidden = max((oracle.number(bin_width(histogram, float(x))) for x in finite), default=0)
+    errors = []
+    for scale in (found, minmax):
+        codes, _ = oracle.quantized(finite, scale.scale, scale.zero_point, scale.nan_code)
+        levels = [(int(code) - scale.zero_point) * oracle.number(scale.scale) for code in codes]
+        errors.append(
+            math.sqrt(sum(float((x - level) / hidden) ** 2 for x, level in zip(finite, levels, strict=True)))
+            if finite
+            else 0
+        )
+    assert errors[0] <= errors[1] + math.sqrt(len(finite)) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("nan_policy", ["raise", "propagate"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(1, 9) * 5e-324,
+        np.array([0, 0, 0, 1, 2, 40]) * 5e-324,
+        np.array([1.0, math.nextafter(1.0, 2), 1.0]),
+        -1e300 - np.arange(4) * math.ulp(1e300),
+        np.array([2.0**53 - 1, 2.0**53, 2.0**53 + 2]),
+        np.linspace(-0.5, 0.5, 100) * 1.7e308 * 2,
+    ],
+    ids=["subnormal", "subnormal outlier", "adjacent", "adjacent far", "whole", "near overflow"],
+)
+def test_mse_at_the_limits_of_float64(values: np.ndarray, nan_policy: str) -> None:
+    """Where a scale has few digits left, or a zero point more than float64 holds, minmax is as good as it gets."""
+    found = scale_by("mse", values, nan_policy=nan_policy)
+    assert 0 < found.scale < math.inf
+    law = Rule(nan_policy=nan_policy).choose(Statistics(float(values.min()), float(values.max()), len(values)))
+    errors = []
+    for scale in (found, law):
+        codes, _ = oracle.quantized(values, scale.scale, scale.zero_point, scale.nan_code)
+        levels = [(int(code) - scale.zero_point) * oracle.number(scale.scale) for code in codes]
+        errors.append(sum((oracle.number(x) - level) ** 2 for x, level in zip(values, levels, strict=True)))
+    assert errors[0] <= errors[1]
+
+
+def test_many_rows_are_chosen_as_each_alone() -> None:
+    parts = [*SETS.values(), np.zeros(10), np.full(7, 2.5)]
+    found = [of_values(part, COARSE) for part in parts]
+    rows = np.concatenate([rows for _, rows in found])
+    columns = [np.concatenate([getattr(h, name) for h, _ in found]) for name in ("unit", "origin", "counts")]
+    for scale_method in ("minmax", "mse", "percentile"):
+        rule = Rule(scale_method)
+        scales, zero_points = choose(rule, rows, Histogram(COARSE, *columns))
+        alone = [chosen(rule, its_rows[0], histogram) for histogram, its_rows in found]
+        assert [*zip(scales.tolist(), zero_points.tolist(), strict=True)] == [(s.scale, s.zero_point) for s in alone]
