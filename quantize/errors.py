@@ -234,6 +234,12 @@ class Sums:
         )
         return replace(self, bias=bias, mae=mae, rmse=rmse, mean=mean, deviation=deviation, largest=largest)
 
+    def with_means(self, other: Sums) -> Sums:
+        """With the means of other sums, but its own counts and largest errors."""
+        return replace(
+            self, bias=other.bias, mae=other.mae, rmse=other.rmse, mean=other.mean, deviation=other.deviation
+        )
+
     @property
     def sqnr_db(self) -> float:
         if self.rmse == 0:

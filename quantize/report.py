@@ -111,5 +111,5 @@ def write_report(
     verdict = verdict_of(array, measurement.figures, comparison)
     html = page(array, origin.label, measurement, verdict, comparison)
     with replacing(target, overwrite) as partial:
-        partial.write_text(html, encoding="utf-8")
+        partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     return Report(measurement.figures, verdict, comparison)

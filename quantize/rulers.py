@@ -104,9 +104,7 @@ class Ruler:
         if self.axis is None:
             return self
         indices = region[self.axis]
-        own = replace(self, scales=self.scales[indices], zero_points=self.zero_points[indices])
-        own.__dict__["table"] = self.table.part(indices)
-        return own
+        return replace(self, scales=self.scales[indices], zero_points=self.zero_points[indices])
 
     def compare(self, original: np.ndarray, codes: np.ndarray, corner: Shape) -> tuple[Sums, Counts]:
         """A piece of the source with its codes, whose first value has the index `corner`.
@@ -157,8 +155,10 @@ def compare_block(
         largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
         power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
         x, restored, scales = (np.ldexp(numbers, -power) for numbers in (x, restored, scales))
-        found, counts = compare_numbers(x, restored, codes, ruler, scales, spacings - [[power, 0]])
-        found = found.times(power)
+        other, others = compare_numbers(x, restored, codes, ruler, scales, spacings - [[power, 0]])
+        other = other.times(power)
+        # Large numbers made smaller may lose small steps, but their counts are right as they were found.
+        found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
     if found.at is None:
         return found, counts
     return replace(found, at=tuple(map(operator.add, index_at(found.at[0], original.shape), corner))), counts

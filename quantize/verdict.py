@@ -100,10 +100,24 @@ def advice(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
     current, best = next(row for row in comparison.rows if row.current), comparison.recommended
-    if best is current or not best.sqnr_db - current.sqnr_db >= WORTH:
-        return "None of the other choices that were tried is to be preferred: they are side by side below."
-    return (
-        f"Another choice would do better: {best.label} gives {decibels(best.sqnr_db)} instead of "
-        f"{decibels(current.sqnr_db)}, at {best.bits_per_value:.2f} bits a value before compression instead of "
-        f"{current.bits_per_value:.2f}. Its command, and others, are below."
-    )
+    finest = max(comparison.rows, key=lambda row: -math.inf if math.isnan(row.sqnr_db) else row.sqnr_db)
+    gain, bits_more = best.sqnr_db - current.sqnr_db, current.bits_per_value - best.bits_per_value
+    said = []
+    if best is not current and gain >= WORTH:
+        said.append(
+            f"Another choice would do better: {best.label} gives {decibels(best.sqnr_db)} instead of "
+            f"{decibels(current.sqnr_db)}, at {best.bits_per_value:.2f} bits a value before compression instead of "
+            f"{current.bits_per_value:.2f}."
+        )
+    elif gain <= -WORTH and bits_more > 0:
+        said.append(
+            f"It is {-gain:.1f} dB better than {best.label}, which is recommended for being cheaper by {bits_more:.2g} "
+            "bits a value before compression: keep it if that is worth it to you."
+        )
+    if finest.sqnr_db - max(best.sqnr_db, current.sqnr_db) >= WORTH:
+        said.append(
+            f"The finest of those tried is {finest.label}, with {decibels(finest.sqnr_db)} at "
+            f"{finest.bits_per_value:.2f} bits a value."
+        )
+    said = said or ["None of the other choices that were tried is to be preferred."]
+    return " ".join([*said, "They are side by side on the page, each with its command."])

@@ -158,6 +158,26 @@ def test_squares_that_would_overflow_do_not():
     assert (figures.max_error, figures.max_error_at, figures.saturated) == (pytest.approx(1e290), (2,), 1)
 
 
+@pytest.mark.parametrize("power", [-310, -200, 200, 300])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_numbers_near_the_ends_of_float64_have_the_figures_of_others(power, axis):
+    values = np.random.default_rng(10).uniform(-1, 1, (30, 40))
+    far = values * 10.0**power
+    figures = measure_error(stored(far, axis=axis), far)
+    near = measure_error(stored(values, axis=axis), values)
+    assert figures.sqnr_db == pytest.approx(near.sqnr_db, abs=1e-3)
+    assert figures.largest_in_range == pytest.approx(near.largest_in_range, rel=1e-3)
+    assert (figures.within_bound, figures.saturated) == (True, 0)
+
+
+def test_indices_of_very_different_size_are_each_within_their_bound():
+    rng = np.random.default_rng(11)
+    values = rng.normal(size=(50, 60)) * 10.0 ** rng.uniform(-200, 200, (50, 1))
+    figures = measure_error(stored(values, axis=0), values)
+    assert figures.largest_in_range == pytest.approx(1, abs=0.01)
+    assert figures.within_bound
+
+
 # Missing values -------------------------------------------------------------------------------------------------------
 
 
