@@ -40,9 +40,15 @@ class Bins(NamedTuple):
 
 FINE = Bins(8, 127, np.int64)  # of all values
 COARSE = Bins(6, 32, np.uint32)  # of each index of an axis: there may be thousands side by side
+WIDE = COARSE._replace(dtype=np.int64)  # where one bin may hold more than uint32 counts
 SAMPLE = 1024  # values that show where the middle of the data lies, and how wide it is
 SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
 NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
+
+
+def coarse(values: int) -> Bins:
+    """Bins for so many values of an index."""
+    return COARSE if values < 1 << 32 else WIDE
 
 
 @dataclass(frozen=True, eq=False)

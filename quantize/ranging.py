@@ -10,7 +10,7 @@ import numpy as np
 
 from .blocks import block_of, blocks, each_block, first_refused, lines_of, processors, sampled, scan_rows
 from .grid import Region, index_at
-from .histogram import COARSE, FINE, SAMPLE, Histogram, about, choose
+from .histogram import FINE, SAMPLE, Histogram, about, choose, coarse
 from .scaling import RefusedValuesError, Rule, folded, from_row, no_rows
 
 GROUP = 256  # indices of an axis whose histograms are held at once by a thread
@@ -106,7 +106,9 @@ def scales_by_rows(
 
 def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: float | int | None = None) -> Histogram:
     """The histogram of each index of an axis, of which `rows` are the statistics."""
-    histogram = Histogram.about(COARSE, *about(sampled(values, axis, SAMPLE_EACH), rows, missing))
+    histogram = Histogram.about(
+        coarse(values.size // len(rows)), *about(sampled(values, axis, SAMPLE_EACH), rows, missing)
+    )
     for region in blocks(values.shape):
         block = block_of(values, region, axis)
         histogram.part(region[axis]).add(block, lines_of(values[region].shape, axis), missing)

@@ -85,19 +85,21 @@ class Ruler:
     dtype: np.dtype[Any]
 
     @functools.cached_property
-    def table(self) -> Table:
-        """The values of the codes, in float64; that of missing ones is NaN."""
-        known = 0 if self.missing is None and self.nan_code is not None else self.missing
+    def exact(self) -> Table:
+        """The values of the codes, in the dtype; that of missing ones means nothing where integers have none."""
+        known = 0 if self.missing is None else self.missing
         if self.axis is None:
             scale = Scale(float(self.scales[0]), int(self.zero_points[0]), self.nan_code)
-            exact = Table.of(scale, self.dtype, known)
-        else:
-            own = (self.scales, self.zero_points, self.nan_code, self.dtype, self.axis, known)
-            exact = Table.of_each(*own)
-        values = exact.values.astype(np.float64)
+            return Table.of(scale, self.dtype, known)
+        return Table.of_each(self.scales, self.zero_points, self.nan_code, self.dtype, self.axis, known)
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """The values of the codes, in float64, shape ``(indices, 16)``; that of missing ones is NaN."""
+        values = self.exact.values.astype(np.float64)
         if self.nan_code is not None:
             values[:, self.nan_code - LOWEST] = np.nan
-        return Table(values, exact.outside, self.axis)
+        return values
 
     def part(self, region: Region) -> Ruler:
         """That of some indices of the axis."""
@@ -114,13 +116,13 @@ class Ruler:
         ValueError
             If a code stands for a value that the dtype cannot hold.
         """
-        self.table.check(codes)
+        self.exact.check(codes)
         if self.missing is not None:
             absent = original == np.asarray(self.missing).astype(original.dtype)
             original = np.where(absent, np.nan, original.astype(np.float64))
         block = three(codes, self.axis)
         restored = np.empty(block.shape)
-        compiled(restore_loop, "float64")(block, self.table.values, restored)
+        compiled(restore_loop, "float64")(block, self.table, restored)
         return compare_block(original, restored, block, self, corner)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .codec import ChunkCodec, Compressor
 from .grid import Batches, Grid, Shape
-from .histogram import COARSE, FINE, Bins, Histogram
+from .histogram import COARSE, FINE, Bins, Histogram, coarse
 from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, serialized
 from .scaling import ROW, Rule, no_rows
 from .storage import Variable, present
@@ -156,7 +156,9 @@ class Scans:
     def bins(self) -> Bins | None:
         if not self.rule.histogrammed:
             return None
-        return FINE if self.rule.axis is None else COARSE
+        if self.rule.axis is None:
+            return FINE
+        return coarse(self.batches.size * math.prod(self.layout.unit) // self.lanes)
 
     @property
     def lanes(self) -> int:

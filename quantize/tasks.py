@@ -17,7 +17,7 @@ import numpy as np
 from . import kernels
 from .blocks import blocks, first_refused, in_lines, lines_of, sampled, scan_rows
 from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
-from .histogram import SAMPLE, Bins, Histogram, about, choose, together
+from .histogram import SAMPLE, WIDE, Bins, Histogram, about, choose, together
 from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .ranging import SAMPLE_EACH, scales_by_rows
@@ -137,7 +137,8 @@ class Work:
         histogram = None
         if scans.bins is not None:
             unit, origin, weight = (np.stack(part) for part in zip(*places, strict=True))
-            histogram = Histogram.about(scans.bins, *together(unit, origin, weight))
+            bins = scans.bins if self.rule.axis is None else WIDE  # all batches together
+            histogram = Histogram.about(bins, *together(unit, origin, weight))
             for batch in own:
                 rows, part = self.kept(batch)
                 assert part is not None

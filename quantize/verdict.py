@@ -35,7 +35,7 @@ def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison |
         return Verdict("empty", "Nothing to judge: every value is missing, here and in the source.", ())
     if figures.max_error == 0:
         return Verdict("exact", "Exact: every value comes back as it was.", (size_of(array, figures),))
-    word, headline = next((word, said) for least, word, said in GRADES if figures.sqnr_db >= least)
+    word, headline = next(((word, said) for least, word, said in GRADES if figures.sqnr_db >= least), GRADES[-1][1:])
     sentences = (typical(figures), reach_of(array, figures), size_of(array, figures), advice(comparison))
     return Verdict(word, headline, tuple(filter(None, sentences)))
 
