@@ -159,7 +159,8 @@ class ErrorFigures:
             used = sum(count > 0 for count in self.code_counts or ())
             found.append(("codes", f"{used} of 16 in use, entropy {self.entropy:.2f} bits"))
         if self.bits_per_value is not None:
-            found.append(("stored", f"{self.bits_per_value:.2f} bits a value"))
+            digits = ".2f" if self.bits_per_value >= 0.1 else ".2g"
+            found.append(("stored", f"{self.bits_per_value:{digits}} bits a value"))
         return found
 
     def __str__(self) -> str:

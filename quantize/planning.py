@@ -23,6 +23,7 @@ from .sources import as_source
 from .storage import Files, Variable
 
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
+SEARCH = 48 * MIB  # beside that: compiling what counts into histograms and searches them
 METADATA = 1 << 14  # bytes of all zarr.json
 SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
 HISTOGRAMS = 5  # held at once: counted, encoded, and with the copies that takes
@@ -235,11 +236,12 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
     layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, axis)
     scheduler, workers, processes, notes = chosen_workers(source, files, settings.workers)
     task = task_memory(source, layout) + statistics_memory(layout, rule)
+    overhead = (OVERHEAD + (SEARCH if rule.histogrammed else 0)) * processes
     budget = parsed_bytes(settings.memory)
     if budget is not None:
-        affordable = (budget - OVERHEAD * processes) // task
+        affordable = (budget - overhead) // task
         if affordable < 1:
-            least = OVERHEAD * processes
+            least = overhead
             raise ValueError(
                 f"memory={settings.memory!r} ({format_bytes(budget)}) is too small for one task: "
                 f"{format_bytes(least)} of overhead and {format_bytes(task)} for a chunk of {layout.unit} values, "
@@ -250,7 +252,7 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
                 f"{affordable} tasks at a time instead of {workers}, to stay within memory={settings.memory!r}"
             )
             workers = affordable
-    said = OVERHEAD * processes + workers * task
+    said = overhead + workers * task
     kept = 0
     once = rule.value_range is not None or one_read(layout, rule)
     if budget is not None and not once and scheduler == "threads" and rereads(source):

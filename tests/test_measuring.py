@@ -306,6 +306,15 @@ def test_a_store_may_be_a_path_or_a_zarr_store(tmp_path):
     assert measure_error(store, values).rmse == expected.rmse
 
 
+@pytest.mark.parametrize("place", [0, 49])
+def test_the_bound_is_the_largest_of_all_indices(monkeypatch, place):
+    monkeypatch.setattr(measuring, "BLOCK_VALUES", 64)
+    values = np.random.default_rng(12).normal(size=(50, 64))
+    values[place] *= 100
+    array = stored(values, axis=0, chunks=(1, 64))
+    assert measure_error(array, values).bound == array.scale[place] / 2
+
+
 def test_bits_count_the_scales():
     values = np.random.default_rng(9).normal(size=(50, 64))
     array = stored(values, axis=0)

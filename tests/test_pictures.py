@@ -32,7 +32,8 @@ def text_of(figure: Any) -> str:
 
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         address = pictures.svg(figure)
-    return base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")).decode()
+    text = base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")).decode()
+    return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
 
 
 def choice(label: str, sqnr_db: float, current: bool = False) -> Choice:

@@ -124,3 +124,18 @@ def test_a_level_that_the_dtype_cannot_hold_is_an_error():
 def test_loops_take_blocks_in_three_parts():
     values = np.arange(24).reshape(2, 3, 4)
     assert [three(values, axis).shape for axis in (None, 0, 1, 2)] == [(1, 1, 24), (1, 2, 12), (2, 3, 4), (6, 4, 1)]
+
+
+def test_errors_of_just_half_a_step_lie_within_the_band():
+    values = np.array([1.0, 3.0, -1.0, 2.0, 0.0])
+    _, counts = ruler([2.0], [0]).compare(values, codes_of(0, 2, -1, 1, 0), (0,))
+    inside = np.abs(ERROR_BINS.edges()[:-1] + 0.5 / ERROR_BINS.per_unit) < 0.5
+    assert counts.errors[1:-1][inside].sum() == 5
+
+
+def test_rounding_of_subnormal_numbers_is_no_defect():
+    smallest = 5e-324
+    sums, _ = ruler([3 * smallest], [0], clips=False).compare(np.array([4 * smallest]), codes_of(0), (0,))
+    assert (sums.outside, sums.largest) == (1, 4 * smallest)
+    sums, _ = ruler([3 * smallest], [0], clips=False).compare(np.array([3 * smallest]), codes_of(0), (0,))
+    assert (sums.outside, sums.rmse) == (0, 3 * smallest)
