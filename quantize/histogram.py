@@ -18,7 +18,7 @@ import numba
 import numpy as np
 
 from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, loaded, signature, widened
-from .scaling import HIGHEST, SMALLEST_NORMAL, Rule, Scale, Statistics, bounds, from_row
+from .scaling import HIGHEST, SMALLEST_NORMAL, Rule, Statistics, bounds
 
 
 class Bins(NamedTuple):
@@ -211,14 +211,6 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[n
             found = rule.choose(Statistics(lower, upper, int(rows[i, 2])))
             scales[i], zero_points[i] = found.scale, found.zero_point
     return scales, zero_points
-
-
-def chosen(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> Scale:
-    """The scale for all values, by one row of statistics, of shape (8,)."""
-    if not rule.histogrammed:
-        return rule.choose(from_row(rows))
-    scales, zero_points = choose(rule, rows[None], histogram)
-    return Scale(float(scales[0]), int(zero_points[0]), rule.nan_code)
 
 
 def quantile(histogram: Histogram, index: int, share: float, low: float, high: float) -> float:

@@ -1,14 +1,22 @@
 """What the tests out of core share: what a result must be, stores that watch or fail, folders as bytes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
+from quantize import (
+    StoreError,
+    dequantize_from_packed_int4,
+    open_int4,
+    quantize_to_packed_int4,
+    quantize_to_zarr,
+)
 
 
 def expected(values: np.ndarray, dtype: Any = None, **options: Any) -> tuple[np.ndarray, np.ndarray, float, int]:
@@ -127,3 +135,24 @@ class DyingStore(LocalStore):
                     path.unlink()
             raise Died
         await super().delete_dir(prefix)
+
+
+def mended_deaths(values: np.ndarray, folder: Path, torn: bool, **job: Any) -> int:
+    """Let a job die at each change of the store in turn: it is refused, and run again ends in the same bytes.
+
+    The number of changes.
+    """
+    quantize_to_zarr(values, folder / "whole", **job)
+    whole = files(folder / "whole")
+    for at in range(100):
+        shutil.rmtree(folder / "z", ignore_errors=True)
+        try:
+            quantize_to_zarr(values, DyingStore(folder / "z", at, torn), **job)
+        except Died:
+            with pytest.raises((StoreError, FileNotFoundError)):
+                open_int4(folder / "z")
+            quantize_to_zarr(values, folder / "z", **job)
+            assert files(folder / "z") == whole, f"change {at}"
+        else:
+            return at
+    raise AssertionError("the job makes more than 100 changes")

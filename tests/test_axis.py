@@ -11,7 +11,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import Counting, Died, DyingStore, expected, field, files, memory_keys
+from stores import Counting, Died, DyingStore, expected, field, files, memory_keys, mended_deaths
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
 
@@ -283,22 +283,7 @@ JOBS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("job", JOBS)
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, job: str) -> None:
-    options = {**JOBS[job], "workers": 1}
-    quantize_to_zarr(VALUES, tmp_path / "whole", **options)
-    whole = files(tmp_path / "whole")
-    folder = tmp_path / "z"
-    for at in range(100):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            quantize_to_zarr(VALUES, DyingStore(folder, at, torn), **options)
-        except Died:
-            with pytest.raises((StoreError, FileNotFoundError)):
-                open_int4(folder)
-            quantize_to_zarr(VALUES, folder, **options)
-            assert files(folder) == whole, f"change {at}"
-        else:
-            break
-    assert at >= 8
+    assert mended_deaths(VALUES, tmp_path, torn, **JOBS[job], workers=1) >= 8
 
 
 @pytest.mark.parametrize("torn", [False, True])

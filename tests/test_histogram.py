@@ -20,7 +20,6 @@ from quantize.histogram import (
     Histogram,
     about,
     choose,
-    chosen,
     edge,
     key_at,
     quantile,
@@ -32,6 +31,12 @@ from quantize.scaling import Rule, Scale, Statistics, bounds, folded, from_row
 BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 CLOSE = 0.05  # dB
 policies = st.sampled_from(["raise", "propagate"])
+
+
+def chosen(rule: Rule, row: np.ndarray, histogram: Histogram | None) -> Scale:
+    """The scale for all values, by one row of statistics."""
+    scales, zero_points = choose(rule, row[None], histogram)
+    return Scale(float(scales[0]), int(zero_points[0]), rule.nan_code)
 
 
 def of_values(values: np.ndarray, bins: Bins = FINE, missing: Any = None) -> tuple[Histogram, np.ndarray]:

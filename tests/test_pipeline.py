@@ -12,7 +12,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import Counting, Died, DyingStore, WatchedStore, check, expected, field, files, memory_keys
+from stores import Counting, Died, DyingStore, WatchedStore, check, expected, field, files, memory_keys, mended_deaths
 from strategies import arrays
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
@@ -235,22 +235,7 @@ def test_chunks_that_are_there_are_not_written_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value_range", [None, (-100, 100)])
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, value_range: Any) -> None:
     """Before each change of the store in turn, or in the middle of it, the process dies."""
-    job = {"chunks": (20, 20), "workers": 1, "value_range": value_range}
-    quantize_to_zarr(VALUES, tmp_path / "whole", **job)
-    whole = files(tmp_path / "whole")
-    folder = tmp_path / "z"
-    for at in range(100):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            quantize_to_zarr(VALUES, DyingStore(folder, at, torn), **job)
-        except Died:
-            with pytest.raises((StoreError, FileNotFoundError)):
-                open_int4(folder)
-            quantize_to_zarr(VALUES, folder, **job)
-            assert files(folder) == whole, f"change {at}"
-        else:
-            break
-    assert at >= 8
+    assert mended_deaths(VALUES, tmp_path, torn, chunks=(20, 20), workers=1, value_range=value_range) >= 8
 
 
 @pytest.mark.parametrize("torn", [False, True])
