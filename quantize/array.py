@@ -304,25 +304,25 @@ class ChunkReader:
                 "quantize the source again with overwrite=True"
             ) from error
 
-    def stored(self, number: int) -> bytes | None:
+    def stored(self, number: int) -> memoryview | None:
         """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
         unit, inner = self.locate(number)
         key = self.variable.chunk_key(self.layout, unit)
         if self.layout.shard_codec is None:
-            return self.variable.files.get(key)
+            return self.variable.files.view(key)
         offset, length = self.index(unit, key)[self.layout.shard_codec.grid.number(inner)].tolist()
         if offset == ABSENT:
             return None
         if length > self.layout.chunk_codec.most or offset >= 1 << 62:
             raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
-        return self.variable.files.get(key, offset, length)
+        return self.variable.files.view(key, offset, length)
 
     def index(self, unit: int, key: str) -> np.ndarray:
         """The index of one shard, kept for the next of its inner chunks."""
         codec = self.layout.shard_codec
         assert codec is not None
         if unit not in self.indices:
-            data = self.variable.files.get(key, -1, codec.index_length)
+            data = self.variable.files.view(key, -1, codec.index_length)
             if data is None:
                 raise ValueError("it is missing")
             if len(self.indices) >= 256:

@@ -16,7 +16,8 @@ from numpy.typing import DTypeLike
 from . import kernels
 from .grid import Region, index_at, packed_region
 from .kernels import Lines
-from .scaling import Rule, Statistics, to_row
+from .scaling import Rule, no_rows
+from .scanning import scan
 
 BLOCK_VALUES = 1 << 20  # values a thread takes at a time
 VALUES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it gives
@@ -47,6 +48,9 @@ def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]
     [(slice(0, 1, None), slice(0, 3, None)), (slice(1, 2, None), slice(0, 3, None))]
     """
     if 0 in shape:
+        return
+    if math.prod(shape) <= most:
+        yield tuple(slice(0, n) for n in shape)
         return
     axis, inner = len(shape) - 1, 1
     while axis > 0 and inner * shape[axis] <= most:
@@ -126,11 +130,9 @@ def processors() -> int:
 
 def scan_rows(block: np.ndarray, lines: Lines = kernels.ONE, missing: float | int | None = None) -> np.ndarray:
     """The statistics of each index of a block, as rows, shape ``(lines.indices, 8)``."""
-    if lines == kernels.ONE:
-        return to_row(scan_block(block, missing))[None]
-    found = kernels.scan_each(block, lines, missing)
-    bounds = [np.ascontiguousarray(bound).view(np.int64) for bound in (found.minimum, found.maximum)]
-    return np.stack([*bounds, *found[2:], np.full(lines.indices, -1)], axis=1)
+    rows = no_rows(lines.indices)
+    scan(block, rows, lines, missing)
+    return rows
 
 
 def sampled(values: np.ndarray, axis: int | None, most: int) -> np.ndarray:
@@ -140,11 +142,6 @@ def sampled(values: np.ndarray, axis: int | None, most: int) -> np.ndarray:
     places = np.linspace(0, size - 1, min(most, size)).astype(np.intp)
     chosen: Any = np.unravel_index(places, lines.shape[1:])
     return np.asarray(lines[(slice(None), *chosen)])
-
-
-def scan_block(block: np.ndarray, missing: float | int | None = None) -> Statistics:
-    """The statistics of a block as the kernels take it."""
-    return Statistics(*kernels.scan(block, missing))
 
 
 def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = None) -> int:

@@ -18,6 +18,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.gzip import GZip
 from numcodecs.zstd import Zstd
 
+from .buffers import STORED
 from .grid import Grid, Shape
 
 CHECKSUM = 4  # bytes of a crc32c
@@ -56,7 +57,8 @@ class Compressor:
             )
         object.__setattr__(self, "options", {**defaults, **self.options})
 
-    def compress(self, data: np.ndarray) -> bytes:
+    def compress(self, data: np.ndarray) -> bytes | np.ndarray:
+        """The compressed form of C-contiguous bytes; without a compressor they are their own."""
         match self.name:
             case "zstd":
                 codec: Any = Zstd(self.options["level"], self.options["checksum"])
@@ -71,12 +73,16 @@ class Compressor:
                     self.options["typesize"],
                 )
             case _:
-                return data.tobytes()
+                return data.reshape(-1)
         compressed: bytes = codec.encode(data)
         return compressed
 
-    def decompress(self, data: bytes, size: int) -> np.ndarray:
+    def decompress(self, data: memoryview, size: int) -> np.ndarray:
         """The `size` bytes that were compressed; a ValueError if there are not just as many."""
+        if self.name is None:
+            if len(data) != size:
+                raise ValueError(f"it is {len(data)} bytes long, not {size}")
+            return np.frombuffer(data, np.uint8)
         out = np.empty(size, np.uint8)
         match self.name:
             case "zstd":
@@ -97,16 +103,12 @@ class Compressor:
                 if len(data) < 16 or (np.frombuffer(data, "<u4", 3, 4)[[0, 2]] != (size, len(data))).any():
                     raise ValueError(f"the blosc header does not tell of {size} bytes in {len(data)}")
                 Blosc().decode(data, out=out)
-            case _:
-                if len(data) != size:
-                    raise ValueError(f"it is {len(data)} bytes long, not {size}")
-                out[:] = np.frombuffer(data, np.uint8)
         return out
 
 
-def frame_size(data: bytes) -> int:
+def frame_size(data: memoryview) -> int:
     """Content size that a zstd frame declares, -1 if none (RFC 8878, section 3.1.1.1)."""
-    if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
+    if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
         return -1
     descriptor = data[4]
     single_segment, flag = descriptor >> 5 & 1, descriptor >> 6
@@ -124,7 +126,8 @@ class ChunkCodec:
     shape: Shape
     compressor: Compressor
 
-    def encode(self, packed: np.ndarray) -> bytes:
+    def encode(self, packed: np.ndarray) -> np.ndarray:
+        """The stored form, uint8: in a buffer that this thread's next one uses again."""
         return sealed(self.compressor.compress(np.ascontiguousarray(packed)))
 
     @property
@@ -133,7 +136,7 @@ class ChunkCodec:
         size = math.prod(self.shape)
         return size + size // 256 + 128
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes | memoryview) -> np.ndarray:
         """Packed bytes of `shape`; a ValueError says what is wrong with `data`."""
         return self.compressor.decompress(opened(data), math.prod(self.shape)).reshape(self.shape)
 
@@ -153,7 +156,7 @@ class ShardCodec:
     def index_length(self) -> int:
         return 16 * self.grid.count + CHECKSUM
 
-    def encode(self, packed: np.ndarray, held: Shape) -> bytes:
+    def encode(self, packed: np.ndarray, held: Shape) -> np.ndarray:
         """The stored form of a whole shard, of which only the part of shape `held` lies within the array."""
         index = np.full((self.grid.count, 2), ABSENT, "<u8")
         parts = []
@@ -161,28 +164,36 @@ class ShardCodec:
         for number in range(self.grid.count):
             region = self.grid.region(number)
             if all(part.start < n for part, n in zip(region, held, strict=True)):
-                data = self.chunk.encode(packed[region])
+                data = self.chunk.encode(packed[region]).tobytes()
                 index[number] = offset, len(data)
                 parts.append(data)
                 offset += len(data)
-        return b"".join([*parts, sealed(index.tobytes())])
+        return np.frombuffer(b"".join([*parts, sealed(index.tobytes()).tobytes()]), np.uint8)
 
-    def index(self, data: bytes) -> np.ndarray:
+    def index(self, data: bytes | memoryview) -> np.ndarray:
         """Offsets and lengths, shape ``(inner chunks, 2)``, from the last `index_length` bytes of a shard."""
         if len(data) != self.index_length:
             raise ValueError(f"its index is {len(data)} bytes long, not {self.index_length}")
         return np.frombuffer(opened(data), "<u8").reshape(-1, 2)
 
 
-def sealed(data: bytes) -> bytes:
-    """The data with their crc32c behind them."""
-    return data + int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")
+def sealed(data: bytes | np.ndarray) -> np.ndarray:
+    """The data with their crc32c behind them, uint8."""
+    out = STORED.of(len(data) + CHECKSUM)
+    content = out[:-CHECKSUM]
+    content[:] = np.frombuffer(data, np.uint8)
+    out[-CHECKSUM:] = np.frombuffer(checksum(content), np.uint8)
+    return out
 
 
-def opened(data: bytes) -> bytes:
+def opened(data: bytes | memoryview) -> memoryview:
     if len(data) < CHECKSUM:
         raise ValueError(f"it is {len(data)} bytes long, too short for its checksum")
-    content = data[:-CHECKSUM]
-    if google_crc32c.value(content) != int.from_bytes(data[-CHECKSUM:], "little"):
+    content = memoryview(data)[:-CHECKSUM]
+    if checksum(np.frombuffer(content, np.uint8)) != bytes(data[-CHECKSUM:]):
         raise ValueError("its checksum (crc32c) does not match its bytes")
     return content
+
+
+def checksum(data: np.ndarray) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")

@@ -179,6 +179,11 @@ def strict(value: Any) -> Any:
 # Sums -----------------------------------------------------------------------------------------------------------------
 
 
+def is_ordinary(root: float) -> bool:
+    """Whether a root mean square is so far from the ends of float64 that the sum of squares is right."""
+    return 1e-140 < root < 1e140
+
+
 @dataclass(frozen=True)
 class Sums:
     """What `ErrorFigures` are made of; those of two sets of values add up to those of both.
@@ -236,10 +241,9 @@ class Sums:
         return replace(self, bias=bias, mae=mae, rmse=rmse, mean=mean, deviation=deviation, largest=largest)
 
     def with_means(self, other: Sums) -> Sums:
-        """With the means of other sums, but its own counts and largest errors."""
-        return replace(
-            self, bias=other.bias, mae=other.mae, rmse=other.rmse, mean=other.mean, deviation=other.deviation
-        )
+        """With the means of other sums, but its own counts and largest errors, and its own `rmse` if that is right."""
+        rmse = self.rmse if is_ordinary(self.rmse) else other.rmse
+        return replace(self, bias=other.bias, mae=other.mae, rmse=rmse, mean=other.mean, deviation=other.deviation)
 
     @property
     def sqnr_db(self) -> float:

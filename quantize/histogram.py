@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, loaded, signature, widened
+from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, kind, loaded, widened
 from .scaling import HIGHEST, SMALLEST_NORMAL, Rule, Statistics, bounds
 
 
@@ -97,7 +97,7 @@ class Histogram:
             table = affines(block.dtype, self.unit, self.origin, None, 0)
         values, widening, sentinel = loaded(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
-        loop = compiled(chosen, f"{signature(block, sentinel)}_{self.first.dtype}")
+        loop = compiled(chosen, kind(block), sentinel is not None, self.first.dtype)
         spare = self.first if self.spare is None else self.spare
         loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *shape_of(self.bins))
 
@@ -114,7 +114,7 @@ class Histogram:
 
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
         """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
-        loop = compiled(merge_loop, f"{self.counts.dtype}_{signature(other.counts)}")
+        loop = compiled(merge_loop, self.counts.dtype, kind(other.counts))
         own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, other.counts)
         loop(*own, *others, *bounds(rows), *shape_of(self.bins))
 
@@ -198,7 +198,7 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[n
         steps = HIGHEST - rule.lowest + 1
         lowest = (rule.lowest - zero_points).astype(np.float64)
         shape = shape_of(histogram.bins)
-        loop = compiled(search_loop, f"{histogram.counts.dtype}")
+        loop = compiled(search_loop, histogram.counts.dtype)
         loop(histogram.counts, histogram.unit, histogram.origin, low, high, steps, varied, scales, lowest, *shape)
         moved = lowest != (rule.lowest - zero_points).astype(np.float64)  # the others may have more than 53 bits
         zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)

@@ -9,29 +9,39 @@ from __future__ import annotations
 
 import functools
 import math
+import platform
+import re
 import types
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numba
 import numpy as np
-from numba.extending import overload
+from llvmlite import binding, ir
+from numba.extending import intrinsic, overload
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 
 
+SOURCE = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
+
+
 @functools.cache
-def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Compile `loop` once for each `name`, which stands for one signature, with a file of its own in Numba's cache.
+def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
+    """Compile `loop` once for each `kinds`, which stand for one signature, with a file of its own in Numba's cache.
 
     Numba keeps all signatures of a function in one index; two processes that write it at once can swap two
-    signatures' machine code (numba#4807). With one signature a file, what they overwrite is the same code.
+    signatures' machine code (numba#4807). With one signature a file, what they overwrite is the same code. Nor does it
+    see that another file has changed than the loop's: those of this one are known by their digest.
     """
-    own = types.FunctionType(loop.__code__, loop.__globals__, f"{loop.__name__}_{name}")
-    own.__qualname__ = own.__name__
+    name = re.sub(r"\W+", "_", "_".join([loop.__name__, *map(str, kinds), SOURCE]))
+    own = types.FunctionType(loop.__code__, loop.__globals__, name)
+    own.__qualname__ = name
     try:
         dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
     except RuntimeError:  # there is no folder that may be written: compile in every process
@@ -39,32 +49,10 @@ def compiled(loop: Callable[..., Any], name: str) -> Callable[..., Any]:
     return dispatcher
 
 
-def signature(block: np.ndarray, missing: Any = None) -> str:
-    """What tells the signatures of one loop apart: the dtype, whether there is a missing value, the array's flags."""
+def kind(block: np.ndarray) -> tuple[Any, ...]:
+    """What tells the signatures of one loop apart by an array: its dtype, and flags."""
     flags = block.flags
-    parts = [str(block.dtype), "missing" * (missing is not None)]
-    return "_".join([*parts, "readonly" * (not flags.writeable), "unaligned" * (not flags.aligned)])
-
-
-# Scan ---------------------------------------------------------------------------------------------------------------
-#
-# The bits of a float, its sign and magnitude turned into two's complement, are an integer that orders as the float
-# does. Integer minima vectorize without fastmath, and every test (finite, missing) is an integer comparison.
-
-
-class Scan(NamedTuple):
-    """What one read of a block gives: the bounds of its finite values (NaN where there are none), and counts.
-
-    Of each index of an axis, they are arrays with an entry for each.
-    """
-
-    minimum: Any
-    maximum: Any
-    valid: Any
-    nan: Any = 0
-    missing: Any = 0
-    positive_infinity: Any = 0
-    negative_infinity: Any = 0
+    return block.dtype, flags.writeable, flags.aligned
 
 
 class Lines(NamedTuple):
@@ -81,157 +69,6 @@ class Lines(NamedTuple):
 ONE = Lines()
 
 
-def scan(block: np.ndarray, missing: float | int | None = None) -> Scan:
-    """Minimum, maximum and counts of a block in one read. `missing` is a value of the block's dtype, or None."""
-    keys, order = ordered(block)
-    # None is a type of its own to Numba: without a missing value the comparison is not compiled.
-    sentinel = None if missing is None else keys.dtype.type(order.key(missing))
-    loop = compiled(scan_loop, signature(keys, missing))
-    low, high, count = loop(keys, order.shift, order.flip, order.carry, order.low, order.high, sentinel)
-    minimum, maximum = (order.value(low), order.value(high)) if count else (math.nan, math.nan)
-    rest = block.size - count
-    if rest == 0:
-        return Scan(minimum, maximum, count)
-    infinities = (0, 0) if order.infinity is None else [np.count_nonzero(keys == bits) for bits in order.infinity]
-    marked = 0 if sentinel is None else np.count_nonzero(block == np.asarray(missing, block.dtype))
-    nan = rest - marked - sum(infinities)
-    return Scan(minimum, maximum, count, int(nan), int(marked), int(infinities[0]), int(infinities[1]))
-
-
-def scan_each(block: np.ndarray, lines: Lines, missing: float | int | None = None) -> Scan:
-    """As `scan`, of each index of an axis: arrays of length ``lines.indices``."""
-    keys, order = ordered(block)
-    sentinel = None if missing is None else keys.dtype.type(order.key(missing))
-    found = keys.shape[1] if lines.columns else keys.shape[0]
-    low, high = np.full(found, order.high), np.full(found, order.low)
-    count = np.zeros(found, np.int64)
-    chosen = scan_columns_loop if lines.columns else scan_rows_loop
-    loop = compiled(chosen, signature(keys, missing))
-    loop(keys, order.shift, order.flip, order.carry, order.low, order.high, sentinel, low, high, count)
-
-    def along(values: np.ndarray, fold: Any) -> np.ndarray:
-        """Of rows, folded into those of each index."""
-        folded: np.ndarray = values
-        return folded if lines.columns else fold(folded.reshape(-1, lines.indices, lines.repeat), axis=(0, 2))
-
-    minimum, maximum = order.values(along(low, np.min)), order.values(along(high, np.max))
-    valid = along(count, np.sum)
-    minimum[valid == 0] = maximum[valid == 0] = math.nan
-    rest = keys.size // lines.indices - valid
-    nothing = np.zeros(lines.indices, np.int64)
-    if not rest.any():
-        return Scan(minimum, maximum, valid, nothing, nothing, nothing, nothing)
-
-    def counted(mask: np.ndarray) -> np.ndarray:
-        return along(np.count_nonzero(mask, axis=0 if lines.columns else 1), np.sum)
-
-    infinities = [nothing] * 2 if order.infinity is None else [counted(keys == bits) for bits in order.infinity]
-    marked = nothing if sentinel is None else counted(block == np.asarray(missing, block.dtype))
-    return Scan(minimum, maximum, valid, rest - marked - sum(infinities), marked, *infinities)
-
-
-class Order(NamedTuple):
-    """How the bits of a dtype become integers in the order of their values.
-
-    They are ``(b ^ (s & flip)) + (s & carry)`` with ``s = b >> shift``; `low` and `high` are those of the smallest and
-    the largest finite value.
-    """
-
-    dtype: np.dtype[Any]
-    shift: int
-    flip: Any
-    carry: Any
-    low: Any
-    high: Any
-    infinity: tuple[Any, Any] | None
-
-    def key(self, value: float | int) -> int:
-        bits = int(np.asarray(value, self.dtype).view(self.flip.dtype))
-        return bits if bits >= 0 else (bits ^ int(self.flip)) + int(self.carry)
-
-    def value(self, key: Any) -> float:
-        bits = int(key) if key >= 0 else (int(key) - int(self.carry)) ^ int(self.flip)
-        return float(np.asarray(bits, self.flip.dtype).view(self.dtype))
-
-    def values(self, keys: np.ndarray) -> np.ndarray:
-        """As `value`, of each key: float64."""
-        bits = np.where(keys >= 0, keys, (keys - self.carry) ^ self.flip)
-        return bits.view(self.dtype).astype(np.float64)
-
-
-@functools.cache
-def order_of(dtype: np.dtype[Any]) -> Order:
-    bits = 8 * dtype.itemsize
-    if dtype not in FLOATS:
-        zero = dtype.type(0)
-        info = np.iinfo(dtype)
-        return Order(dtype, bits - 1, zero, zero, dtype.type(info.min), dtype.type(info.max), None)
-    integer = np.dtype(f"i{dtype.itemsize}").type
-    largest = integer(np.asarray(ml_dtypes.finfo(dtype).max, dtype).view(integer))
-    infinity = tuple(integer(np.asarray(value, dtype).view(integer)) for value in (np.inf, -np.inf))
-    return Order(dtype, bits - 1, integer(np.iinfo(integer).max), integer(1), integer(-largest), largest, infinity)
-
-
-def ordered(block: np.ndarray) -> tuple[np.ndarray, Order]:
-    order = order_of(block.dtype)
-    return block.view(order.flip.dtype), order
-
-
-@numba.njit
-def key_of(keys, row, i, shift, flip, carry):  # type: ignore[no-untyped-def]
-    sign = keys[row, i] >> shift
-    return (keys[row, i] ^ (sign & flip)) + (sign & carry)
-
-
-@numba.njit
-def is_valid(key, low, high, sentinel):  # type: ignore[no-untyped-def]
-    valid = (key >= low) & (key <= high)
-    if sentinel is not None:
-        valid &= key != sentinel
-    return valid
-
-
-@numba.njit
-def scan_row(keys, row, shift, flip, carry, low, high, sentinel):  # type: ignore[no-untyped-def]
-    count = 0
-    smallest = high
-    largest = low
-    for i in range(keys.shape[1]):
-        key = key_of(keys, row, i, shift, flip, carry)
-        valid = is_valid(key, low, high, sentinel)
-        count += valid
-        smallest = min(smallest, key if valid else high)
-        largest = max(largest, key if valid else low)
-    return smallest, largest, count
-
-
-def scan_loop(keys, shift, flip, carry, low, high, sentinel):  # type: ignore[no-untyped-def]
-    count = 0
-    smallest = high
-    largest = low
-    for row in range(keys.shape[0]):
-        least, most, valid = scan_row(keys, row, shift, flip, carry, low, high, sentinel)
-        count += valid
-        smallest = min(smallest, least)
-        largest = max(largest, most)
-    return smallest, largest, count
-
-
-def scan_rows_loop(keys, shift, flip, carry, low, high, sentinel, smallest, largest, count):  # type: ignore[no-untyped-def]
-    for row in range(keys.shape[0]):
-        smallest[row], largest[row], count[row] = scan_row(keys, row, shift, flip, carry, low, high, sentinel)
-
-
-def scan_columns_loop(keys, shift, flip, carry, low, high, sentinel, smallest, largest, count):  # type: ignore[no-untyped-def]
-    for row in range(keys.shape[0]):
-        for i in range(keys.shape[1]):
-            key = key_of(keys, row, i, shift, flip, carry)
-            valid = is_valid(key, low, high, sentinel)
-            count[i] += valid
-            smallest[i] = min(smallest[i], key if valid else high)
-            largest[i] = max(largest[i], key if valid else low)
-
-
 # Pack ---------------------------------------------------------------------------------------------------------------
 
 
@@ -240,9 +77,9 @@ class Affine(NamedTuple):
 
     This is ``rint(x / s) + z`` about an `anchor`, the level of the lowest code: the difference is taken before anything
     is scaled, so that it loses nothing where the data lie far from zero. `factor` is a power of two that keeps the
-    difference and the reciprocal of very large and very small scales in range. `magic` is 1.5 * 2^23 (float64: 2^52):
-    added to a number it rounds it half to even and leaves it in the low bits, above those of `magic` itself, whose
-    last bit is that of z: so the ties are those of x / s.
+    difference and the reciprocal of very large and very small scales in range, 1 where these are neither. `magic` is
+    1.5 * 2^23 (float64: 2^52): added to a number it rounds it half to even and leaves it in the low bits, above those
+    of `magic` itself, whose last bit is that of z: so the ties are those of x / s.
 
     Loops take them as a table of shape ``(8, count)``, a column for each scale.
     """
@@ -277,15 +114,13 @@ def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | 
     number = arithmetic(dtype)
     edge = EDGE[number]
     exponent = math.frexp(scale)[1]
-    near = -edge <= exponent <= edge or (dtype == np.float16 and exponent < 0)
-    factor = Fraction(1) if near else Fraction(2) ** (edge if exponent < 0 else -edge)
+    factor = Fraction(1) if -edge <= exponent <= edge else Fraction(2) ** (edge if exponent < 0 else -edge)
     step = Fraction(scale)
     smallest, largest = Fraction(float(np.finfo(number).tiny)), Fraction(float(np.finfo(number).max))
     lowest_level = min(max((low - zero_point) * step, -largest), largest)
     anchor = Fraction(float(number(float(lowest_level))))
-    unit = WIDENING[dtype].unit if dtype in WIDENING else 1
     found = Affine(
-        factor=float(factor / Fraction(unit)),
+        factor=float(factor),
         anchor=float(anchor * factor),
         inverse=float(min(max(1 / (step * factor), smallest), largest)),
         offset=float(min(max(anchor / step + zero_point, -FAR), FAR)),
@@ -313,7 +148,7 @@ def affines(
     ordinary &= np.abs(levels) < np.finfo(number).max / 2
     table = np.empty((len(Affine._fields), len(scales)), number)
     anchor = np.where(ordinary, levels, 0.0).astype(number)
-    table[0] = 1 / WIDENING[dtype].unit if dtype in WIDENING else 1
+    table[0] = 1
     table[1] = anchor
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         table[2] = 1 / scales
@@ -343,35 +178,78 @@ def pack(
     if lowest is None:
         lowest = -8 if nan_code is None else -7
     if lines == ONE:
-        table = affine(block.dtype, float(np.ravel(scale)[0]), int(np.ravel(zero_point)[0]), nan_code, lowest)
+        scale, zero_point = (x.item() if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
+        table = affine(block.dtype, scale, zero_point, nan_code, lowest)
+        is_extreme = table.item(0) != 1
     else:
         table = affines(block.dtype, scale, zero_point, nan_code, lowest)
+        is_extreme = bool((table[0] != 1).any())
+    if nan_code is not None and missing is None and block.dtype in FLOATS:
+        missing = math.nan
     values, widening, sentinel = loaded(block, missing if nan_code is not None else None)
-    chosen = pack_columns_loop if lines.columns else pack_loop
-    compiled(chosen, signature(block, sentinel))(values, out, table, lines.repeat, sentinel, widening)
+    # None is a type of its own to Numba: what is None is not compiled.
+    extreme = True if is_extreme else None
+    loop = compiled(pack_columns_loop if lines.columns else pack_loop, kind(block), sentinel is not None, is_extreme)
+    loop(values, out, table, lines.repeat, sentinel, extreme, widening)
 
 
-def loaded(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, Widening | None, Any]:
+def loaded(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, Any, Any]:
     """A block as loops load its values, how they widen them, and the missing value as they then see it."""
     widening = WIDENING.get(block.dtype)
-    sentinel: Any = None if missing is None else np.asarray(missing, block.dtype)[()]
     if widening is None:
-        return block, None, sentinel
-    return block.view(np.uint16), widening, None if missing is None else np.float32(float(sentinel) * widening.unit)
+        return block, None, None if missing is None else np.asarray(missing, block.dtype)[()]
+    return block.view(np.uint16), widening, None if missing is None else np.float32(missing)
 
 
-class Widening(NamedTuple):
-    """How the bits of a half-precision float become those of a float32 that is `unit` times its value."""
+def has_halves() -> bool:
+    """Whether Numba compiles for processors that know float16: all but the oldest x86."""
+    asked = vars(numba.config).get("CPU_FEATURES")
+    if not platform.machine().lower().startswith(("x86", "amd64", "i")):
+        return True
+    return bool(binding.get_host_cpu_features().get("f16c")) if asked is None else "+f16c" in asked
 
-    exponent: Any
-    shift: Any
-    unit: float
 
-
-WIDENING = {
-    np.dtype(np.float16): Widening(np.uint32(0x7C00), np.uint32(13), 2.0**-112),
-    BFLOAT16: Widening(np.uint32(0x7F80), np.uint32(16), 1.0),
+# How loops make a float32 of the bits of half-precision floats, which the type tells them. Those of bfloat16 are its
+# upper half, to be shifted (an integer). For float16 processors have an instruction (a bool); or else its bits, moved
+# into their places, are a float32 that is too small by a factor (a float).
+WIDENING: dict[np.dtype[Any], Any] = {
+    np.dtype(np.float16): True if has_halves() else np.float32(2.0**112),
+    BFLOAT16: np.uint32(16),
 }
+
+
+@intrinsic
+def float_of_half(context, bits):  # type: ignore[no-untyped-def]
+    """The float32 of the bits of a float16, inside kernels."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return numba.float32(numba.uint16), generate
+
+
+def widened(x: Any, widening: Any) -> Any:
+    """A value as a number to reckon with, inside kernels."""
+    raise NotImplementedError
+
+
+@overload(widened)
+def overload_widened(x, widening):  # type: ignore[no-untyped-def]
+    match widening:
+        case numba.types.NoneType():
+            return lambda x, widening: x
+        case numba.types.Boolean():
+            return lambda x, widening: float_of_half(x)  # type: ignore[call-arg]
+        case numba.types.Integer():
+            return lambda x, widening: np.uint32(np.uint32(x) << widening).view(np.float32)
+    return rescaled
+
+
+def rescaled(x, widening):  # type: ignore[no-untyped-def]
+    half = np.uint32(x)
+    bits = ((half & np.uint32(0x8000)) << np.uint32(16)) | ((half & np.uint32(0x7FFF)) << np.uint32(13))
+    is_finite = half & np.uint32(0x7C00) != np.uint32(0x7C00)
+    return np.uint32(bits if is_finite else bits | np.uint32(0x7F800000)).view(np.float32) * widening
 
 
 def bits_of(number: Any) -> Any:
@@ -399,21 +277,6 @@ def overload_as_number(x, like):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def load(block, row, i, widening):  # type: ignore[no-untyped-def]
-    return widened(block[row, i], widening)
-
-
-@numba.njit
-def widened(x, widening):  # type: ignore[no-untyped-def]
-    if widening is None:
-        return x
-    half = np.uint32(x)
-    bits = ((half & np.uint32(0x8000)) << np.uint32(16)) | ((half & np.uint32(0x7FFF)) << widening.shift)
-    infinite = (half & widening.exponent) == widening.exponent
-    return np.uint32(bits | np.uint32(0x7F800000) if infinite else bits).view(np.float32)
-
-
-@numba.njit
 def at(table, i):  # type: ignore[no-untyped-def]
     return Affine(
         table[0, i], table[1, i], table[2, i], table[3, i], table[4, i], table[5, i], table[6, i], table[7, i]
@@ -421,56 +284,57 @@ def at(table, i):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def code(x, affine, sentinel):  # type: ignore[no-untyped-def]
-    is_nan = x != x
-    if sentinel is not None:
-        is_nan |= x == sentinel
-    level = (as_number(x, affine.factor) * affine.factor - affine.anchor) * affine.inverse + affine.offset
+def code(x, affine, sentinel, extreme):  # type: ignore[no-untyped-def]
+    number = as_number(x, affine.anchor)
+    if extreme is not None:
+        number *= affine.factor
+    level = (number - affine.anchor) * affine.inverse + affine.offset
     level = level if level > affine.low else affine.low
     level = level if level < affine.high else affine.high
-    level = affine.nan if is_nan else level
+    if sentinel is not None:
+        level = affine.nan if (x != x) | (x == sentinel) else level
     return (bits_of(level + affine.magic) - bits_of(affine.magic)) & 15
 
 
-def pack_loop(block, out, table, repeat, sentinel, widening):  # type: ignore[no-untyped-def]
+def pack_loop(block, out, table, repeat, sentinel, extreme, widening):  # type: ignore[no-untyped-def]
     n = block.shape[1]
     for row in range(block.shape[0]):
         affine = at(table, row // repeat % table.shape[1])
         for j in range(n // 2):
-            low_nibble = code(load(block, row, 2 * j, widening), affine, sentinel)
-            high_nibble = code(load(block, row, 2 * j + 1, widening), affine, sentinel)
+            low_nibble = code(widened(block[row, 2 * j], widening), affine, sentinel, extreme)
+            high_nibble = code(widened(block[row, 2 * j + 1], widening), affine, sentinel, extreme)
             out[row, j] = low_nibble | (high_nibble << 4)
         if n % 2:
-            out[row, n // 2] = code(load(block, row, n - 1, widening), affine, sentinel)
+            out[row, n // 2] = code(widened(block[row, n - 1], widening), affine, sentinel, extreme)
 
 
-def pack_columns_loop(block, out, table, repeat, sentinel, widening):  # type: ignore[no-untyped-def]
+def pack_columns_loop(block, out, table, repeat, sentinel, extreme, widening):  # type: ignore[no-untyped-def]
     n = block.shape[1]
     for row in range(block.shape[0]):
         for j in range(n // 2):
-            low_nibble = code(load(block, row, 2 * j, widening), at(table, 2 * j), sentinel)
-            high_nibble = code(load(block, row, 2 * j + 1, widening), at(table, 2 * j + 1), sentinel)
+            low_nibble = code(widened(block[row, 2 * j], widening), at(table, 2 * j), sentinel, extreme)
+            high_nibble = code(widened(block[row, 2 * j + 1], widening), at(table, 2 * j + 1), sentinel, extreme)
             out[row, j] = low_nibble | (high_nibble << 4)
         if n % 2:
-            out[row, n // 2] = code(load(block, row, n - 1, widening), at(table, n - 1), sentinel)
+            out[row, n // 2] = code(widened(block[row, n - 1], widening), at(table, n - 1), sentinel, extreme)
 
 
 # Unpack -------------------------------------------------------------------------------------------------------------
 
 
-def unpack(packed: np.ndarray, out: np.ndarray, table: np.ndarray) -> None:
-    """Write ``table[code + 8]`` for each code of a packed block into `out`, of the dtype of the 16-entry `table`.
-
-    One look-up of 256 pairs of values gives both values of a byte: bit for bit those of the table, for every dtype.
-    """
-    rows, n = out.shape
-    pair = PAIRS[out.dtype.itemsize]
+def pairs_of(table: np.ndarray) -> np.ndarray:
+    """Both values of each byte, shape (256,), by a table of 16: an entry is the bits of the two, side by side."""
     codes = np.arange(256, dtype=np.uint8)
     both: np.ndarray[Any, Any] = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1)
-    pairs = both.view(pair)[:, 0]
+    return both.view(PAIRS[table.dtype.itemsize])[:, 0]
+
+
+def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
+    """Write the values of a packed block into `out`, one look-up in `pairs` for each byte: bit for bit its table's."""
+    rows, n = out.shape
     even = out if n % 2 == 0 else np.empty((rows, n + 1), out.dtype)
-    target = even.view(pair)
-    compiled(unpack_loop, f"{signature(packed)}_{signature(target)}")(packed, target, pairs)
+    target = even.view(pairs.dtype)
+    compiled(unpack_loop, kind(packed), kind(target))(packed, target, pairs)
     if even is not out:
         out[...] = even[:, :n]
 
@@ -494,7 +358,7 @@ def unpack_each(packed: np.ndarray, out: np.ndarray, tables: np.ndarray, lines: 
     bits = np.dtype(f"u{out.dtype.itemsize}")
     target, entries = out.view(bits), np.ascontiguousarray(tables).view(bits)
     chosen = unpack_columns_loop if lines.columns else unpack_rows_loop
-    compiled(chosen, f"{signature(packed)}_{signature(target)}")(packed, target, entries, lines.repeat)
+    compiled(chosen, kind(packed), kind(target))(packed, target, entries, lines.repeat)
 
 
 def unpack_rows_loop(packed, out, tables, repeat):  # type: ignore[no-untyped-def]
@@ -523,7 +387,7 @@ def unpack_columns_loop(packed, out, tables, repeat):  # type: ignore[no-untyped
 
 def pack_codes(codes: np.ndarray, out: np.ndarray) -> bool:
     """Pack a block of int8 codes into `out`, uint8; False if a code lies outside -8..7."""
-    valid: bool = compiled(pack_codes_loop, signature(codes))(codes, out)
+    valid: bool = compiled(pack_codes_loop, kind(codes))(codes, out)
     return valid
 
 

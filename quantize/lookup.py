@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,10 @@ class Table:
     def dtype(self) -> np.dtype[Any]:
         return self.values.dtype
 
+    @functools.cached_property
+    def pairs(self) -> np.ndarray:
+        return kernels.pairs_of(self.values[0])
+
     def part(self, indices: slice) -> Table:
         """That of some indices of the axis; of one scale it is the same."""
         return self if self.axis is None else Table(self.values[indices], self.outside[indices], self.axis)
@@ -80,7 +85,7 @@ class Table:
         block = in_lines(out, self.axis)
         packed_block = packed.reshape(len(block), -1).view(np.uint8)
         if self.axis is None:
-            kernels.unpack(packed_block, block, self.values[0])
+            kernels.unpack(packed_block, block, self.pairs)
         else:
             kernels.unpack_each(packed_block, block, self.values, lines)
 

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from .blocks import blocks, checked_dtype
+from .buffers import Buffer
 from .grid import Grid, Region, Shape, shape_of, shifted, within
 from .metadata import SourceChangedError
 
-PIECE = 1 << 20  # bytes read at a time: small enough to stay in a processor's cache until they are packed
+PIECE = 1 << 21  # bytes read at a time: small enough to stay in a processor's cache until they are packed
+BETWEEN = 1 << 14  # bytes that are read in the time that it takes to skip them
 KEPT = 64 << 20  # bytes that glibc keeps at most of freed blocks below 32 MiB, twice its largest mmap threshold
 SAMPLE = 4096  # values at either end whose digest tells one source from another
 
@@ -102,20 +104,6 @@ class Source:
             yield slice(n - length, n) if end else slice(0, length)
 
 
-class Buffer(threading.local):
-    """Bytes that a thread reads into again and again: fresh pages would cost it more than reading."""
-
-    data = memoryview(b"")
-    number = -1  # of the chunk that is in it, if it is one
-
-    def of(self, size: int) -> memoryview:
-        self.number = -1
-        if len(self.data) < size:
-            self.data = memoryview(b"")
-            self.data = np.empty(size, np.uint8).data
-        return self.data[:size]
-
-
 class ArraySource(Source):
     """A NumPy array of this process."""
 
@@ -159,16 +147,36 @@ class FileSource(Source):
         self._open()
 
     def read(self, region: Region) -> np.ndarray:
-        shape, parts = (self.shape[::-1], region[::-1]) if self.fortran else (self.shape, region)
-        lengths = shape_of(parts)
+        if self.fortran:
+            return self._runs(self.shape[::-1], region[::-1]).T
+        wide = self._widened(region)
+        if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE:  # more than one of the `pieces`
+            wide = region
+        return self._runs(self.shape, wide)[within(region, wide)]
+
+    def _widened(self, region: Region) -> Region:
+        """The region with whole rows, where what lies between its runs of bytes is sooner read than skipped."""
+        wide = list(region)
+        size = self.stored.itemsize
+        for axis in reversed(range(1, len(region))):
+            n = self.shape[axis]
+            between = (n - region[axis].stop + region[axis].start) * size
+            size *= n
+            if between:
+                if between > BETWEEN or size > PIECE:
+                    break
+                wide[axis] = slice(0, n)
+        return tuple(wide)
+
+    def _runs(self, shape: Shape, region: Region) -> np.ndarray:
+        lengths = shape_of(region)
         out = self._buffer.of(math.prod(lengths) * self.stored.itemsize)
-        at = 0
-        for start, length in runs(shape, parts):
+        view, at = out.data, 0
+        for start, length in runs(shape, region):
             size = length * self.stored.itemsize
-            self._fill(out[at : at + size], self.offset + start * self.stored.itemsize)
+            self._fill(view[at : at + size], self.offset + start * self.stored.itemsize)
             at += size
-        values = np.frombuffer(out, self.stored).reshape(lengths)
-        return values.T if self.fortran else values
+        return out.view(self.stored).reshape(lengths)
 
     def _fill(self, buffer: memoryview, start: int) -> None:
         done = 0
@@ -180,7 +188,9 @@ class FileSource(Source):
 
     def pieces(self, region: Region) -> Iterator[Region]:
         if not self.fortran:
-            yield from super().pieces(region)
+            wide = self._widened(region)
+            for part in super().pieces(wide):
+                yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
             return
         # The buffer is in the order of the file; the packed bytes need an even cut of its slowest axis, the last.
         *outer, last = region
@@ -243,7 +253,7 @@ class ChunkedSource(Source):
     def _fetch(self, region: Region) -> np.ndarray:
         stored = np.dtype(self.array.dtype)
         shape = shape_of(region)
-        out = np.frombuffer(self._buffer.of(math.prod(shape) * stored.itemsize), stored).reshape(shape)
+        out: np.ndarray = self._buffer.of(math.prod(shape) * stored.itemsize).view(stored).reshape(shape)
         self.fetch(region, out)
         return out
 
@@ -277,12 +287,13 @@ class ChunkedSource(Source):
             return self._fetch(region)
         (number,) = touched
         chunk = grid.region(number)
-        if self._buffer.number == number:
+        if self._buffer.tag == number:
             shape = shape_of(chunk)
-            whole = np.frombuffer(self._buffer.data, self.array.dtype, math.prod(shape)).reshape(shape)
+            held = self._buffer.data[: math.prod(shape) * self.dtype.itemsize]
+            whole: np.ndarray = held.view(self.array.dtype).reshape(shape)
         else:
             whole = self._fetch(chunk)
-            self._buffer.number = number
+            self._buffer.tag = number
         return whole[within(region, chunk)]
 
     def reading(self, unit: Shape) -> int:

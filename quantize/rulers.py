@@ -12,7 +12,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from .errors import Sums
+from .errors import Sums, is_ordinary
 from .grid import Region, Shape, index_at
 from .kernels import compiled
 from .lookup import Table
@@ -169,7 +169,7 @@ def compare_block(
 def ordinary(found: Sums) -> bool:
     """Whether squares are so far from the ends of float64 that sums of them are right."""
     means = (found.rmse, found.deviation)
-    return all(1e-140 < mean < 1e140 or mean == 0 for mean in means) and (found.rmse > 0 or found.largest <= 0)
+    return all(is_ordinary(mean) or mean == 0 for mean in means) and (found.rmse > 0 or found.largest <= 0)
 
 
 def compare_numbers(

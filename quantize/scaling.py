@@ -336,11 +336,14 @@ def folded(rows: np.ndarray) -> np.ndarray:
 
 
 NO_BOUND = np.array(math.nan).view(np.int64)
+NO_ROW = to_row(Statistics())
 
 
 def no_rows(count: int) -> np.ndarray:
     """Rows of no values."""
-    return np.repeat(to_row(Statistics())[None], count, axis=0)
+    rows = np.empty((count, ROW), np.int64)
+    rows[...] = NO_ROW
+    return rows
 
 
 # Levels -------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ PARTS = 64  # of the units, of which each has histograms of its own
 
 @dataclass(frozen=True)
 class Sibling:
-    """One such array, chunked along its first axis. Its chunks are checked as those of the variable are."""
+    """One such array, of one axis: with more, each chunk would have a folder. It is checked as the variable is."""
 
     variable: Variable
     name: str
@@ -66,7 +66,7 @@ class Sibling:
 
     def get(self, number: int) -> np.ndarray | None:
         """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
-        data = self.variable.files.get(self.key(number))
+        data = self.variable.files.view(self.key(number))
         if data is None:
             return None
         values = self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk)
@@ -175,13 +175,12 @@ class Scans:
 
     @property
     def rows(self) -> Sibling:
-        batches = self.batches
-        shape = (batches.count * batches.size, self.lanes * self.numbers)
+        length = self.batches.size * self.lanes * self.numbers
         return Sibling(
             self.variable,
             self.variable.siblings[0],
-            shape,
-            (batches.size, shape[1]),
+            (self.batches.count * length,),
+            (length,),
             np.dtype(np.int64),
             Compressor(None if self.rule.axis is None else "zstd"),
         )
@@ -190,9 +189,8 @@ class Scans:
     def histograms(self) -> Sibling:
         assert self.bins is not None
         length = self.lanes * self.bins.number
-        shape, chunk = (self.batches.count, length), (1, length)
-        dtype = np.dtype(self.bins.dtype)
-        return Sibling(self.variable, self.variable.siblings[1], shape, chunk, dtype, Compressor())
+        shape, dtype = (self.batches.count * length,), np.dtype(self.bins.dtype)
+        return Sibling(self.variable, self.variable.siblings[1], shape, (length,), dtype, Compressor())
 
     def create(self) -> None:
         if self.bins is not None:
@@ -205,10 +203,10 @@ class Scans:
     def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> None:
         """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram."""
         if histogram is not None:
-            self.histograms.set(batch, histogram.counts.reshape(1, -1))
+            self.histograms.set(batch, histogram.counts.reshape(-1))
         whole = np.zeros((len(rows), self.lanes, self.numbers), np.int64)
         whole[:, : rows.shape[1]] = rows
-        self.rows.set(batch, whole.reshape(len(rows), -1))
+        self.rows.set(batch, whole.reshape(-1))
 
     def get(self, batch: int) -> np.ndarray | None:
         """The rows of a batch, None where there are none, or a killed writer's damaged ones."""

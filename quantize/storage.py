@@ -81,8 +81,13 @@ class Files:
     def label(self) -> str:
         return str(self.folder or self.store)
 
-    def get(self, key: str, start: int | None = None, length: int = 0) -> bytes | None:
-        """All bytes of a key, `length` of them from `start`, or with a negative start the last `length`."""
+    def get(self, key: str) -> bytes | None:
+        """All bytes of a key; None where there is none."""
+        found = self.view(key)
+        return None if found is None else bytes(found)
+
+    def view(self, key: str, start: int | None = None, length: int = 0) -> memoryview | None:
+        """As `get`, not copied; or `length` of them from `start`, or with a negative start the last `length`."""
         if self.folder is not None and not self.folder.is_dir():
             return None  # a LocalStore would make the folder
         wanted: RangeByteRequest | SuffixByteRequest | None = None
@@ -93,14 +98,14 @@ class Files:
             found = self.store.get_sync(key, prototype=prototype, byte_range=wanted)
         else:
             found = sync(self.store.get(key, prototype, wanted))
-        return None if found is None else found.to_bytes()
+        return None if found is None else memoryview(found.as_numpy_array())  # type: ignore[arg-type]
 
-    def set(self, key: str, data: bytes) -> None:
-        buffer = default_buffer_prototype().buffer.from_bytes(data)
+    def set(self, key: str, data: bytes | np.ndarray) -> None:
+        make = default_buffer_prototype().buffer.from_bytes
         if type(self.store) is LocalStore:
-            self.store.set_sync(key, buffer)
-        else:
-            sync(self.store.set(key, buffer))
+            self.store.set_sync(key, make(data))  # type: ignore[arg-type]
+        else:  # it may keep what it is given, and an array may be used again
+            sync(self.store.set(key, make(bytes(data))))
 
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
@@ -302,7 +307,7 @@ class Variable:
         """Which units are written, shape ``(units,)``."""
         return present(self.files, self.name, layout.units)
 
-    def write(self, layout: Layout, number: int, packed: np.ndarray) -> bytes:
+    def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
         """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0."""
         if layout.shard_codec is None:
             data = layout.chunk_codec.encode(packed)

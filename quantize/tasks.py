@@ -16,18 +16,20 @@ import numpy as np
 
 from . import kernels
 from .blocks import blocks, first_refused, in_lines, lines_of, sampled, scan_rows
+from .buffers import PACKED
 from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from .histogram import SAMPLE, WIDE, Bins, Histogram, about, choose, together
 from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .ranging import SAMPLE_EACH, scales_by_rows
-from .readers import Source
+from .readers import PIECE, Source
 from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, fold_into, folded, from_row, no_rows
+from .scanning import scan
 from .siblings import Parameters, Scans, one_read
 from .storage import Variable
 
 PLACES = 64  # of the histograms of pass 1, those that show where that of all lies
-CACHED = 1 << 18  # values that are scanned and packed while they are in a processor's cache
+CACHED = PIECE  # bytes of values that are scanned and packed while they are in a processor's cache
 
 
 class StoppedError(Exception):
@@ -199,7 +201,7 @@ class Work:
     def write_unit(self, number: int, packed: np.ndarray) -> None:
         key = self.variable.chunk_key(self.layout, number)
         data = self.variable.write(self.layout, number, packed)
-        if self.verify and self.variable.files.get(key) != data:
+        if self.verify and self.variable.files.get(key) != data.tobytes():
             self.variable.files.delete(key)  # or it would pass for done
             where = f"{self.variable.files.label}/{key}"
             raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
@@ -258,10 +260,11 @@ class Work:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Packed bytes of a whole unit, those outside the array 0, and the rows of statistics of its values.
 
+        The bytes lie in a buffer that this thread uses again for the next unit.
         With a `value_range` nothing is known of the values beforehand, and only a NaN that has no code is looked for.
         """
         region = self.layout.units.region(number)
-        packed = np.zeros(packed_shape(self.layout.unit), np.uint8)
+        packed = self.room(region)
         rows = self.no_rows(region)
         for piece, values in self.unit_values(number, block):
             for part, small in cached_blocks(piece, values):
@@ -282,7 +285,7 @@ class Work:
             if self.rule.value_range is None or self.rule.nan_code is None:
                 self.scan_part(part, small, region, rows)
         scales = scales_by_rows(values, self.rule, rows, self.missing)
-        packed = np.zeros(packed_shape(self.layout.unit), np.uint8)
+        packed = self.room(region)
         for part, small in cached_blocks(region, values):
             self.pack_part(small, scales, within(part, region), packed)
         return packed, rows, scales
@@ -296,6 +299,14 @@ class Work:
             whole[within(piece, region)] = values
         return whole
 
+    def room(self, region: Region) -> np.ndarray:
+        """Bytes for the codes of a unit that holds a region, 0 outside it."""
+        shape = packed_shape(self.layout.unit)
+        packed = PACKED.of(math.prod(shape)).reshape(shape)
+        if shape_of(region) != self.layout.unit:
+            packed[...] = 0
+        return packed
+
     def no_rows(self, region: Region) -> np.ndarray:
         return no_rows(1 if self.rule.axis is None else shape_of(region)[self.rule.axis])
 
@@ -307,7 +318,8 @@ class Work:
         indices = slice(0, 1) if axis is None else inside[axis]
         block = in_lines(small, axis)
         target = packed[packed_region(inside)]
-        codes = np.empty((len(block), target.size // len(block)), np.uint8)
+        shape = (len(block), target.size // len(block))
+        codes = target.reshape(shape) if target.flags.c_contiguous else np.empty(shape, np.uint8)
         kernels.pack(
             block,
             codes,
@@ -318,7 +330,8 @@ class Work:
             self.rule.lowest,
             lines_of(small.shape, axis),
         )
-        target[...] = codes.reshape(target.shape)
+        if not target.flags.c_contiguous:
+            target[...] = codes.reshape(target.shape)
 
     def unit_values(self, number: int, block: np.ndarray | None) -> Iterator[tuple[Region, np.ndarray]]:
         """The values of a unit: the block of a dask graph, what pass 1 kept, or piece by piece what is read now."""
@@ -338,15 +351,28 @@ class Work:
         """Add the statistics of a region within a unit to those of the unit's indices."""
         axis = self.rule.axis
         indices = slice(0, 1) if axis is None else within(part, unit)[axis]
-        block, lines = in_lines(small, axis), lines_of(small.shape, axis)
-        found = scan_rows(block, lines, self.missing)
-        if found[:, 3:7].any() and self.rule.refused(from_row(folded(found))):
-            inside = index_at(first_refused(small, self.rule, self.missing), small.shape)
-            index = tuple(i + along.start for i, along in zip(inside, part, strict=True))
-            found[0 if axis is None else inside[axis], ROW - 1] = np.ravel_multi_index(index, self.source.shape)
-        fold_into(rows[indices], found)
-        if tally is not None:
+        block, lines, own = in_lines(small, axis), lines_of(small.shape, axis), rows[indices]
+        others = own[:, 3:7].sum()
+        if tally is None:
+            scan(block, own, lines, self.missing)
+        else:
+            found = scan_rows(block, lines, self.missing)
+            fold_into(own, found)
             tally.add(small, axis, indices, block, lines, found)
+        if own[:, 3:7].sum() > others and self.rule.refused(from_row(folded(own))):
+            self.note_refused(small, part, own)
+
+    def note_refused(self, values: np.ndarray, region: Region, rows: np.ndarray) -> None:
+        """Note in the rows of a region's indices where its first value lies that the rule takes no code for."""
+        position = first_refused(values, self.rule, self.missing)
+        if position >= 0:
+            inside = index_at(position, values.shape)
+            index = tuple(i + along.start for i, along in zip(inside, region, strict=True))
+            found = no_rows(len(rows))
+            found[0 if self.rule.axis is None else inside[self.rule.axis], ROW - 1] = np.ravel_multi_index(
+                index, self.source.shape
+            )
+            fold_into(rows, found)
 
 
 class Tally:
@@ -377,5 +403,5 @@ def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tupl
 
 def cached_blocks(piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
     """The values of a piece in parts that a processor's cache holds, C-contiguous, each with its region."""
-    for part in blocks(values.shape, CACHED):
+    for part in blocks(values.shape, CACHED // values.itemsize):
         yield shifted(part, piece), np.ascontiguousarray(values[part], values.dtype.newbyteorder("="))

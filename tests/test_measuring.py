@@ -25,21 +25,22 @@ def stored(values: Any, **options: Any) -> Int4Array:
 
 
 def plain(original: np.ndarray, restored: np.ndarray) -> dict[str, Any]:
-    """The figures by NumPy on the whole arrays, in units that no square overflows in."""
+    """The figures by NumPy on the whole arrays, in units in which no square overflows or vanishes."""
     both = np.isfinite(original) & ~np.isnan(restored)
     if not both.any():
         return {"count": 0}
     x, y = original[both].astype(np.float64), restored[both].astype(np.float64)
-    unit = np.abs(x).max() or 1.0
-    error, x = y - x, x / unit
-    rmse = math.sqrt(np.mean((error / unit) ** 2))
+    error = y - x
+    unit, error_unit = np.abs(x).max() or 1.0, np.abs(error).max() or 1.0
+    root, deviation = math.sqrt(np.mean((error / error_unit) ** 2)), (x / unit).std()
+    digits = math.log10(unit) - math.log10(error_unit)
     return {
         "count": int(both.sum()),
         "bias": error.mean(),
         "mae": np.abs(error).mean(),
-        "rmse": rmse * unit,
+        "rmse": root * error_unit,
         "max_error": np.abs(error).max(),
-        "sqnr_db": 20 * math.log10(x.std() / rmse) if rmse and x.std() else None,
+        "sqnr_db": 20 * (math.log10(deviation / root) + digits) if root and deviation else None,
     }
 
 

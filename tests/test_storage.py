@@ -220,7 +220,7 @@ def test_a_missing_inner_chunk_is_named(tmp_path: Path) -> None:
     data = path.read_bytes()
     index = codec.index(data[-codec.index_length :]).copy()
     index[4] = (1 << 64) - 1
-    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()))
+    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()).tobytes())
     damaged = open_int4(tmp_path)
     with pytest.raises(DamagedChunkError, match=r"data/c/0/0, inner chunk \(1, 1\) is damaged: it is missing"):
         damaged[7, 7]
@@ -236,7 +236,7 @@ def test_an_index_that_points_elsewhere_is_damage(tmp_path: Path, entry: tuple[i
     data = path.read_bytes()
     index = codec.index(data[-codec.index_length :]).copy()
     index[0] = entry
-    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()))
+    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()).tobytes())
     with pytest.raises(DamagedChunkError, match="data/c/0/0"):
         open_int4(tmp_path)[0, 0]
 
@@ -290,6 +290,6 @@ def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
     scans.set(256, rows[:1], None)
     np.testing.assert_array_equal(scans.get(256), rows[:1])
     assert scans.get(0) is None
-    path = tmp_path / "data_scan" / "c" / "256" / "0"
+    path = tmp_path / "data_scan" / "c" / "256"
     path.write_bytes(path.read_bytes()[:-1])
     assert scans.get(256) is None
