@@ -14,6 +14,12 @@ from .tables import Table
 SECTIONS = {
     "scales": "signal to noise of every rule for the scale, against a dense search and peers",
     "pass1": "what a histogram costs in pass 1",
+    "kernels": "the loops, against copying and reading the same bytes",
+    "memory": "arrays in memory, against copying them and against peers",
+    "pipeline": "from a source to a sealed store, against what must be read and written, and a script",
+    "reading": "a store as floats, whole and in parts, against copying and against Zarr's own reads",
+    "growth": "time, memory and overhead as arrays and the number of chunks grow",
+    "startup": "commands, imports and first calls in new processes",
 }
 EPILOG = "Sections: " + "; ".join(f"{name}, {what}" for name, what in SECTIONS.items()) + ". All by default."
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeVar
 
-from llvmlite import binding  # type: ignore[import-untyped]
+from llvmlite import binding
 
 from quantize.blocks import processors
 
@@ -58,3 +61,38 @@ def machine() -> str:
         f"{cores} core{'s' * (cores > 1)}, {platform.machine()}{''.join(vectors[:1])}, {platform.system()}; "
         f"Python {platform.python_version()}, {packages}"
     )
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median, over repeats, of one case's figure over another's."""
+    return median(a / b for a, b in zip(above, below, strict=True))
+
+
+def timed_in_folder(function: Callable[[str], object]) -> Callable[[], float]:
+    """As `timed`, of a call with a fresh folder, which is removed when the time is taken."""
+
+    def seconds() -> float:
+        with TemporaryDirectory() as folder:
+            return timed(lambda: function(folder))()
+
+    return seconds
+
+
+def peak_memory(function: Callable[[], object]) -> int | None:
+    """Bytes that this process holds at most during a call, above what it held before; None but on Linux."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+    before = resident("VmRSS")
+    function()
+    return resident("VmHWM") - before
+
+
+def resident(key: str) -> int:
+    """Bytes of this process that are in memory ("VmRSS"), or were at most ("VmHWM")."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def milliseconds(seconds: list[float]) -> float:
+    return 1e3 * median(seconds)

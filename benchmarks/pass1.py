@@ -135,14 +135,14 @@ def kernel_row(rows: int, repeats: int) -> dict[str, Any]:
 
 
 def scan(values: np.ndarray) -> None:
-    for region in blocks(values.shape, CACHED):
+    for region in blocks(values.shape, CACHED // values.itemsize):
         scan_rows(block_of(values, region))
 
 
 def scan_and_count(values: np.ndarray) -> None:
     first = block_of(values[:1], (slice(None), slice(None)))
     histogram = Histogram.about(FINE, *about(sampled(values, None, SAMPLE), scan_rows(first)))
-    for region in blocks(values.shape, CACHED):
+    for region in blocks(values.shape, CACHED // values.itemsize):
         block = block_of(values, region)
         scan_rows(block)
         histogram.add(block)

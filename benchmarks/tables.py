@@ -43,3 +43,13 @@ def shown(value: Any) -> str:
 def verdict(met: bool | None) -> str:
     """Whether a bar is met; None where what it is held to is absent."""
     return ABSENT if met is None else "yes" if met else "no"
+
+
+def at_most(ratio: float, bar: float | None) -> dict[str, Any]:
+    """The columns of a ratio that is held to a bar, or to none."""
+    return {"ratio": ratio, "at most": "" if bar is None else bar, "met": "" if bar is None else verdict(ratio <= bar)}
+
+
+def at_least(ratio: float, bar: float | None) -> dict[str, Any]:
+    """The same where it may not be below the bar."""
+    return {"ratio": ratio, "at least": "" if bar is None else bar, "met": "" if bar is None else verdict(ratio >= bar)}

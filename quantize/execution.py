@@ -17,7 +17,7 @@ from dask.callbacks import Callback
 from dask.delayed import delayed
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
-QUEUE = 4  # tasks for each worker of a cluster that are under way, so that none waits for the next
+QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
 
 
@@ -103,23 +103,26 @@ def on_cluster(
     rest = iter(tasks)
     running: dict[str, Task] = {}
 
-    def submit(task: Task) -> Any:
-        if task.blocks is None:
-            future = client.submit(work, *task.arguments, pure=False)
+    def submit(tasks: list[Task]) -> list[Any]:
+        """All in one message: each takes the scheduler longer than a task."""
+        if not tasks:
+            return []
+        if tasks[0].blocks is None:
+            futures: list[Any] = client.map(work, *zip(*(task.arguments for task in tasks), strict=True), pure=False)
         else:
-            future = client.compute(delayed(work)(*task.arguments, task.blocks))
-        running[future.key] = task
-        return future
+            futures = client.compute([delayed(work)(*task.arguments, task.blocks) for task in tasks])
+        running.update(zip((future.key for future in futures), tasks, strict=True))
+        return futures
 
     # Tasks that wait at a worker keep it busy; but where fewer may run than the cluster has threads, none may wait.
     first = list(islice(rest, 1))
     queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
     width = workers * queue if workers >= sum(client.nthreads().values()) else workers
-    completed = as_completed([submit(task) for task in (*first, *islice(rest, width - 1))], with_results=True)
+    completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True)
     try:
-        for future, result in completed:
-            done(running.pop(future.key), result)
-            for task in islice(rest, 1):
-                completed.add(submit(task))
+        for batch in completed.batches():
+            for future, result in batch:
+                done(running.pop(future.key), result)
+            completed.update(submit(list(islice(rest, len(batch)))))
     finally:
         client.cancel(list(completed.futures))

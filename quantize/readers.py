@@ -26,6 +26,7 @@ from .grid import Grid, Region, Shape, shape_of, shifted, within
 from .metadata import SourceChangedError
 
 PIECE = 1 << 21  # bytes read at a time: small enough to stay in a processor's cache until they are packed
+JOINED = 1 << 23  # bytes of small chunks that are read at a time: each call of Zarr's costs as much as some of them
 BETWEEN = 1 << 14  # bytes that are read in the time that it takes to skip them
 KEPT = 64 << 20  # bytes that glibc keeps at most of freed blocks below 32 MiB, twice its largest mmap threshold
 SAMPLE = 4096  # values at either end whose digest tells one source from another
@@ -149,6 +150,8 @@ class FileSource(Source):
     def read(self, region: Region) -> np.ndarray:
         if self.fortran:
             return self._runs(self.shape[::-1], region[::-1]).T
+        if region[1:] == self._rows:
+            return self._run(region[0].start, shape_of(region))
         wide = self._widened(region)
         if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE:  # more than one of the `pieces`
             wide = region
@@ -167,6 +170,17 @@ class FileSource(Source):
                     break
                 wide[axis] = slice(0, n)
         return tuple(wide)
+
+    @functools.cached_property
+    def _rows(self) -> Region:
+        """What a region has behind its first axis where its bytes are one run."""
+        return tuple(slice(0, n) for n in self.shape[1:])
+
+    def _run(self, start: int, lengths: Shape) -> np.ndarray:
+        size = math.prod(lengths[1:]) * self.stored.itemsize
+        out = self._buffer.of(lengths[0] * size)
+        self._fill(out.data, self.offset + start * size)
+        return out.view(self.stored).reshape(lengths)
 
     def _runs(self, shape: Shape, region: Region) -> np.ndarray:
         lengths = shape_of(region)
@@ -189,6 +203,9 @@ class FileSource(Source):
     def pieces(self, region: Region) -> Iterator[Region]:
         if not self.fortran:
             wide = self._widened(region)
+            if wide == region:
+                yield from super().pieces(region)
+                return
             for part in super().pieces(wide):
                 yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
             return
@@ -267,8 +284,8 @@ class ChunkedSource(Source):
             cell[-1] *= 2
         for axis in reversed(range(len(cell))):
             size = math.prod(cell) * self.dtype.itemsize
-            if size < PIECE:
-                cell[axis] = min(cell[axis] * max(PIECE // size, 1), -(-self.shape[axis] // cell[axis]) * cell[axis])
+            if size < JOINED:
+                cell[axis] = min(cell[axis] * max(JOINED // size, 1), -(-self.shape[axis] // cell[axis]) * cell[axis])
         return Grid(self.shape, tuple(cell))
 
     def pieces(self, region: Region) -> Iterator[Region]:
@@ -298,9 +315,9 @@ class ChunkedSource(Source):
 
     def reading(self, unit: Shape) -> int:
         """Encoded, decoded and copied out: three cells, and what the allocator keeps of those that were."""
-        if self.cells is None:
+        if self.chunks is None or self.cells is None:
             return 2 * PIECE
-        cell = math.prod(self.cells.box) * self.dtype.itemsize
+        cell = max(math.prod(map(min, self.cells.box, unit)), math.prod(self.chunks)) * self.dtype.itemsize
         return 3 * cell + min(2 * cell, KEPT)
 
 

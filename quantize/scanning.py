@@ -45,8 +45,8 @@ def order_of(dtype: np.dtype[Any]) -> tuple[Order, Any]:
     return Order(bits - 1, integer(np.iinfo(integer).max), integer(1), integer(-most), most), infinity
 
 
-def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
-    """Add what a block holds to the statistics of each index.
+def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> int:
+    """Add what a block holds to the statistics of each index; how many of its values are not finite, or missing.
 
     `rows` is int64 of shape ``(lines.indices, 8)``: the minimum and the maximum of the finite values, as bits of
     float64 and NaN where there are none; how many these are; how many are NaN, `missing`, +inf and -inf. The last
@@ -67,7 +67,8 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
         unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
         loop(keys, unsigned, *order, infinity, sentinel, ends, counts)
     values = values_of(ends, block.dtype)
-    compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)
+    others: int = compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)
+    return others
 
 
 def values_of(keys: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
@@ -136,8 +137,10 @@ def looked_at(part, order, infinity, sentinel):  # type: ignore[no-untyped-def]
             positive += key == infinity
             negative += key == -infinity
         valid += is_valid
-        least = key if is_valid & (key < least) else least
-        most = key if is_valid & (key > most) else most
+        lower = key if is_valid else order.high
+        upper = key if is_valid else order.low
+        least = lower if lower < least else least
+        most = upper if upper > most else most
     return least, most, valid, marked, positive, negative
 
 
@@ -177,8 +180,10 @@ def scan_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, e
             if sentinel is not None:
                 is_valid &= key != sentinel
             counts[0, i] += is_valid
-            ends[0, i] = key if is_valid & (key < ends[0, i]) else ends[0, i]
-            ends[1, i] = key if is_valid & (key > ends[1, i]) else ends[1, i]
+            lower = key if is_valid else high
+            upper = key if is_valid else low
+            ends[0, i] = lower if lower < ends[0, i] else ends[0, i]
+            ends[1, i] = upper if upper > ends[1, i] else ends[1, i]
     if counts[0].sum() == keys.size:
         return
     for line in range(keys.shape[0]):
@@ -192,6 +197,7 @@ def scan_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, e
 
 
 def add_loop(values, counts, size, bounds, rows):  # type: ignore[no-untyped-def]
+    others = 0
     for i in range(rows.shape[0]):
         valid, marked, positive, negative = counts[0, i], counts[1, i], counts[2, i], counts[3, i]
         if valid and not bounds[i, 0] <= values[0, i]:  # NaN where there are none yet
@@ -203,3 +209,5 @@ def add_loop(values, counts, size, bounds, rows):  # type: ignore[no-untyped-def
         rows[i, 4] += marked
         rows[i, 5] += positive
         rows[i, 6] += negative
+        others += size - valid
+    return others

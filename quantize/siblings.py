@@ -241,7 +241,7 @@ class Scans:
 
 def batch_size(units: int) -> int:
     """How many units one task takes: 1 while there are few, up to 32 where there are many to schedule."""
-    return min(max(units // 256, 1), 32)
+    return min(max(units // 64, 1), 32)
 
 
 def scan_batches(layout: Layout, rule: Rule) -> Batches:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import kernels
-from .blocks import blocks, first_refused, in_lines, lines_of, sampled, scan_rows
+from .blocks import blocks, first_refused, in_lines, lines_of, sampled
 from .buffers import PACKED
 from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from .histogram import SAMPLE, WIDE, Bins, Histogram, about, choose, together
@@ -352,14 +352,14 @@ class Work:
         axis = self.rule.axis
         indices = slice(0, 1) if axis is None else within(part, unit)[axis]
         block, lines, own = in_lines(small, axis), lines_of(small.shape, axis), rows[indices]
-        others = own[:, 3:7].sum()
         if tally is None:
-            scan(block, own, lines, self.missing)
+            others = scan(block, own, lines, self.missing)
         else:
-            found = scan_rows(block, lines, self.missing)
+            found = no_rows(lines.indices)
+            others = scan(block, found, lines, self.missing)
             fold_into(own, found)
             tally.add(small, axis, indices, block, lines, found)
-        if own[:, 3:7].sum() > others and self.rule.refused(from_row(folded(own))):
+        if others and self.rule.refused(from_row(folded(own))):
             self.note_refused(small, part, own)
 
     def note_refused(self, values: np.ndarray, region: Region, rows: np.ndarray) -> None:
@@ -403,5 +403,8 @@ def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tupl
 
 def cached_blocks(piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
     """The values of a piece in parts that a processor's cache holds, C-contiguous, each with its region."""
+    if values.nbytes <= CACHED:
+        yield piece, np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+        return
     for part in blocks(values.shape, CACHED // values.itemsize):
         yield shifted(part, piece), np.ascontiguousarray(values[part], values.dtype.newbyteorder("="))
