@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, kind, loaded, widened
+from .kernels import ONE, Lines, affine, affines, as_number, at, compiled, kind, loaded, to_read, widened
 from .scaling import HIGHEST, SMALLEST_NORMAL, Rule, Statistics, bounds
 
 
@@ -115,7 +115,7 @@ class Histogram:
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
         """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
         loop = compiled(merge_loop, self.counts.dtype, kind(other.counts))
-        own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, other.counts)
+        own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, to_read(other.counts))
         loop(*own, *others, *bounds(rows), *shape_of(self.bins))
 
 

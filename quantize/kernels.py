@@ -51,9 +51,15 @@ def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
 
 
 def kind(block: np.ndarray) -> tuple[Any, ...]:
-    """What tells the signatures of one loop apart by an array: its dtype, and flags."""
-    flags = block.flags
-    return block.dtype, flags.writeable, flags.aligned
+    """What tells the signatures of one loop apart by an array: its dtype, and whether it is aligned."""
+    return block.dtype, block.flags.aligned
+
+
+def to_read(block: np.ndarray, dtype: Any = None) -> np.ndarray:
+    """A view, of a dtype of the same size, that may not be written to: to Numba arrays that may be are another type."""
+    view = block.view(dtype or block.dtype)
+    view.flags.writeable = False
+    return view
 
 
 class Lines(NamedTuple):
@@ -198,8 +204,8 @@ def loaded(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, 
     """A block as loops load its values, how they widen them, and the missing value as they then see it."""
     widening = WIDENING.get(block.dtype)
     if widening is None:
-        return block, None, None if missing is None else np.asarray(missing, block.dtype)[()]
-    return block.view(np.uint16), widening, None if missing is None else np.float32(missing)
+        return to_read(block), None, None if missing is None else np.asarray(missing, block.dtype)[()]
+    return to_read(block, np.uint16), widening, None if missing is None else np.float32(missing)
 
 
 def has_halves() -> bool:
@@ -366,7 +372,7 @@ def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
     rows, n = out.shape
     even = out if n % 2 == 0 else np.empty((rows, n + 1), out.dtype)
     target = even.view(pairs.dtype)
-    compiled(unpack_loop, kind(packed), kind(target))(packed, target, pairs)
+    compiled(unpack_loop, kind(packed), kind(target))(to_read(packed), target, pairs)
     if even is not out:
         out[...] = even[:, :n]
 
@@ -390,7 +396,7 @@ def unpack_each(packed: np.ndarray, out: np.ndarray, tables: np.ndarray, lines: 
     bits = np.dtype(f"u{out.dtype.itemsize}")
     target, entries = out.view(bits), np.ascontiguousarray(tables).view(bits)
     chosen = unpack_columns_loop if lines.columns else unpack_rows_loop
-    compiled(chosen, kind(packed), kind(target))(packed, target, entries, lines.repeat)
+    compiled(chosen, kind(packed), kind(target))(to_read(packed), target, entries, lines.repeat)
 
 
 def unpack_rows_loop(packed, out, tables, repeat):  # type: ignore[no-untyped-def]
@@ -419,7 +425,7 @@ def unpack_columns_loop(packed, out, tables, repeat):  # type: ignore[no-untyped
 
 def pack_codes(codes: np.ndarray, out: np.ndarray) -> bool:
     """Pack a block of int8 codes into `out`, uint8; False if a code lies outside -8..7."""
-    valid: bool = compiled(pack_codes_loop, kind(codes))(codes, out)
+    valid: bool = compiled(pack_codes_loop, kind(codes))(to_read(codes), out)
     return valid
 
 

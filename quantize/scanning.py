@@ -2,7 +2,7 @@
 
 The bits of a float, its sign and magnitude turned into two's complement, are an integer that orders as the float does:
 a key. The least and the greatest key tell whether all values are finite. So a block that holds nothing else is read at
-the speed of memory, and only where there is something else each value is looked at.
+the speed of memory, and only one that holds something else is looked at value by value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from .kernels import FLOATS, ONE, Lines, compiled, kind
+from .kernels import FLOATS, ONE, Lines, compiled, kind, to_read
 
 TILE = 1 << 12  # values that the nearest cache still holds when they are looked at again
 
@@ -53,19 +53,22 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
     number stays. `missing` is a value of the block's dtype, or None.
     """
     order, infinity = order_of(block.dtype)
-    keys = block.view(order.flip.dtype)
-    # None is a type of its own to Numba: what is None is not compiled.
-    sentinel = None if missing is None else keys.dtype.type(key_of(missing, block.dtype))
-    ends = np.empty((2, lines.indices), keys.dtype)
-    ends[0], ends[1] = order.high, order.low
-    counts = np.zeros((4, lines.indices), np.int64)
-    loop = compiled(scan_columns_loop if lines.columns else scan_loop, kind(block), missing is not None)
-    if lines.columns:
-        loop(keys, *order, infinity, sentinel, ends, counts)
-    else:
+    keys = to_read(block, order.flip.dtype)
+    if not lines.columns:
         keys = keys.reshape(len(keys) // lines.repeat if lines.indices > 1 else 1, -1)
-        unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
-        loop(keys, unsigned, *order, infinity, sentinel, ends, counts)
+    ends = np.empty((2, lines.indices), keys.dtype)
+    counts = np.zeros((4, lines.indices), np.int64)
+    ends[0], ends[1] = order.high, order.low
+    # None is a type of its own to Numba: what is None is not compiled.
+    unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
+    at_once = missing is None and not lines.columns
+    if at_once and compiled(ends_loop, kind(block))(keys, unsigned, *order, ends):
+        counts[0] = block.size // lines.indices
+    else:
+        ends[0], ends[1] = order.high, order.low
+        sentinel = None if missing is None else keys.dtype.type(key_of(missing, block.dtype))
+        loop = compiled(look_at_columns_loop if lines.columns else look_loop, kind(block), missing is not None)
+        loop(keys, *order, infinity, sentinel, ends, counts)
     values = values_of(ends, block.dtype)
     others: int = compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)
     return others
@@ -122,56 +125,54 @@ def ends_of_floats(signed, unsigned, order):  # type: ignore[no-untyped-def]
     return lowest, as_key(least, order) if most < 0 else most
 
 
-@numba.njit
-def looked_at(part, order, infinity, sentinel):  # type: ignore[no-untyped-def]
-    """The ends of the valid keys, and how many are valid, the missing value, +inf and -inf."""
-    least, most = order.high, order.low
-    valid = marked = positive = negative = 0
-    for i in range(part.shape[0]):
-        key = as_key(part[i], order)
-        is_valid = (key >= order.low) & (key <= order.high)
-        if sentinel is not None:
-            is_valid &= key != sentinel
-            marked += key == sentinel
-        if infinity is not None:
-            positive += key == infinity
-            negative += key == -infinity
-        valid += is_valid
-        lower = key if is_valid else order.high
-        upper = key if is_valid else order.low
-        least = lower if lower < least else least
-        most = upper if upper > most else most
-    return least, most, valid, marked, positive, negative
-
-
-def scan_loop(keys, unsigned, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
+def ends_loop(keys, unsigned, shift, flip, carry, low, high, ends):  # type: ignore[no-untyped-def]
+    """Whether all values are finite: then the least and the greatest key of each index are found."""
     order = Order(shift, flip, carry, low, high)
-    finite = sentinel is None
     for line in range(keys.shape[0]):
         index = line % ends.shape[1]
         for start in range(0, keys.shape[1], TILE):
-            part = keys[line, start : start + TILE]
-            least, most = high, low
-            if finite:
-                if unsigned is None:
-                    least, most = ends_of_integers(part)
-                else:
-                    least, most = ends_of_floats(part, unsigned[line, start : start + TILE], order)
-                finite = (least >= low) & (most <= high)
-            if finite:
-                counts[0, index] += part.shape[0]
+            if unsigned is None:
+                least, most = ends_of_integers(keys[line, start : start + TILE])
             else:
-                least, most, valid, marked, positive, negative = looked_at(part, order, infinity, sentinel)
-                counts[0, index] += valid
-                counts[1, index] += marked
-                counts[2, index] += positive
-                counts[3, index] += negative
-                finite = (sentinel is None) & (valid == part.shape[0])
+                least, most = ends_of_floats(
+                    keys[line, start : start + TILE], unsigned[line, start : start + TILE], order
+                )
+            if least < low or most > high:
+                return False
             ends[0, index] = least if least < ends[0, index] else ends[0, index]
             ends[1, index] = most if most > ends[1, index] else ends[1, index]
+    return True
 
 
-def scan_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
+def look_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
+    order = Order(shift, flip, carry, low, high)
+    for line in range(keys.shape[0]):
+        index = line % ends.shape[1]
+        least, most = high, low
+        valid = marked = positive = negative = 0
+        for i in range(keys.shape[1]):
+            key = as_key(keys[line, i], order)
+            is_valid = (key >= low) & (key <= high)
+            if sentinel is not None:
+                is_valid &= key != sentinel
+                marked += key == sentinel
+            if infinity is not None:
+                positive += key == infinity
+                negative += key == -infinity
+            valid += is_valid
+            lower = key if is_valid else high
+            upper = key if is_valid else low
+            least = lower if lower < least else least
+            most = upper if upper > most else most
+        ends[0, index] = least if least < ends[0, index] else ends[0, index]
+        ends[1, index] = most if most > ends[1, index] else ends[1, index]
+        counts[0, index] += valid
+        counts[1, index] += marked
+        counts[2, index] += positive
+        counts[3, index] += negative
+
+
+def look_at_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
     order = Order(shift, flip, carry, low, high)
     for line in range(keys.shape[0]):
         for i in range(keys.shape[1]):

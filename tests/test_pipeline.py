@@ -122,7 +122,7 @@ def test_many_units_go_in_batches(tmp_path: Path) -> None:
     events: list[Any] = []
     array = quantize_to_zarr(values, MemoryStore(), chunks=(1, 3), workers=2, progress=events.append)
     check(array, values)
-    assert sum(isinstance(event, Progress) for event in events) == 2 * (1 + 300)
+    assert sum(isinstance(event, Progress) for event in events) == 2 * (1 + 66)
 
 
 # Progress -----------------------------------------------------------------------------------------------------------
