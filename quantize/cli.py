@@ -224,6 +224,7 @@ def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
 @JOB
 @OVERWRITE
 @click.option("--verify", is_flag=True, help="Read every chunk back after it is written.")
+@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
 @click.pass_obj
 def run(arguments: list[str], /, source: str, store: str, as_json: bool, **settings: Any) -> None:
     """Quantize SRC into DST. Run again to go on where it stopped."""

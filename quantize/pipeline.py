@@ -16,6 +16,7 @@ from .grid import index_at, shape_of
 from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError, UnfinishedStoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource
+from .retrying import retried
 from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
 from .sources import as_source
 from .storage import Files, Variable
@@ -65,6 +66,7 @@ def quantize_to_zarr(
     workers: int | None = None,
     overwrite: bool = False,
     verify: bool = False,
+    durable: bool = False,
     progress: Callable[[Plan | Progress], None] | None = None,
 ) -> Int4Array:
     """Quantize an array of any size to packed int4 codes in a Zarr group. Run it again to go on where a run stopped.
@@ -100,6 +102,9 @@ def quantize_to_zarr(
         Replace a variable of another job; nothing else in the group is touched.
     verify : bool
         Read each chunk back after it is written.
+    durable : bool
+        Have the disk hold every file and folder before the variable counts as whole, so that not even a loss of power
+        then undoes a part of it. For stores in folders.
     progress : callable, optional
         Called in this thread with the `Plan` before work starts, then with `Progress` as it goes on.
 
@@ -163,7 +168,7 @@ def quantize_to_zarr(
     work.check_ours(metadata)
     if work.parameters is not None and not work.parameters.present().all():
         raise UnfinishedStoreError(f"{variable.where} lacks scales of its axis; pass overwrite=True to begin again")
-    return Int4Array(variable, variable.seal(metadata))
+    return Int4Array(variable, variable.seal(metadata, durable))
 
 
 def described(statistics: Statistics) -> dict[str, Any]:
@@ -188,8 +193,9 @@ class Job:
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
+        sample = retried(self.work.source.sample)()
         return {
-            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.work.source.sample()},
+            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": sample},
             "settings": {
                 "scale_method": rule.scale_method,
                 "value_range": list(rule.value_range) if rule.value_range else None,

@@ -23,6 +23,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from .grid import Grid, packed_shape, shape_of
 from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
+from .retrying import retried
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays
@@ -34,7 +35,7 @@ SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable
 
 @dataclass(frozen=True)
 class Files:
-    """A Zarr store, its methods called and waited for; keys are strings, values bytes."""
+    """A Zarr store: its methods called, and called again if they fail for a time. Keys are strings, values bytes."""
 
     store: Store
 
@@ -86,6 +87,7 @@ class Files:
         found = self.view(key)
         return None if found is None else bytes(found)
 
+    @retried
     def view(self, key: str, start: int | None = None, length: int = 0) -> memoryview | None:
         """As `get`, not copied; or `length` of them from `start`, or with a negative start the last `length`."""
         if self.folder is not None and not self.folder.is_dir():
@@ -100,6 +102,7 @@ class Files:
             found = sync(self.store.get(key, prototype, wanted))
         return None if found is None else memoryview(found.as_numpy_array())  # type: ignore[arg-type]
 
+    @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
         make = default_buffer_prototype().buffer.from_bytes
         if type(self.store) is LocalStore:
@@ -107,19 +110,40 @@ class Files:
         else:  # it may keep what it is given, and an array may be used again
             sync(self.store.set(key, make(bytes(data))))
 
+    @retried
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
         sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
 
+    @retried
     def delete(self, key: str) -> None:
         sync(self.store.delete(key))
 
+    @retried
     def delete_all(self, prefix: str) -> None:
         sync(self.store.delete_dir(prefix))
 
+    @retried
     def size(self, prefix: str) -> int:
         """Bytes stored under a prefix."""
         return sync(self.store.getsize_prefix(prefix))
+
+    def flush(self, prefix: str, below: bool = True) -> None:
+        """Have the disk hold the files of a folder and of all below it: without that, a loss of power may undo them.
+
+        Other stores than folders hold what they have taken.
+        """
+        if self.folder is None:
+            return
+        for folder, inside, names in os.walk(self.folder / prefix):
+            for name in (*names, "."):  # the folder itself last: it has their names
+                number = os.open(os.path.join(folder, name), os.O_RDONLY)
+                try:
+                    os.fsync(number)
+                finally:
+                    os.close(number)
+            if not below:
+                inside.clear()
 
     def each(self, prefix: str, take: Callable[[str], None]) -> None:
         """Hand every key under a prefix to `take`, one at a time: there may be millions."""
@@ -238,6 +262,7 @@ class Variable:
                 self.files.delete_all(f"{name}/c")
                 self.files.delete_all(name)
 
+    @retried
     def holds_keys(self, prefix: str) -> bool:
         """Whether there is anything under a prefix, but for what a killed writer leaves."""
         if self.files.folder is None:
@@ -265,8 +290,8 @@ class Variable:
     def set(self, metadata: Metadata) -> None:
         self.files.set(self.key, metadata.to_json())
 
-    def seal(self, metadata: Metadata) -> Metadata:
-        """Mark the variable whole, once every chunk is seen to be there."""
+    def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
+        """Mark the variable whole, once every chunk is seen to be there, and if `durable`, is on the disk."""
         absent = np.flatnonzero(~self.present(metadata.layout))
         if absent.size:
             key = self.chunk_key(metadata.layout, int(absent[0]))
@@ -274,7 +299,13 @@ class Variable:
         self.delete_scans()
         self.sweep()
         whole = metadata.at("sealed")
+        if durable:
+            for name in (self.name, *self.siblings):
+                self.files.flush(name)
         self.set(whole)
+        if durable:
+            self.files.flush(self.name, below=False)
+            self.files.flush("", below=False)
         return whole
 
     def sweep(self) -> None:
@@ -325,6 +356,7 @@ class Variable:
         return b'"int4"' in (self.files.get(self.key) or b"")
 
 
+@retried
 def present(files: Files, name: str, grid: Grid) -> np.ndarray:
     """Which chunks of an array in the group are there, by their keys, shape ``(chunks,)``."""
     found = np.zeros(grid.count, bool)
@@ -357,6 +389,7 @@ def node_type(data: bytes) -> str | None:
 # Finding --------------------------------------------------------------------------------------------------------------
 
 
+@retried
 def variables(files: Files) -> list[str]:
     """Names of the int4 variables in a group."""
     names = []

@@ -23,6 +23,7 @@ from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .ranging import SAMPLE_EACH, scales_by_rows
 from .readers import PIECE, Source
+from .retrying import is_temporary, retried
 from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, fold_into, folded, from_row, no_rows
 from .scanning import scan
 from .siblings import Parameters, Scans, one_read
@@ -343,7 +344,15 @@ class Work:
         for piece in self.source.pieces(region):
             if self.shelf.stop.is_set():
                 raise StoppedError
-            yield piece, self.source.read(piece)
+            yield piece, self.read(piece)
+
+    def read(self, piece: Region) -> np.ndarray:
+        try:
+            return self.source.read(piece)
+        except OSError as error:
+            if not is_temporary(error):
+                raise
+        return retried(self.source.read)(piece)
 
     def scan_part(
         self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: Tally | None = None
