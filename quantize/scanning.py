@@ -16,7 +16,7 @@ import numpy as np
 
 from .kernels import FLOATS, ONE, Lines, compiled, kind, to_read
 
-TILE = 1 << 12  # values that the nearest cache still holds when they are looked at again
+TILE = 1 << 12  # values whose ends are found before it is asked whether all are finite
 
 
 class Order(NamedTuple):
@@ -67,7 +67,7 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
     else:
         ends[0], ends[1] = order.high, order.low
         sentinel = None if missing is None else keys.dtype.type(key_of(missing, block.dtype))
-        loop = compiled(look_at_columns_loop if lines.columns else look_loop, kind(block), missing is not None)
+        loop = compiled(look_columns_loop if lines.columns else look_rows_loop, kind(block), missing is not None)
         loop(keys, *order, infinity, sentinel, ends, counts)
     values = values_of(ends, block.dtype)
     others: int = compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)
@@ -144,7 +144,7 @@ def ends_loop(keys, unsigned, shift, flip, carry, low, high, ends):  # type: ign
     return True
 
 
-def look_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
+def look_rows_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
     order = Order(shift, flip, carry, low, high)
     for line in range(keys.shape[0]):
         index = line % ends.shape[1]
@@ -172,7 +172,7 @@ def look_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, cou
         counts[3, index] += negative
 
 
-def look_at_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
+def look_columns_loop(keys, shift, flip, carry, low, high, infinity, sentinel, ends, counts):  # type: ignore[no-untyped-def]
     order = Order(shift, flip, carry, low, high)
     for line in range(keys.shape[0]):
         for i in range(keys.shape[1]):
