@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .metadata import SourceChangedError as SourceChangedError
     from .metadata import StoreError as StoreError
     from .metadata import UnfinishedStoreError as UnfinishedStoreError
+    from .parts import quantize_part as quantize_part
+    from .parts import seal as seal
     from .pipeline import Progress as Progress
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .planning import Plan as Plan
@@ -50,6 +52,7 @@ HOMES = {
     "measuring": ("measure_error",),
     "errors": ("ErrorFigures",),
     "pipeline": ("Progress", "quantize_to_zarr"),
+    "parts": ("quantize_part", "seal"),
 }
 
 __all__ = sorted(name for names in HOMES.values() for name in names)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -104,6 +104,17 @@ def index(text: str) -> Any:
     return slice(*parts)
 
 
+def part(text: str) -> tuple[int, int]:
+    """``3/8`` as two numbers."""
+    try:
+        number, parts = (int(piece) for piece in text.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 1 <= number <= parts:
+        raise click.BadParameter(f"{text!r} is not a part such as 3/8, counted from 1/8 to 8/8")
+    return number, parts
+
+
 def options(*table: Callable[[T], T]) -> Callable[[T], T]:
     """A decorator that adds all arguments and options of a table, in its order."""
 
@@ -223,22 +234,80 @@ def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
 @main.command()
 @JOB
 @OVERWRITE
-@click.option("--verify", is_flag=True, help="Read every chunk back after it is written.")
+@click.option("--verify", is_flag=True, help="Read back every chunk that is written, and those of an earlier run.")
 @click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@click.option(
+    "--part",
+    type=part,
+    metavar="K/N",
+    help="Do only this part, as one of N processes that know nothing of one another; `quantize seal` comes last.",
+)
 @click.pass_obj
-def run(arguments: list[str], /, source: str, store: str, as_json: bool, **settings: Any) -> None:
+def run(
+    arguments: list[str],
+    /,
+    source: str,
+    store: str,
+    as_json: bool,
+    part: tuple[int, int] | None,
+    overwrite: bool,
+    durable: bool,
+    **settings: Any,
+) -> None:
     """Quantize SRC into DST. Run again to go on where it stopped."""
+    if part is not None and (overwrite or durable):
+        option = "--overwrite" if overwrite else "--durable"
+        other = "remove what is there, or give another --name" if overwrite else "pass it to `quantize seal`"
+        raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
+    command = shlex.join(["quantize", *arguments])
+    if part is not None:
+        run_part(command, source, store, as_json, *part, settings)
+        return
     began = time.monotonic()
-    with stoppable(), resumable(shlex.join(["quantize", *arguments])) as display:
+    with stoppable(), resumable(command) as display:
         from .describing import described, description, how_to_read
         from .pipeline import quantize_to_zarr
 
-        array = quantize_to_zarr(source, store, progress=display, **settings)
+        array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
     elapsed = time.monotonic() - began
     where = f"{array.path}/{array.name}"
     done = f"wrote {where} in {duration(elapsed)}" if display.worked else f"nothing to do: {where} is finished already"
     document = {**described(array), "worked": display.worked, "elapsed": elapsed}
     say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
+
+
+def run_part(
+    command: str, source: str, store: str, as_json: bool, number: int, parts: int, settings: dict[str, Any]
+) -> None:
+    with stoppable(), resumable(command) as display:
+        from .parts import quantize_part
+
+        written = quantize_part(source, store, number, parts, progress=display, **settings)
+    this = f"part {number} of {parts}"
+    sealing = shlex.join(["quantize", "seal", store, "--name", settings["name"]])
+    say(
+        as_json,
+        {"part": number, "parts": parts, "written": written},
+        f"{this} is written. Once all are, run\n  {sealing}"
+        if written
+        else f"{this} has done its pass 1, not all others have. Once they have, run again\n  {command}",
+    )
+
+
+@main.command()
+@STORE
+@NAME
+@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@JSON
+def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
+    """Make STORE readable once all parts of a run are written."""
+    from .describing import described, description, how_to_read
+    from .parts import seal
+
+    with stoppable():
+        array = seal(store, name, durable=durable)
+    text = f"sealed {array.path}/{array.name}\n{description(array)}\n{how_to_read(store, array.name)}"
+    say(as_json, described(array), text)
 
 
 @main.command()

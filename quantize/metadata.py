@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -144,6 +145,10 @@ class Metadata:
 
     def to_json(self) -> bytes:
         """The bytes of ``zarr.json``: the same for the same metadata, whatever the version of zarr."""
+        return self._json
+
+    @functools.cached_property
+    def _json(self) -> bytes:
         layout = self.layout
         header = {
             "version": VERSION,

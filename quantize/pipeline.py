@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from .array import Int4Array
 from .execution import Task, run_tasks
 from .grid import index_at, shape_of
-from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError, UnfinishedStoreError
+from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource
 from .retrying import retried
@@ -101,7 +101,8 @@ def quantize_to_zarr(
     overwrite : bool
         Replace a variable of another job; nothing else in the group is touched.
     verify : bool
-        Read each chunk back after it is written.
+        Read back all that is written, and write it again where the store lost or tore it. Chunks of an earlier run are
+        read too.
     durable : bool
         Have the disk hold every file and folder before the variable counts as whole, so that not even a loss of power
         then undoes a part of it. For stores in folders.
@@ -148,27 +149,15 @@ def quantize_to_zarr(
         memory,
         workers,
     )
-    origin = as_source(source)
-    files = Files.of(store)
-    made = planned(origin, files, settings)
-    variable = Variable(files, name)
-    work = Work(origin, variable, made.layout, made.rule, made.missing, verify, Shelf(made.kept))
-    job = Job(made, work, progress or (lambda event: None))
-    job.report(made)
+    job = Job.of(source, store, settings, verify, progress)
     metadata = job.claim(overwrite)
     if metadata.status == "scanning":
+        job.scan(metadata)
         metadata = job.settle(metadata)
-    if metadata.status == "sealed":
-        return Int4Array(variable, metadata)
-    try:
+    if metadata.status != "sealed":
         job.write(metadata)
-    except SourceChangedError:
-        variable.set(replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True}))
-        raise
-    work.check_ours(metadata)
-    if work.parameters is not None and not work.parameters.present().all():
-        raise UnfinishedStoreError(f"{variable.where} lacks scales of its axis; pass overwrite=True to begin again")
-    return Int4Array(variable, variable.seal(metadata, durable))
+        metadata = job.work.variable.seal(metadata, durable)
+    return Int4Array(job.work.variable, metadata)
 
 
 def described(statistics: Statistics) -> dict[str, Any]:
@@ -188,6 +177,30 @@ class Job:
     plan: Plan
     work: Work
     report: Callable[[Any], None]
+    own: range
+
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        store: Any,
+        settings: Settings,
+        verify: bool,
+        progress: Callable[[Plan | Progress], None] | None,
+        part: int = 1,
+        parts: int = 1,
+    ) -> Job:
+        """That of one source and store; of so many parts the one of this number, counted from 1, a run of batches."""
+        origin = as_source(source)
+        files = Files.of(store)
+        made = planned(origin, files, settings)
+        variable = Variable(replace(files, verify=verify), settings.name)
+        work = Work(origin, variable, made.layout, made.rule, made.missing, Shelf(made.kept if parts == 1 else 0))
+        count = work.scans.batches.count
+        own = range(count * (part - 1) // parts, count * part // parts)
+        job = cls(made, work, progress or (lambda event: None), own)
+        job.report(made)
+        return job
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -212,7 +225,6 @@ class Job:
     def claim(self, overwrite: bool) -> Metadata:
         """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place."""
         variable = self.work.variable
-        variable.check_place(self.plan.rule.axis)
         new = Metadata(
             layout=self.plan.layout,
             scale_method=self.plan.rule.scale_method,
@@ -223,6 +235,8 @@ class Job:
             attributes=self.work.source.attributes,
             dimension_names=self.work.source.dimension_names,
         )
+        variable.mend(new)
+        variable.check_place(self.plan.rule.axis)
         try:
             old = variable.metadata()
         except StoreError:
@@ -233,7 +247,8 @@ class Job:
                 self.check_disk(self.plan.units)
                 variable.create(new)
                 old = variable.metadata()
-                assert old is not None
+                if old is None:
+                    raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
             if old.fingerprint == new.fingerprint:
                 if not overwrite or self.resumable(old):
                     if old.status != "sealed":
@@ -265,13 +280,34 @@ class Job:
                 f"and {made.free + freed:,} are free. Make room, or name another destination"
             )
 
+    def scan(self, metadata: Metadata) -> None:
+        """Pass 1, if there is one: every batch of this run's of which the store has no statistics yet."""
+        if self.plan.passes == 1:
+            return
+        self.work.scans.create()
+        todo = self.own_units()
+        for batch in np.flatnonzero(self.scanned()):
+            todo[self.work.scans.batches.numbers(int(batch))] = False
+        self.run("scan", functools.partial(self.work.scan_batch, metadata=metadata), todo)
+
+    def scanned(self) -> np.ndarray:
+        """Of which batches the store has the statistics, those of other runs too."""
+        scans = self.work.scans
+        if self.plan.rule.axis is not None:  # too many to read all of them here
+            return scans.rows.present()
+        return np.array([scans.get(batch) is not None for batch in range(scans.batches.count)])
+
+    def is_scanned(self, metadata: Metadata) -> bool:
+        """Whether pass 1 is done, by whatever runs of this job."""
+        return self.plan.passes == 1 or self.work.variable.is_sealed(metadata) or bool(self.scanned().all())
+
     def settle(self, metadata: Metadata) -> Metadata:
-        """Pass 1, and the scale by it: the metadata for pass 2, written.
+        """The scale by what pass 1 found: the metadata for pass 2, written.
 
         Raises
         ------
         RefusedValuesError
-            If the rule takes no code for some values; the variable is removed.
+            If the rule takes no code for some values; the variable is removed, if it is this run's alone.
         """
         rule, variable = self.plan.rule, self.work.variable
         if self.work.parameters is not None:
@@ -279,8 +315,7 @@ class Job:
         scale: Scale | Siblings = Siblings.of(variable.name)
         statistics = None
         if self.plan.passes == 2:
-            self.scan()
-            if self.work.check_ours(metadata):
+            if variable.is_sealed(metadata):
                 return self.finished()
             if rule.axis is None:
                 rows, scales, zero_points = self.work.settled(0)
@@ -289,17 +324,20 @@ class Job:
                 rows = self.settle_blocks()
             statistics = from_row(folded(rows))
             if rule.refused(statistics):
-                variable.remove()
-                index = index_at(statistics.first, self.work.source.shape)
-                refusal = rule.refusal(statistics, index, self.plan.missing)
-                raise RefusedValuesError(f"{self.work.source.label}: {refusal}")
+                self.refuse(statistics)
         elif rule.axis is None:
             scale = rule.choose(Statistics())
-        metadata = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
-        if self.work.check_ours(metadata):
-            return self.finished()
-        variable.set(metadata)
-        return metadata
+        new = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
+        return new if variable.advance(metadata, new) else self.finished()
+
+    def refuse(self, statistics: Statistics) -> None:
+        alone = len(self.own) == self.work.scans.batches.count
+        if alone:
+            self.work.variable.remove()
+        index = index_at(statistics.first, self.work.source.shape)
+        refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
+        left = "" if alone else f". What the parts have made stays, not readable: remove {self.work.variable.where}"
+        raise RefusedValuesError(f"{self.work.source.label}: {refusal}{left}")
 
     def finished(self) -> Metadata:
         """The metadata of the variable, which another run of this job has sealed meanwhile; what this one left goes."""
@@ -307,17 +345,6 @@ class Job:
         metadata = self.work.variable.metadata()
         assert metadata is not None
         return metadata
-
-    def scan(self) -> None:
-        """Pass 1: every batch of which the store has no statistics yet."""
-        scans = self.work.scans
-        scans.create()
-        if self.plan.rule.axis is None:
-            done = [scans.get(batch) is not None for batch in range(scans.batches.count)]
-        else:  # too many to read all of them here
-            done = scans.rows.present().tolist()
-        rest = [(batch, scans.batches.numbers(batch)) for batch, there in enumerate(done) if not there]
-        self.run("scan", self.work.scan_batch, rest, self.plan.units - sum(len(numbers) for _, numbers in rest))
 
     def settle_blocks(self) -> np.ndarray:
         """The scales of every block of the axis, written by tasks; the statistics of each, a row."""
@@ -332,32 +359,60 @@ class Job:
             rows.append(row)
             self.report(replace(state, done=len(rows)))
 
-        run_tasks(self.work.settle_block, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
+        self.run_tasks(self.work.settle_block, tasks, done)
         return np.stack(rows)
 
     def write(self, metadata: Metadata) -> None:
-        """Pass 2: every unit that is not there yet."""
+        """Pass 2: every unit of this run's that is not there yet."""
         present = self.work.variable.present(self.plan.layout)
-        batches = self.work.scans.batches
-        rest = (
-            (batch, todo)
-            for batch in range(batches.count)
-            if (todo := [number for number in batches.numbers(batch) if not present[number]])
-        )
-        self.run("write", functools.partial(self.work.write_batch, metadata=metadata), rest, int(present.sum()))
+        if self.work.variable.files.verify:
+            self.check_present(metadata, present)
+        try:
+            self.run("write", functools.partial(self.work.write_batch, metadata=metadata), self.own_units() & ~present)
+        except SourceChangedError:
+            changed = replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True})
+            self.work.variable.advance(metadata, changed)
+            raise
 
-    def run(self, phase: str, work: Callable[..., Any], rest: Iterable[tuple[int, list[int]]], skipped: int) -> None:
-        """Do some batches."""
-        count = Counter(phase, self.plan.layout, skipped, self.report)
-        tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in rest)
-        run_tasks(
-            work,
-            tasks,
-            lambda task, _: count.add(task.numbers),
-            self.plan.scheduler,
-            self.plan.workers,
-            self.work.shelf.stop,
-        )
+    def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
+        """Read what an earlier run wrote, and note as absent what is not whole."""
+        todo = self.own_units() & present
+        if not todo.any():
+            return
+        count = Counter("verify", self.plan.layout, 0, self.report, int(todo.sum()))
+
+        def done(task: Task, damaged: list[int]) -> None:
+            present[damaged] = False
+            count.add(task.numbers)
+
+        tasks = (Task(numbers, (batch, numbers)) for batch, numbers in self.batches(todo))
+        self.run_tasks(functools.partial(self.work.damaged_units, metadata=metadata), tasks, done)
+
+    def own_units(self) -> np.ndarray:
+        """Which units are this run's, shape ``(units,)``."""
+        batches = self.work.scans.batches
+        found = np.full(self.plan.units, len(self.own) == batches.count)
+        if not found.all():
+            for batch in self.own:
+                found[batches.numbers(batch)] = True
+        return found
+
+    def batches(self, todo: np.ndarray) -> Iterator[tuple[int, list[int]]]:
+        """Those in which there are units to do, and which."""
+        for batch in self.own:
+            numbers = [number for number in self.work.scans.batches.numbers(batch) if todo[number]]
+            if numbers:
+                yield batch, numbers
+
+    def run(self, phase: str, work: Callable[..., Any], todo: np.ndarray) -> None:
+        """Do some units, batch by batch."""
+        total = int(self.own_units().sum())
+        count = Counter(phase, self.plan.layout, total - int(todo.sum()), self.report, total)
+        tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in self.batches(todo))
+        self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))
+
+    def run_tasks(self, work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
+        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of a dask source's graph that give the regions of some units."""
@@ -381,9 +436,16 @@ def difference(old: Any, new: Any, path: str = "") -> str:
 class Counter:
     """Adds up what is done, and reports it."""
 
-    def __init__(self, phase: str, layout: Layout, skipped: int, report: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        phase: str,
+        layout: Layout,
+        skipped: int,
+        report: Callable[[Progress], None],
+        total: int | None = None,
+    ) -> None:
         self.units, self.itemsize, self.report = layout.units, layout.dtype.itemsize, report
-        self.state = Progress(phase, skipped, self.units.count, skipped, 0)
+        self.state = Progress(phase, skipped, self.units.count if total is None else total, skipped, 0)
         report(self.state)
 
     def add(self, numbers: list[int]) -> None:

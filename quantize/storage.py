@@ -6,10 +6,12 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,11 @@ from .grid import Grid, packed_shape, shape_of
 from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
 from .retrying import retried
 
+try:
+    import fcntl
+except ImportError:  # a system without it
+    fcntl = None  # type: ignore[assignment]
+
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays
 SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable's name: arrays that belong to it
@@ -35,9 +42,13 @@ SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable
 
 @dataclass(frozen=True)
 class Files:
-    """A Zarr store: its methods called, and called again if they fail for a time. Keys are strings, values bytes."""
+    """A Zarr store: its methods called, and called again if they fail for a time. Keys are strings, values bytes.
+
+    With `verify` what was set is read back, and set again where the store lost or tore it.
+    """
 
     store: Store
+    verify: bool = False
 
     @classmethod
     def of(cls, store: Any) -> Files:
@@ -109,11 +120,22 @@ class Files:
             self.store.set_sync(key, make(data))  # type: ignore[arg-type]
         else:  # it may keep what it is given, and an array may be used again
             sync(self.store.set(key, make(bytes(data))))
+        if self.verify and not self.holds(key, data):
+            raise OSError(errno.EIO, "reads back other bytes than were written", f"{self.label}/{key}")
 
-    @retried
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
-        sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
+        new = default_buffer_prototype().buffer.from_bytes(data)
+        retried(lambda: sync(self.store.set_if_not_exists(key, new)))()
+        if self.verify:
+            found = self.get(key) or b""
+            if len(found) < len(data) and data.startswith(found):  # lost or torn, and not what another has set
+                self.set(key, data)
+
+    def holds(self, key: str, data: bytes | np.ndarray) -> bool:
+        """Whether these are the bytes of a key."""
+        found = self.view(key)
+        return found is not None and np.array_equal(np.frombuffer(found, np.uint8), np.frombuffer(data, np.uint8))
 
     @retried
     def delete(self, key: str) -> None:
@@ -127,6 +149,24 @@ class Files:
     def size(self, prefix: str) -> int:
         """Bytes stored under a prefix."""
         return sync(self.store.getsize_prefix(prefix))
+
+    @contextmanager
+    def alone(self, prefix: str) -> Iterator[None]:
+        """Have all others who ask for the same folder wait, threads and processes.
+
+        The system lets go of it when a process dies. Stores that are no folders have nothing like it, nor have some
+        network file systems.
+        """
+        if self.folder is None or fcntl is None:
+            yield
+            return
+        number = os.open(self.folder / prefix, os.O_RDONLY)
+        try:
+            with suppress(OSError):
+                fcntl.flock(number, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(number)
 
     def flush(self, prefix: str, below: bool = True) -> None:
         """Have the disk hold the files of a folder and of all below it: without that, a loss of power may undo them.
@@ -212,6 +252,16 @@ class Variable:
         self.files.set_new("zarr.json", group_document())
         self.files.set_new(self.key, metadata.to_json())
 
+    def mend(self, new: Metadata) -> None:
+        """Write again what a store took only the beginning of, when the group and the variable were created."""
+        for key, whole, free in (
+            ("zarr.json", group_document(), True),
+            (self.key, new.to_json(), not self.holds_keys(f"{self.name}/c/")),
+        ):
+            found = self.files.get(key)
+            if free and found is not None and len(found) < len(whole) and whole.startswith(found):
+                self.files.set(key, whole)
+
     def check_place(self, axis: int | None = None) -> None:
         """Refuse a place that is not one to create the variable in, and with an `axis` its scales too.
 
@@ -278,7 +328,8 @@ class Variable:
 
         What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
         """
-        self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
+        with self.files.alone(self.name):
+            self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.files.delete_all(f"{self.name}/c")
         self.delete_scales()
         self.delete_scans()
@@ -290,23 +341,62 @@ class Variable:
     def set(self, metadata: Metadata) -> None:
         self.files.set(self.key, metadata.to_json())
 
+    def is_sealed(self, metadata: Metadata) -> bool:
+        """Whether another run of the job that these are the metadata of has sealed the variable meanwhile.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the variable's place.
+        """
+        now = self.metadata()
+        if now is None or now.fingerprint != metadata.fingerprint:
+            raise StoreError(f"{self.where} was taken over by another job while this run was at it")
+        return now.status == "sealed"
+
+    def advance(self, metadata: Metadata, new: Metadata) -> bool:
+        """Put new metadata in the place of this job's own; False if another run of it has sealed the variable.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the variable's place.
+        """
+        with self.files.alone(self.name):  # or an overwriting run would go on with chunks that are not its own
+            if self.is_sealed(metadata):
+                return False
+            self.set(new)
+            return True
+
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, is on the disk."""
-        absent = np.flatnonzero(~self.present(metadata.layout))
-        if absent.size:
-            key = self.chunk_key(metadata.layout, int(absent[0]))
-            raise UnfinishedStoreError(f"{self.where} lacks {absent.size} chunks, {key} the first; run again to go on")
+        for name, grid in self.arrays(metadata):
+            absent = np.flatnonzero(~present(self.files, name, grid))
+            if absent.size:
+                key = "/".join([name, "c", *map(str, grid.position(int(absent[0])))])
+                again = "run again to go on" if name == self.name else "pass overwrite=True to begin again"
+                raise UnfinishedStoreError(
+                    f"{self.where} lacks {absent.size} of {grid.count} chunks, {key} the first; {again}"
+                )
         self.delete_scans()
         self.sweep()
         whole = metadata.at("sealed")
         if durable:
             for name in (self.name, *self.siblings):
                 self.files.flush(name)
-        self.set(whole)
+        self.advance(metadata, whole)
         if durable:
             self.files.flush(self.name, below=False)
             self.files.flush("", below=False)
         return whole
+
+    def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
+        """The arrays of which no chunk may be absent: the codes, and the scales if there is one for each index."""
+        layout, axis = metadata.layout, metadata.axis
+        yield self.name, layout.units
+        if axis is not None:
+            for name in self.siblings[2:]:
+                yield name, Grid((layout.shape[axis],), (layout.unit[axis],))
 
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
@@ -339,12 +429,21 @@ class Variable:
         return present(self.files, self.name, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
-        """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0."""
+        """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0.
+
+        The bytes lie in a buffer that this thread uses again for the next unit.
+        """
         if layout.shard_codec is None:
             data = layout.chunk_codec.encode(packed)
         else:
             data = layout.shard_codec.encode(packed, packed_shape(shape_of(layout.units.region(number))))
-        self.files.set(self.chunk_key(layout, number), data)
+        key = self.chunk_key(layout, number)
+        try:
+            self.files.set(key, data)
+        except OSError:
+            if self.files.verify:
+                self.files.delete(key)  # or what is torn would pass for done
+            raise
         return data
 
     def packed(self) -> zarr.Array[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import kernels
+from .array import ChunkReader
 from .blocks import blocks, first_refused, in_lines, lines_of, sampled
 from .buffers import PACKED
 from .grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
@@ -77,7 +78,6 @@ class Work:
     layout: Layout
     rule: Rule
     missing: float | int | None
-    verify: bool = False
     shelf: Shelf = field(default_factory=Shelf)
 
     @property
@@ -93,8 +93,10 @@ class Work:
         names = self.source.dimension_names
         return Parameters(self.variable, self.layout, axis, names[axis] if names else None)
 
-    def scan_batch(self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None) -> None:
-        """Scan some units, and leave what was found in the store."""
+    def scan_batch(
+        self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
+    ) -> np.ndarray:
+        """Scan some units, and leave what was found in the store; the statistics of each index, all units together."""
         scans = self.scans
         first = self.layout.units.region(numbers[0])
         count = 1 if self.rule.axis is None else shape_of(first)[self.rule.axis]
@@ -104,7 +106,9 @@ class Work:
         if tally is not None:
             place = np.stack([tally.histogram.unit.view(np.int64), tally.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
-        scans.set(batch, rows, None if tally is None else tally.histogram)
+        if Claim(self.variable, self.layout, metadata).stands():
+            scans.set(batch, rows, None if tally is None else tally.histogram)
+        return folded(folded(rows[..., :ROW]))
 
     def settle_block(self, block: int, numbers: Any = None, blocks: None = None) -> np.ndarray:
         """The row of statistics of one index of the grid's along the axis, and its scales written.
@@ -168,11 +172,11 @@ class Work:
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
     ) -> None:
         """Pack and write some units, each once it is seen to hold what it held in pass 1."""
-        claim, block_of_axis = metadata.to_json(), self.scans.batches.block(batch)
+        block_of_axis = self.scans.batches.block(batch)
         at_once = self.rule.value_range is not None or one_read(self.layout, self.rule)
         rows = None if at_once else self.scans.get(batch)
         if rows is None and not at_once:
-            if self.check_ours(metadata):
+            if self.variable.is_sealed(metadata):
                 return
             self.variable.delete_scans()  # or the run that overwrites would go on with them
             raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
@@ -183,12 +187,13 @@ class Work:
             assert self.parameters is not None
             scales = self.parameters.get(block_of_axis)
         places = {number: place for place, number in enumerate(self.scans.batches.numbers(batch))}
+        claim = Claim(self.variable, self.layout, metadata)
         for number, block in paired(numbers, blocks):
             if scales is None:
                 packed, now, found = self.scale_and_pack_unit(number, block)
             else:
                 packed, now = self.pack_unit(number, scales, block)
-            if self.variable.files.get(self.variable.key) != claim and self.check_ours(metadata):
+            if not claim.stands():
                 return
             if rows is None:
                 self.check_values(number, from_row(folded(now)))
@@ -197,28 +202,25 @@ class Work:
             if scales is None:
                 assert self.parameters is not None
                 self.parameters.set(block_of_axis, *found)
-            self.write_unit(number, packed)
+            claim.write(number, packed)
+        claim.stands()
 
-    def write_unit(self, number: int, packed: np.ndarray) -> None:
-        key = self.variable.chunk_key(self.layout, number)
-        data = self.variable.write(self.layout, number, packed)
-        if self.verify and self.variable.files.get(key) != data.tobytes():
-            self.variable.files.delete(key)  # or it would pass for done
-            where = f"{self.variable.files.label}/{key}"
-            raise DamagedChunkError(f"{where} reads back other bytes than were written; run again to write it anew")
-
-    def check_ours(self, metadata: Metadata) -> bool:
-        """Whether the variable has been sealed meanwhile, by another run of the same job at the same time.
-
-        Raises
-        ------
-        StoreError
-            If another job has taken the variable's place.
-        """
-        now = self.variable.metadata()
-        if now is None or now.fingerprint != metadata.fingerprint:
-            raise StoreError(f"{self.variable.where} was taken over by another job while this run was at it")
-        return now.status == "sealed"
+    def damaged_units(
+        self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
+    ) -> list[int]:
+        """Those of some units that are not whole: removed, so that they do not pass for done."""
+        reader = ChunkReader(self.variable, metadata)
+        found = []
+        for number in numbers:
+            try:
+                if self.parameters is not None:
+                    self.parameters.get(self.scans.batches.block(batch))
+                for chunk, _ in reader.grid.touched(self.layout.units.region(number)):
+                    reader.read(chunk)
+            except DamagedChunkError:
+                self.variable.files.delete(self.variable.chunk_key(self.layout, number))
+                found.append(number)
+        return found
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
         if not np.array_equal(before, now):
@@ -382,6 +384,40 @@ class Work:
                 index, self.source.shape
             )
             fold_into(rows, found)
+
+
+class Claim:
+    """The right of one task to write units: looked at before each and after the last.
+
+    A run that overwrites first marks the variable, and then deletes its chunks. So only the chunk between the last look
+    that found no mark and the first that found one may be left.
+    """
+
+    def __init__(self, variable: Variable, layout: Layout, metadata: Metadata) -> None:
+        self.variable, self.layout, self.metadata = variable, layout, metadata
+        self.document = metadata.to_json()
+        self.last: tuple[str, np.ndarray] | None = None
+
+    def stands(self) -> bool:
+        """Whether there still is something to write: not if another run of the same job has sealed the variable.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the variable's place; what this task wrote last is gone then.
+        """
+        files = self.variable.files
+        if files.holds(self.variable.key, self.document):
+            return True
+        try:
+            return not self.variable.is_sealed(self.metadata)
+        except StoreError:
+            if self.last is not None and files.holds(*self.last):
+                files.delete(self.last[0])
+            raise
+
+    def write(self, number: int, packed: np.ndarray) -> None:
+        self.last = self.variable.chunk_key(self.layout, number), self.variable.write(self.layout, number, packed)
 
 
 class Tally:

@@ -18,7 +18,6 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
 
 from quantize import (
-    DamagedChunkError,
     Int4Array,
     Plan,
     RefusedValuesError,
@@ -287,32 +286,6 @@ def test_a_write_that_fails_is_told_and_mended(workers: int) -> None:
     with pytest.raises(UnfinishedStoreError):
         open_int4(store)
     check(quantize_to_zarr(VALUES, store, chunks=(4, 10)), VALUES)
-
-
-class Tearing(WrapperStore[Store]):
-    """Loses or tears one chunk while it is written, once, and says nothing."""
-
-    left = 1
-
-    async def set(self, key: str, value: Any) -> None:
-        if key == "data/c/5/1" and type(self).left:
-            type(self).left -= 1
-            value = value[: len(value) // 2]
-        await super().set(key, value)
-
-
-def test_verify_reads_back_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tearing, "left", 1)
-    with pytest.raises(DamagedChunkError, match="data/c/5/1 reads back other bytes than were written"):
-        quantize_to_zarr(VALUES, Tearing(MemoryStore()), chunks=(4, 10), verify=True)
-
-
-def test_a_chunk_that_verify_found_damaged_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tearing, "left", 1)
-    store = MemoryStore()
-    with pytest.raises(DamagedChunkError, match="run again"):
-        quantize_to_zarr(VALUES, Tearing(store), chunks=(4, 10), verify=True)
-    check(quantize_to_zarr(VALUES, store, chunks=(4, 10), verify=True), VALUES)
 
 
 # Another job --------------------------------------------------------------------------------------------------------
