@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .metadata import SourceChangedError as SourceChangedError
     from .metadata import StoreError as StoreError
     from .metadata import UnfinishedStoreError as UnfinishedStoreError
+    from .metadata import WorkersError as WorkersError
     from .parts import quantize_part as quantize_part
     from .parts import seal as seal
     from .pipeline import Progress as Progress
@@ -46,7 +47,14 @@ HOMES = {
         "unpack_int8_to_int4",
     ),
     "scaling": ("RefusedValuesError",),
-    "metadata": ("DamagedChunkError", "QuantizeError", "SourceChangedError", "StoreError", "UnfinishedStoreError"),
+    "metadata": (
+        "DamagedChunkError",
+        "QuantizeError",
+        "SourceChangedError",
+        "StoreError",
+        "UnfinishedStoreError",
+        "WorkersError",
+    ),
     "array": ("Int4Array", "open_int4"),
     "planning": ("Plan", "plan"),
     "measuring": ("measure_error",),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import statistics
 import threading
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +20,17 @@ import dask.threaded
 from dask.callbacks import Callback
 from dask.delayed import delayed
 
+from .metadata import WorkersError
+
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
+PATIENCE = 60.0  # seconds without a task done, after which it is said
+KILLED = 3  # times that Dask may give a task up, having seen four workers die with it
+SLOW = 20  # times the median between two tasks: so long it takes at least
+
+
+logger = logging.getLogger("quantize")
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,79 @@ def run_tasks(
 ) -> None:
     """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread.
 
-    The first exception ends the run: tasks under way are told by `stop`, no other is begun.
+    The first exception ends the run: tasks under way are told by `stop`, no other is begun. The log says so if none is
+    done for long.
     """
-    if scheduler == "distributed":
-        on_cluster(work, tasks, done, workers)
-    else:
-        get = dask.local.get_sync if scheduler == "synchronous" else dask.threaded.get
-        on_threads(work, tasks, done, get, workers, stop)
+    with Watch(processing if scheduler == "distributed" else str) as watch:
+
+        def seen(task: Task, result: Any) -> None:
+            watch.beat()
+            done(task, result)
+
+        if scheduler == "distributed":
+            on_cluster(work, tasks, seen, workers)
+        else:
+            get = dask.local.get_sync if scheduler == "synchronous" else dask.threaded.get
+            on_threads(work, tasks, seen, get, workers, stop)
+
+
+class Watch:
+    """Warns in the log if nothing is done for much longer than it mostly takes; `where` says what is waited for."""
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        self.where = where
+        self.over = threading.Event()
+        self.last = time.monotonic()
+        self.pauses: deque[float] = deque(maxlen=1000)
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        self.pauses.append(now - self.last)
+        self.last = now
+
+    def watch(self) -> None:
+        said = 0.0  # how long the silence was when it was told of
+        while not self.over.wait(PATIENCE / 4):
+            silence = time.monotonic() - self.last
+            usual = statistics.median(self.pauses) if self.pauses else 0.0
+            said = said if silence > said else 0.0
+            if silence > max(PATIENCE, SLOW * usual, 2 * said):
+                said = silence
+                mostly = f", where {usual:.1f} s is usual" if self.pauses else ""
+                logger.warning("nothing was done for %.0f s%s%s", silence, mostly, self.where())
+
+
+def processing() -> str:
+    """Which workers of the cluster have tasks, and when they were last heard of."""
+    from distributed import Client
+
+    client = Client.current()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    now = time.time()
+    busy = [
+        f"{worker} ({len(keys)} tasks, heard of {now - workers[worker]['last_seen']:.0f} s ago)"
+        for worker, keys in client.processing().items()
+        if keys and worker in workers
+    ]
+    return f". Waiting for {', '.join(busy)}" if busy else ". No worker of the cluster has anything to do"
+
+
+def asked(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What each worker of the cluster answers, or the exception that it gets."""
+    from distributed import Client
+
+    with Watch(lambda: ". Waiting for every worker of the cluster to answer"):
+        answers: dict[str, Any] = Client.current().run(question, *arguments, on_error="return")
+    return answers
 
 
 def on_threads(
@@ -97,7 +175,7 @@ def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
 def on_cluster(
     work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
 ) -> None:
-    from distributed import Client, as_completed
+    from distributed import Client, KilledWorker, as_completed
 
     client = Client.current()
     rest = iter(tasks)
@@ -118,11 +196,26 @@ def on_cluster(
     first = list(islice(rest, 1))
     queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
     width = workers * queue if workers >= sum(client.nthreads().values()) else workers
-    completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True)
+    completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True, raise_errors=False)
+    killed: Counter[int] = Counter()
     try:
         for batch in completed.batches():
+            again = []
             for future, result in batch:
-                done(running.pop(future.key), result)
-            completed.update(submit(list(islice(rest, len(batch)))))
+                task = running.pop(future.key)
+                if future.status != "error":
+                    done(task, result)
+                    continue
+                error = future.exception()
+                if not isinstance(error, KilledWorker):
+                    raise error
+                killed[task.numbers[0]] += 1
+                if killed[task.numbers[0]] == KILLED:
+                    raise WorkersError(
+                        f"workers died again and again while they had the chunks from number {task.numbers[0]} on, for "
+                        "lack of memory or by a crash in what reads the source. See their logs; run again to go on"
+                    ) from error
+                again.append(task)  # a task may have waited at workers that others killed
+            completed.update(submit([*again, *islice(rest, len(batch) - len(again))]))
     finally:
         client.cancel(list(completed.futures))

@@ -40,6 +40,10 @@ class DamagedChunkError(StoreError):
     """A chunk of a sealed store is missing or holds other bytes than were written."""
 
 
+class WorkersError(QuantizeError):
+    """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
+
+
 class SourceChangedError(QuantizeError):
     """The source is not what it was in pass 1."""
 

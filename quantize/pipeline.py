@@ -21,6 +21,7 @@ from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
 from .sources import as_source
 from .storage import Files, Variable
 from .tasks import Shelf, Work
+from .workers import check_destination, check_workers
 
 CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
 
@@ -124,6 +125,8 @@ def quantize_to_zarr(
         If the destination holds something else, or another job's variable.
     SourceChangedError
         If the source changed between the passes.
+    WorkersError
+        If a worker of the cluster has another version of this library, or does not find source or destination.
 
     Examples
     --------
@@ -202,13 +205,17 @@ class Job:
         job.report(made)
         return job
 
+    @functools.cached_property
+    def sample(self) -> str | None:
+        """Digest of the source's ends."""
+        return retried(self.work.source.sample)()
+
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
-        sample = retried(self.work.source.sample)()
         return {
-            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": sample},
+            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
             "settings": {
                 "scale_method": rule.scale_method,
                 "value_range": list(rule.value_range) if rule.value_range else None,
@@ -223,7 +230,19 @@ class Job:
         }
 
     def claim(self, overwrite: bool) -> Metadata:
-        """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place."""
+        """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place.
+
+        The workers of a cluster are asked whether they can do the job.
+        """
+        on_cluster = self.plan.scheduler == "distributed"
+        if on_cluster:
+            check_workers(self.work.source, self.sample)
+        metadata = self.claimed(overwrite)
+        if on_cluster:
+            check_destination(self.work.variable, metadata)
+        return metadata
+
+    def claimed(self, overwrite: bool) -> Metadata:
         variable = self.work.variable
         new = Metadata(
             layout=self.plan.layout,

@@ -1,5 +1,11 @@
 """On a cluster of processes the bytes are those of threads; what lives in this process stays in it, and it is said."""
 
+import importlib
+import logging
+import os
+import re
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +21,15 @@ import zarr
 from stores import Counting, check, field, files
 from zarr.storage import MemoryStore
 
-from quantize import RefusedValuesError, UnfinishedStoreError, open_int4, plan, quantize_to_zarr
+from quantize import (
+    RefusedValuesError,
+    UnfinishedStoreError,
+    WorkersError,
+    __version__,
+    open_int4,
+    plan,
+    quantize_to_zarr,
+)
 from quantize.execution import Task, run_tasks
 from quantize.restoring import restore, verify
 
@@ -174,3 +188,160 @@ def test_no_more_tasks_run_than_a_budget_leaves_workers(client: distributed.Clie
     tasks = (Task([number], (str(tmp_path), number)) for number in range(40))
     with pytest.raises(FileExistsError):  # two at a time do meet
         run_tasks(alone, tasks, lambda task, result: None, "distributed", 2, threading.Event())
+
+
+# Workers that cannot do the job, die or hang --------------------------------------------------------------------------
+
+
+def one_worker(client: distributed.Client) -> str:
+    return sorted(client.scheduler_info(n_workers=-1)["workers"])[0]
+
+
+@pytest.fixture
+def patched(client: distributed.Client) -> Iterator[Any]:
+    """Sets an attribute of a module on one worker, and back again."""
+    undo = []
+
+    def patch(module: str, name: str, value: Any) -> str:
+        worker = one_worker(client)
+
+        def swap(new: Any) -> Any:
+            *path, last = name.split(".")
+            owner = importlib.import_module(module)
+            for part in path:
+                owner = getattr(owner, part)
+            old = getattr(owner, last)
+            setattr(owner, last, new)
+            return old
+
+        old = client.run(swap, value, workers=[worker])[worker]
+        undo.append(lambda: client.run(swap, old, workers=[worker]))
+        return worker
+
+    yield patch
+    for one in undo:
+        one()
+
+
+def test_a_worker_of_another_version_is_refused(client: distributed.Client, patched: Any, tmp_path: Path) -> None:
+    worker = patched("quantize.workers", "__version__", "0.0.9")
+    source = npy(tmp_path)
+    with pytest.raises(
+        WorkersError, match=rf"worker {worker} has quantize 0.0.9, and this process {__version__}\. Install"
+    ):
+        quantize_to_zarr(source, tmp_path / "z", **JOB)
+    assert not (tmp_path / "z").exists()
+
+
+def test_a_worker_that_does_not_find_the_source_is_refused(
+    client: distributed.Client, patched: Any, tmp_path: Path
+) -> None:
+    def lost(*_: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "x.npy")
+
+    source = npy(tmp_path)
+    worker = patched("quantize.readers", "FileSource.read", lost)
+    with pytest.raises(
+        WorkersError, match=rf"worker {worker} cannot do the job: FileNotFoundError.*x.npy.*shared folders"
+    ):
+        quantize_to_zarr(source, tmp_path / "z", **JOB)
+    assert not (tmp_path / "z").exists()
+
+
+def test_a_worker_that_does_not_see_the_destination_is_refused(
+    client: distributed.Client, patched: Any, tmp_path: Path
+) -> None:
+    source = npy(tmp_path)
+    worker = patched("quantize.storage", "Variable.metadata", lambda self: None)
+    with pytest.raises(WorkersError, match=rf"worker {worker} has not the .*z/data that this.*shared folders"):
+        quantize_to_zarr(source, tmp_path / "z", **JOB)
+
+
+class Deadly(distributed.WorkerPlugin):
+    """Lets the workers die as they read the chunks of some rows: so often each, told by files that all processes see."""
+
+    def __init__(self, folder: Path, way: str, times: int) -> None:
+        self.folder, self.way, self.times = folder, way, times
+
+    def setup(self, worker: Any) -> None:
+        from quantize.tasks import Work
+
+        read = Work.read
+
+        def deadly_read(work: Any, piece: Any) -> Any:
+            if piece[0].start == 35:
+                marks = [self.folder / f"{piece[1].start}-{number}" for number in range(self.times)]
+                left = [mark for mark in marks if not mark.exists()]
+                # one death in each pass: the first half is for pass 1, in which the store has no scale yet
+                first = b'"scanning"' in work.variable.files.get(work.variable.key)
+                if len(left) > (self.times // 2 if first else 0):
+                    left[0].touch()
+                    os.kill(os.getpid(), signal.SIGSEGV) if self.way == "segfault" else sys.exit(3)
+            return read(work, piece)
+
+        Work.read = deadly_read  # type: ignore[method-assign]
+
+
+def on_deadly_workers(source: Path, folder: Path, way: str, times: int) -> int:
+    """Run the job on workers that die; how often they did."""
+    (folder / "deaths").mkdir()
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.register_plugin(Deadly(folder / "deaths", way, times))
+        quantize_to_zarr(source, folder / "z", **JOB)
+    return len(list((folder / "deaths").iterdir()))
+
+
+@pytest.mark.parametrize("way", ["segfault", "exit"])
+@pytest.mark.slow
+def test_workers_that_die_in_both_passes_cost_no_byte(on_threads: dict[str, bytes], tmp_path: Path, way: str) -> None:
+    assert on_deadly_workers(npy(tmp_path), tmp_path, way, times=2) == 6
+    assert files(tmp_path / "z") == on_threads
+
+
+@pytest.mark.slow
+def test_workers_that_always_die_end_the_run(on_threads: dict[str, bytes], tmp_path: Path) -> None:
+    source = npy(tmp_path)
+    with pytest.raises(WorkersError, match="workers died again and again while they had the chunks from number"):
+        on_deadly_workers(source, tmp_path, "segfault", times=1000)
+    quantize_to_zarr(source, tmp_path / "z", **JOB)
+    assert files(tmp_path / "z") == on_threads
+
+
+def test_a_worker_that_hangs_is_told_of(
+    client: distributed.Client,
+    on_threads: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is stopped as by a debugger or a file system that does not answer, and goes on once that was said."""
+    monkeypatch.setattr("quantize.execution.PATIENCE", 0.4)
+    pids = client.run(os.getpid)
+    worker = one_worker(client)
+    source = npy(tmp_path)
+
+    class Waking(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            os.kill(pids[worker], signal.SIGCONT)
+
+    def hang(event: Any) -> None:
+        if getattr(event, "phase", "") == "write" and event.done == 0:
+            os.kill(pids[worker], signal.SIGSTOP)
+
+    handler = Waking()
+    logging.getLogger("quantize").addHandler(handler)
+    try:
+        quantize_to_zarr(source, tmp_path / "z", **JOB, progress=hang)
+    finally:
+        logging.getLogger("quantize").removeHandler(handler)
+        os.kill(pids[worker], signal.SIGCONT)
+    assert any(
+        re.fullmatch(
+            rf"nothing was done for \d+ s.*Waiting for .*{worker} \(\d+ tasks, heard of \d+ s ago\).*", message
+        )
+        for message in caplog.messages
+    )
+    assert files(tmp_path / "z") == on_threads
