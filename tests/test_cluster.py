@@ -258,7 +258,7 @@ def test_a_worker_that_does_not_see_the_destination_is_refused(
 
 
 class Deadly(distributed.WorkerPlugin):
-    """Lets the workers die as they read the chunks of some rows: so often each, told by files that all processes see."""
+    """Lets the workers die as they read some chunks, so often each; files tell all processes how often they have."""
 
     def __init__(self, folder: Path, way: str, times: int) -> None:
         self.folder, self.way, self.times = folder, way, times
