@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import tenacity
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ATTEMPTS = 6
 LONGEST = 8.0  # seconds between two attempts; with all of them an outage of some 15 seconds is bridged
@@ -24,21 +30,53 @@ TEMPORARY = {
     errno.ENETUNREACH,
     errno.ESTALE,
     errno.ETIMEDOUT,
+    getattr(errno, "EREMOTEIO", errno.EIO),  # s3fs's for an error within the server
+}
+
+# Errors of libraries that reach stores over a network, as Python's own: of the classes of an error, the first here.
+FOREIGN: dict[str, type[OSError]] = {
+    "botocore.exceptions.ConnectionError": ConnectionError,
+    "botocore.exceptions.HTTPClientError": ConnectionError,
+    "botocore.exceptions.BotoCoreError": OSError,
+    "obstore.exceptions.BaseError": OSError,  # it has tried again by itself
 }
 
 
 def is_temporary(error: BaseException) -> bool:
     """Whether what failed may succeed when it is tried again."""
+    error = own(error)
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     return isinstance(error, OSError) and error.errno in TEMPORARY
 
 
-# Calls a function until it does not fail temporarily, with random pauses that double; then its own error comes out.
-retried = tenacity.retry(
-    retry=tenacity.retry_if_exception(is_temporary),
-    wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
-    stop=tenacity.stop_after_attempt(ATTEMPTS),
-    before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
-    reraise=True,
-)
+def own(error: BaseException) -> BaseException:
+    """An error, or one of Python's own in its place: that of a library that reaches stores over a network."""
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+    found = next((FOREIGN[name] for name in names if name in FOREIGN), None)
+    return error if found is None else found(str(error))
+
+
+def retried(call: Callable[P, T]) -> Callable[P, T]:
+    """The function, called until it does not fail temporarily, with random pauses that double; then the error comes out.
+
+    What comes out is always an error of Python's own or of this library.
+    """
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception(is_temporary),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
+        reraise=True,
+    )
+    @functools.wraps(call)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            if (found := own(error)) is not error:
+                raise found from error
+            raise
+
+    return attempt

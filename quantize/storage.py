@@ -35,6 +35,7 @@ except ImportError:  # a system without it
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays
 SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable's name: arrays that belong to it
+PATTERN = re.compile(r"[*?\[]")  # what fsspec takes for a pattern where it deletes
 
 
 # Keys and bytes -----------------------------------------------------------------------------------------------------
@@ -58,18 +59,23 @@ class Files:
         ------
         TypeError
             If it is none of them, or a store that cannot list and delete.
+        ValueError
+            If fsspec would take its path for a pattern, and delete what lies elsewhere.
         """
         if isinstance(store, str | os.PathLike):
-            path = os.fspath(store)
-            if "://" in str(path) and not str(path).startswith("file://"):
-                store = FsspecStore.from_url(str(path))
+            path = str(os.fspath(store))
+            if "://" in path and not path.startswith("file://"):
+                store = FsspecStore.from_url(path, fsspec_options(path))
             else:
-                store = LocalStore(Path(str(path).removeprefix("file://")).absolute())
+                store = LocalStore(Path(path.removeprefix("file://")).absolute())
         if not isinstance(store, Store):
             raise TypeError(f"store is a {type(store).__name__}, but must be a path, a URL or a Zarr store")
         if not (store.supports_listing and store.supports_deletes):
             raise TypeError(f"store {store} cannot list and delete, which resuming and overwriting need")
-        return cls(store)
+        files = cls(store)
+        if isinstance(store, FsspecStore) and PATTERN.search(store.path.rpartition("://")[2].partition("/")[2]):
+            raise ValueError(f"{files.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
+        return files
 
     @property
     def folder(self) -> Path | None:
@@ -91,6 +97,9 @@ class Files:
 
     @property
     def label(self) -> str:
+        if isinstance(self.store, FsspecStore):
+            fs = getattr(self.store.fs, "sync_fs", self.store.fs)  # one that is not asynchronous comes wrapped
+            return str(fs.unstrip_protocol(self.store.path))
         return str(self.folder or self.store)
 
     def get(self, key: str) -> bytes | None:
@@ -148,6 +157,9 @@ class Files:
     @retried
     def size(self, prefix: str) -> int:
         """Bytes stored under a prefix."""
+        if isinstance(self.store, FsspecStore):  # from the listing, where Zarr would ask for the size of each key
+            found = sync(self.store.fs._find(f"{self.store.path}/{prefix}", detail=True))
+            return sum(info["size"] for info in found.values())
         return sync(self.store.getsize_prefix(prefix))
 
     @contextmanager
@@ -194,6 +206,14 @@ class Files:
 
         if self.folder is None or (self.folder / prefix).is_dir():
             sync(walk())
+
+
+def fsspec_options(url: str) -> dict[str, Any]:
+    """How fsspec opens a URL: no listing is kept, which would hide what others do or have done."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith(("s3://", "s3a://")):
+        options["max_concurrency"] = 1  # for more, s3fs asks how long a key is before it reads it
+    return options
 
 
 # One variable ---------------------------------------------------------------------------------------------------------
