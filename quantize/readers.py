@@ -24,6 +24,7 @@ from .blocks import blocks, checked_dtype
 from .buffers import Buffer
 from .grid import Grid, Region, Shape, shape_of, shifted, within
 from .metadata import SourceChangedError
+from .retrying import translated
 
 PIECE = 1 << 21  # bytes read at a time: small enough to stay in a processor's cache until they are packed
 JOINED = 1 << 23  # bytes of small chunks that are read at a time: each call of Zarr's costs as much as some of them
@@ -325,18 +326,20 @@ class ZarrSource(ChunkedSource):
     """A Zarr array, v2 or v3."""
 
     def __init__(self, array: Any) -> None:
-        from zarr.storage import MemoryStore
+        from .storage import Files
 
+        files = Files(array.store)
         attributes = dict(array.attrs)
-        label = str(array.store_path).removeprefix("file://")
+        label = "/".join(filter(None, [files.label, array.path]))
         if "int4" in attributes:
             raise ValueError(f"{label} is int4 already: read it with open_int4, or turn it back with restore")
         names = getattr(array.metadata, "dimension_names", None)
         if names is None and isinstance(attributes.get("_ARRAY_DIMENSIONS"), list):
             names = attributes.pop("_ARRAY_DIMENSIONS")
         super().__init__(label, array, attributes, tuple(names) if names else None)
-        self.shared = not isinstance(array.store, MemoryStore)
+        self.shared = files.shared
 
+    @translated
     def fetch(self, region: Region, out: np.ndarray) -> None:
         from zarr.core.buffer import default_buffer_prototype
 

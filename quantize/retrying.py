@@ -44,39 +44,35 @@ FOREIGN: dict[str, type[OSError]] = {
 
 def is_temporary(error: BaseException) -> bool:
     """Whether what failed may succeed when it is tried again."""
-    error = own(error)
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     return isinstance(error, OSError) and error.errno in TEMPORARY
 
 
-def own(error: BaseException) -> BaseException:
-    """An error, or one of Python's own in its place: that of a library that reaches stores over a network."""
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
-    found = next((FOREIGN[name] for name in names if name in FOREIGN), None)
-    return error if found is None else found(str(error))
+def translated(call: Callable[P, T]) -> Callable[P, T]:
+    """The function, of which errors of libraries that reach stores over a network come out as Python's own."""
+
+    @functools.wraps(call)
+    def translating(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+            own = next((FOREIGN[name] for name in names if name in FOREIGN), None)
+            if own is None:
+                raise
+            raise own(str(error)) from error
+
+    return translating
 
 
 def retried(call: Callable[P, T]) -> Callable[P, T]:
-    """The function, called until it does not fail temporarily, with random pauses that double; then the error comes out.
-
-    What comes out is always an error of Python's own or of this library.
-    """
-
-    @tenacity.retry(
+    """The function, called again while what fails may pass, after pauses that double; in the end its error comes out."""
+    again = tenacity.retry(
         retry=tenacity.retry_if_exception(is_temporary),
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
         reraise=True,
     )
-    @functools.wraps(call)
-    def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            if (found := own(error)) is not error:
-                raise found from error
-            raise
-
-    return attempt
+    return again(translated(call))

@@ -20,6 +20,7 @@ from .readers import (
     declared_missing,
     plain,
 )
+from .retrying import retried
 
 
 def as_source(source: Any) -> Source:
@@ -76,9 +77,7 @@ def array_source(array: np.ndarray) -> Source:
 
 def path_source(path: str) -> Source:
     if "://" in path:
-        import zarr
-
-        return zarr_source(zarr.open(path, mode="r"), path)
+        return url_source(path)
     name, _, inside = path.partition("::")
     suffix = Path(name).suffix.lower()
     if not os.path.exists(name):
@@ -97,6 +96,18 @@ def path_source(path: str) -> Source:
         return zarr_source(opened, name)
     hint = ": unzip it, each array in it is a .npy file" if suffix == ".npz" else ""
     raise ValueError(f"{name} has a format that is not known{hint}; known are .npy, Zarr and HDF5 (.h5, .hdf5, .nc)")
+
+
+def url_source(url: str) -> Source:
+    import zarr
+
+    from .storage import Files
+
+    try:
+        opened = retried(zarr.open)(Files.of(url).store, mode="r")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url} holds no Zarr array or group") from error
+    return zarr_source(opened, url)
 
 
 def npy_source(path: str) -> Source:

@@ -336,7 +336,10 @@ class Variable:
     def holds_keys(self, prefix: str) -> bool:
         """Whether there is anything under a prefix, but for what a killed writer leaves."""
         if self.files.folder is None:
-            return not sync(self.files.store.is_empty(prefix.rstrip("/")))
+            try:
+                return not sync(self.files.store.is_empty(prefix.rstrip("/")))
+            except FileNotFoundError as error:  # no such bucket
+                raise FileNotFoundError(f"{self.files.label} cannot be made: {error}") from error
         folder = self.files.folder / prefix
         if not folder.is_dir():
             return folder.exists()

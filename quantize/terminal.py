@@ -27,7 +27,7 @@ EXITS = {
     "Unfinished": UNFINISHED,
     "UnfinishedStoreError": UNFINISHED,
     "QuantizeError": USAGE,
-    "ModuleNotFoundError": USAGE,
+    "ImportError": USAGE,
     "MemoryError": USAGE,
     "OSError": USAGE,
     "IndexError": USAGE,
@@ -52,7 +52,7 @@ SPELLINGS = (
     (r"\bquantize_to_zarr\b", "`quantize run`"),
 )
 
-EXTRAS = {"matplotlib": "report", "h5py": "hdf5", "distributed": "distributed"}
+EXTRAS = {"matplotlib": "report", "h5py": "hdf5", "distributed": "distributed", "s3fs": "s3"}
 
 
 class Unfinished(Exception):
@@ -86,8 +86,9 @@ def message(error: BaseException) -> str:
         return "stopped"
     if isinstance(error, MemoryError):
         return "out of memory: pass --memory to keep within a budget"
-    if isinstance(error, ModuleNotFoundError) and (name := str(error.name).partition(".")[0]) in EXTRAS:
-        return f'this needs {name}, which is not installed: pip install "quantize[{EXTRAS[name]}]"'
+    for missing in (error, error.__cause__):  # fsspec says in its own words that a module is not there
+        if isinstance(missing, ModuleNotFoundError) and (name := str(missing.name).partition(".")[0]) in EXTRAS:
+            return f'this needs {name}, which is not installed: pip install "quantize[{EXTRAS[name]}]"'
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     text = str(error)

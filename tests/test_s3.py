@@ -1,0 +1,500 @@
+"""A store at ``s3://``, on moto's server in a process of its own: run, kill, resume, read, and what is asked of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import numpy as np
+import obstore.exceptions
+import pytest
+import tenacity
+import zarr
+from click.testing import CliRunner, Result
+from obstore.store import S3Store
+from stores import Died, check, field, files
+from zarr.core.buffer import Buffer
+from zarr.storage import FsspecStore, ObjectStore
+
+from quantize import StoreError, cli, open_int4, plan, quantize_to_zarr
+from quantize.retrying import translated
+from quantize.storage import Files, Variable, fsspec_options
+
+BUCKET = "bucket"
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+VALUES = field((32, 12))
+JOB: dict[str, Any] = {"chunks": (8, 12), "workers": 1}
+
+# Reads commands from standard input, each with a number, and answers each with a line of JSON. It counts requests,
+# goes down once it has taken so many chunks, and answers so many of the next requests with an error.
+SERVER = """
+import json, sys, threading
+from collections import Counter
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
+
+moto = create_backend_app("s3")
+seen, chunks_left, errors = Counter(), None, []
+server, port = None, 0
+
+class Quiet(MotoRequestHandler):
+    def log(self, *_):
+        pass
+
+def start():
+    global server, port
+    server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=Quiet)
+    port = server.server_port
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return port
+
+def stop():
+    server.shutdown()
+    server.server_close()
+
+def answer(environ, start_response):
+    global chunks_left
+    listing = "list-type=2" in environ["QUERY_STRING"]
+    seen["LIST" if listing else environ["REQUEST_METHOD"]] += 1
+    if errors:
+        code, status = errors.pop()
+        body = f"<Error><Code>{code}</Code><Message>made up</Message></Error>"
+        return Response(body, status, mimetype="application/xml")(environ, start_response)
+    if environ["REQUEST_METHOD"] == "PUT" and "/data/c/" in environ["PATH_INFO"] and chunks_left is not None:
+        chunks_left -= 1
+        if chunks_left == 0:
+            stop()
+    return moto(environ, start_response)
+
+for line in sys.stdin:
+    command, *arguments = json.loads(line)
+    said = None
+    if command == "start":
+        chunks_left, said = None, start()
+    elif command == "seen":
+        said = dict(seen)
+        seen.clear()
+    elif command == "stop after":
+        chunks_left = arguments[0]
+    elif command == "fail":
+        code, status, times = arguments
+        errors += [(code, status)] * times
+    print(json.dumps(said), flush=True)
+"""
+
+
+class Server:
+    """The server, and a client of its own to look past the library."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.url = f"http://127.0.0.1:{self.tell('start')}"
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="id",
+            aws_secret_access_key="secret",
+        )
+        self.client.create_bucket(Bucket=BUCKET)
+
+    def tell(self, *command: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(command), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def seen(self) -> Counter[str]:
+        """Requests of each kind since this was asked last."""
+        return Counter(self.tell("seen"))
+
+    def objects(self, name: str) -> dict[str, bytes]:
+        """Every key of a store and what it holds."""
+        found = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents", [])
+        keys = [item["Key"] for item in found]
+        return {key.removeprefix(f"{name}/"): self.object(key) for key in keys}
+
+    def object(self, key: str) -> bytes:
+        body: bytes = self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return body
+
+    def remove(self, name: str) -> None:
+        for key in self.objects(name):
+            self.client.delete_object(Bucket=BUCKET, Key=f"{name}/{key}")
+
+    def close(self) -> None:
+        self.client.close()
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        started = Server()
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": started.url, "AWS_MAX_ATTEMPTS": "1"}.items():
+            patch.setenv(name, value)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a store that no other test has."""
+    return f"{request.node.name.replace('[', '-').rstrip(']')}.zarr"
+
+
+@pytest.fixture
+def url(server: Server, name: str) -> str:
+    return f"s3://{BUCKET}/{name}"
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts that were asked for; none is made."""
+    asked: list[float] = []
+    monkeypatch.setattr(tenacity.nap.time, "sleep", asked.append)
+    return asked
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    np.save(tmp_path / "x.npy", VALUES)
+    return tmp_path / "x.npy"
+
+
+def quantize(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def object_store(server: Server, name: str) -> ObjectStore:
+    options = {"allow_http": True}
+    store = S3Store(BUCKET, prefix=name, endpoint=server.url, region="us-east-1", client_options=options)
+    return ObjectStore(store)
+
+
+# The same as in a folder --------------------------------------------------------------------------------------------
+
+JOBS: dict[str, dict[str, Any]] = {
+    "one scale": {},
+    "shards": {"chunks": (4, 12), "shards": (16, 12)},
+    "rows": {"axis": 0, "scale_method": "mse"},
+    "columns": {"axis": 1, "scale_method": "percentile"},
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+@pytest.mark.parametrize("kind", ["url", "obstore"])
+def test_a_store_holds_what_a_folder_would(
+    server: Server, name: str, url: str, tmp_path: Path, kind: str, job: dict[str, Any]
+) -> None:
+    store = url if kind == "url" else object_store(server, name)
+    quantize_to_zarr(VALUES, tmp_path / "z", **{**JOB, **job})
+    written = quantize_to_zarr(VALUES, store, **{**JOB, **job})
+    assert server.objects(name) == files(tmp_path / "z")
+    local = open_int4(tmp_path / "z")
+    for array in (written, open_int4(store), open_int4(store, "data")):
+        np.testing.assert_array_equal(array[...], local[...])
+        np.testing.assert_array_equal(array[3:17, ::-2], local[3:17, ::-2])
+        np.testing.assert_array_equal(array.packed[...], local.packed[...])
+        assert array.nbytes_stored == local.nbytes_stored
+
+
+def test_a_source_at_s3(server: Server, name: str, url: str, tmp_path: Path) -> None:
+    zarr.create_array(f"{url}/group/x", data=VALUES, chunks=(8, 12))
+    assert plan(f"{url}/group/x", tmp_path / "z").source == f"{url}/group/x"
+    check(quantize_to_zarr(f"{url}/group/x", tmp_path / "z"), VALUES)
+    with pytest.raises(FileNotFoundError, match=f"{url}/nothing holds no Zarr array or group"):
+        plan(f"{url}/nothing", tmp_path / "z")
+
+
+def test_the_command_line(server: Server, url: str, source: Path, tmp_path: Path) -> None:
+    done = quantize("run", source, url, "--chunks", "8,12", "--durable")
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"wrote {url}/data in ")
+    assert f"open_int4('{url}')" in done.stdout
+    assert quantize("run", source, url, "--chunks", "8,12").stdout.startswith("nothing to do")
+    assert f"destination  {url}/data" in quantize("plan", source, url).stdout
+    assert quantize("info", url).stdout.startswith(f"{url}/data\n")
+    assert quantize("verify", url, source).stdout == f"4 of 4 chunks are whole, with the codes of {source}\n"
+    assert quantize("restore", url, tmp_path / "back.npy").exit_code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), open_int4(url)[...])
+
+
+# Deaths -------------------------------------------------------------------------------------------------------------
+
+
+class DyingStore(FsspecStore):
+    """A store whose process dies at its change number `left`: from then on nothing is changed or read.
+
+    `torn` leaves every other key of those that it died in deleting.
+    """
+
+    left = 0
+    torn = False
+
+    def _dies(self) -> bool:
+        self.left -= 1
+        if self.left < -1:
+            raise Died
+        return self.left == -1
+
+    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+        if self.left < 0:
+            raise Died
+        return await super().get(*args, **options)
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        if self._dies():
+            raise Died
+        await super().set(key, value)
+
+    async def delete(self, key: str) -> None:
+        if self._dies():
+            raise Died
+        await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        if self._dies():
+            if self.torn:
+                for key in [key async for key in self.list_prefix(prefix)][::2]:
+                    await super().delete(key)
+            raise Died
+        await super().delete_dir(prefix)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [{}, {"axis": 0}, {"axis": 1, "scale_method": "mse"}], ids=["one", "rows", "columns"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_death_at_any_change_is_mended(server: Server, name: str, url: str, torn: bool, job: dict[str, Any]) -> None:
+    job = {"chunks": (16, 12), "workers": 1, **job}
+    quantize_to_zarr(VALUES, url, **job)
+    whole = server.objects(name)
+    for at in range(100):
+        server.remove(name)
+        store = DyingStore.from_url(url, fsspec_options(url))
+        store.left, store.torn = at, torn
+        try:
+            quantize_to_zarr(VALUES, store, **job)
+        except Died:
+            with pytest.raises(StoreError):
+                open_int4(url)
+            quantize_to_zarr(VALUES, url, **job)
+            assert server.objects(name) == whole, f"change {at}"
+        else:
+            break
+    assert 10 < at < 99
+
+
+RUN = """
+import sys
+from quantize import quantize_to_zarr
+
+def progress(event):
+    if hasattr(event, "phase"):
+        print(event.phase, event.done, flush=True)
+
+quantize_to_zarr(sys.argv[1], sys.argv[2], chunks=(8, 12), workers=2, progress=progress)
+"""
+
+
+@pytest.mark.slow
+def test_kills_cost_no_byte(server: Server, name: str, url: str, tmp_path: Path) -> None:
+    values = field((8 * 60, 12))
+    np.save(tmp_path / "x.npy", values)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for point in ("scan 20", "write 10", "write 40"):
+        command = [sys.executable, "-c", RUN, str(tmp_path / "x.npy"), url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.strip() == point:
+                    child.send_signal(signal.SIGKILL)
+                    break
+        assert child.returncode == -signal.SIGKILL
+        with pytest.raises(StoreError, match="unfinished"):
+            open_int4(url)
+    skipped = []
+
+    def progress(event: Any) -> None:
+        if hasattr(event, "phase") and event.phase == "write":
+            skipped.append(event.skipped)
+
+    quantize_to_zarr(tmp_path / "x.npy", url, chunks=(8, 12), workers=2, progress=progress)
+    assert skipped[0] >= 40
+    quantize_to_zarr(values, tmp_path / "z", chunks=(8, 12))
+    assert server.objects(name) == files(tmp_path / "z")
+
+
+def test_the_same_job_twice_at_once_is_harmless(server: Server, name: str, url: str, tmp_path: Path) -> None:
+    quantize_to_zarr(VALUES, tmp_path / "z", **JOB)
+    with ThreadPoolExecutor(2) as pool:
+        for array in pool.map(lambda _: quantize_to_zarr(VALUES, url, **JOB), range(2)):
+            np.testing.assert_array_equal(array[...], open_int4(tmp_path / "z")[...])
+    assert server.objects(name) == files(tmp_path / "z")
+
+
+# What is asked of it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_nothing_is_listed_for_each_chunk(server: Server, url: str, one_pass: bool) -> None:
+    """A run of four times the chunks reads and writes more keys, but lists and looks for no more."""
+    options = {"value_range": (-100, 100)} if one_pass else {}
+
+    def asked(chunk: int) -> list[Counter[str]]:
+        """Of a run, of the same again, of one in its place, and of looking at what it made."""
+        job: dict[str, Any] = {"chunks": (chunk, 12), "workers": 1, **options}
+        server.seen()
+        counts = []
+        for more in ({}, {}, {"scale_method": "absmax", "overwrite": True}):
+            if not (one_pass and more):
+                array = quantize_to_zarr(VALUES, f"{url}/{chunk}", **job, **more)
+                counts.append(server.seen())
+        assert array.nbytes_stored > 0
+        return [*counts, server.seen()]
+
+    few, many = asked(8), asked(2)  # 4 and 16 chunks
+    grown = [{kind: n for kind, n in (b - a).items() if n} for a, b in zip(few, many, strict=True)]
+    # Of each chunk: its row of pass 1 is looked for, written, and read for the scale and for pass 2; before it is
+    # written, the variable is seen to be this job's still.
+    run = {"GET": 12, "PUT": 12} if one_pass else {"GET": 4 * 12, "PUT": 2 * 12}
+    assert grown == ([run, {}, {}] if one_pass else [run, {}, run, {}])
+    assert not many[0] - few[0] - Counter(run)
+    assert few[-1] == many[-1] == {"LIST": 1}
+
+
+def test_reading_lists_nothing(server: Server, url: str) -> None:
+    quantize_to_zarr(VALUES, url, **JOB)
+    server.seen()
+    array = open_int4(url, "data")
+    assert server.seen() == {"GET": 1}
+    array[9:20]
+    assert server.seen() == {"GET": 2}
+    open_int4(url)
+    assert server.seen() == {"LIST": 1, "GET": 2}
+
+
+def test_what_others_do_is_seen(server: Server, name: str, url: str) -> None:
+    """No listing is kept from before."""
+    quantize_to_zarr(VALUES, url, **JOB)
+    variable = Variable(Files.of(url), "data")
+    metadata = variable.metadata()
+    assert metadata is not None
+    assert variable.present(metadata.layout).all()
+    assert not variable.holds_keys("other/")
+    server.client.delete_object(Bucket=BUCKET, Key=f"{name}/data/c/1/0")
+    server.client.put_object(Bucket=BUCKET, Key=f"{name}/other/c/0/0", Body=b"?")
+    assert variable.present(metadata.layout).tolist() == [True, False, True, True]
+    assert variable.holds_keys("other/")
+    server.remove(name)
+    assert not variable.holds_keys("")
+    check(quantize_to_zarr(VALUES, url, **JOB), VALUES)
+    check(open_int4(url), VALUES)
+
+
+# What goes wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("character", "*?[")
+def test_a_path_that_would_be_taken_for_a_pattern_is_refused(server: Server, character: str) -> None:
+    with pytest.raises(ValueError, match="fsspec takes for a pattern"):
+        quantize_to_zarr(VALUES, f"s3://{BUCKET}/x{character}1]/z.zarr")
+
+
+def test_a_bucket_that_is_not_there(server: Server, source: Path) -> None:
+    done = quantize("run", source, "s3://nowhere/z.zarr")
+    assert done.exit_code == 2
+    assert "error: s3://nowhere/z.zarr cannot be made: The specified bucket does not exist\n" in done.stderr
+    done = quantize("info", "s3://nowhere/z.zarr")
+    assert (done.exit_code, done.stderr) == (2, "error: s3://nowhere/z.zarr holds no int4 variable\n")
+
+
+def test_a_server_that_goes_down(server: Server, name: str, url: str, source: Path, pauses: list[float]) -> None:
+    """What is refused is tried again, then the run stops with one message and goes on once the server is there."""
+    zarr.create_array(f"{url}-source", data=VALUES, chunks=(8, 12))
+    run = ("run", source, url, "--chunks", "8,12", "--workers", 1)
+    server.tell("stop after", 2)
+    try:
+        done = quantize(*run)
+        tried = len(pauses)
+        others = [quantize("info", url), quantize("run", f"{url}-source", f"{url}-other")]
+    finally:
+        server.tell("start")
+    assert done.exit_code == 3
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert message.startswith("error: Could not connect to the endpoint URL")
+    assert "chunks). To go on, run\n  quantize run" in message
+    assert tried == 5
+    for other in others:
+        assert other.exit_code == 2
+        assert "error: Could not connect to the endpoint URL" in other.stderr
+    assert {"data/c/2/0", "data/c/3/0"} <= set(server.objects(name))
+    assert quantize(*run).exit_code == 0
+    check(open_int4(url), VALUES)
+
+
+@pytest.mark.parametrize("error", [("InternalError", 500), ("ServiceUnavailable", 503)])
+def test_errors_of_the_server_that_pass_are_tried_again(
+    server: Server, url: str, pauses: list[float], error: tuple[str, int]
+) -> None:
+    quantize_to_zarr(VALUES, url, **JOB)
+    server.tell("fail", *error, 3)
+    array = open_int4(url, "data")
+    assert len(pauses) == 3
+    server.tell("fail", *error, 1)
+    np.testing.assert_array_equal(array[...], open_int4(url)[...])
+    assert len(pauses) == 4
+
+
+def test_access_that_is_denied_is_not_tried_again(server: Server, url: str, source: Path, pauses: list[float]) -> None:
+    server.tell("fail", "AccessDenied", 403, 1)
+    done = quantize("run", source, url)
+    assert (done.exit_code, pauses) == (2, [])
+    assert done.stderr.endswith("error: made up\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="x"), ConnectionError),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="x"), ConnectionError),
+        (botocore.exceptions.NoCredentialsError(), OSError),
+        (obstore.exceptions.GenericError("x"), OSError),
+        (KeyError("x"), KeyError),
+        (FileNotFoundError("x"), FileNotFoundError),
+    ],
+)
+def test_errors_of_other_libraries_come_out_as_pythons(error: Exception, expected: type[Exception]) -> None:
+    @translated
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(expected) as caught:
+        fail()
+    assert type(caught.value) is expected
+    assert str(caught.value) == str(error)
+
+
+def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    for arguments in (("info", "s3://a/z.zarr"), ("run", "s3://a/x.zarr", "z.zarr")):
+        done = quantize(*arguments)
+        assert (done.exit_code, done.stderr) == (
+            2,
+            'error: this needs s3fs, which is not installed: pip install "quantize[s3]"\n',
+        )
