@@ -61,13 +61,13 @@ def translated(call: Callable[P, T]) -> Callable[P, T]:
             own = next((FOREIGN[name] for name in names if name in FOREIGN), None)
             if own is None:
                 raise
-            raise own(str(error)) from error
+            raise own(str(error).partition("\n\nDebug source")[0]) from error
 
     return translating
 
 
 def retried(call: Callable[P, T]) -> Callable[P, T]:
-    """The function, called again while what fails may pass, after pauses that double; in the end its error comes out."""
+    """The function, called again while what fails may pass, after pauses that double; at last its error comes out."""
     again = tenacity.retry(
         retry=tenacity.retry_if_exception(is_temporary),
         wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
