@@ -38,15 +38,15 @@ JOB: dict[str, Any] = {"chunks": (16, 12), "workers": 1}
 SERVER = """
 import json, sys, threading
 from collections import Counter
-from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
-from werkzeug.serving import make_server
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 moto = create_backend_app("s3")
 seen, chunks_left, errors = Counter(), None, []
 server, port = None, 0
 
-class Quiet(MotoRequestHandler):
+class Quiet(WSGIRequestHandler):
     def log(self, *_):
         pass
 
