@@ -1,11 +1,12 @@
 """What the tests out of core share: what a result must be, stores that watch or fail, folders as bytes."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
@@ -89,27 +90,30 @@ class Died(Exception):
 class DyingStore(LocalStore):
     """A folder whose process dies at its change number `at`: from then on nothing is changed or read.
 
-    `torn` leaves the temporary file of the write that it died in, as a kill does, or half of a folder undeleted.
+    If `torn` it dies before the change is made, and leaves the temporary file of the write that it died in, as a kill
+    does, or half of a folder undeleted. Else it dies once the change is made: that is before the next one.
     """
 
     def __init__(self, root: Any, at: int, torn: bool) -> None:
         super().__init__(root)
         self.left, self.torn = at, torn
+        self.changed: list[str] = []
 
-    def _dies(self) -> bool:
+    @contextmanager
+    def _change(self, key: str) -> Iterator[bool]:
+        """Around a change; whether it is torn."""
         self.left -= 1
         if self.left < -1:
             raise Died
-        return self.left == -1
-
-    async def _change(self, key: str, value: Buffer, exclusive: bool) -> None:
-        if self._dies():
-            if self.torn:
-                path = (Path(self.root) / key).with_suffix(".0123456789abcdef0123456789abcdef.partial")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(value.to_bytes()[: len(value) // 2])
+        yield self.torn and self.left == -1
+        if self.left == -1:
             raise Died
-        await (super().set_if_not_exists(key, value) if exclusive else super().set(key, value))
+        self.changed.append(key)
+
+    def _tear(self, key: str, value: Buffer) -> None:
+        path = (Path(self.root) / key).with_suffix(".0123456789abcdef0123456789abcdef.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value.to_bytes()[: len(value) // 2])
 
     async def get(self, *args: Any, **options: Any) -> Buffer | None:
         if self.left < 0:
@@ -117,42 +121,53 @@ class DyingStore(LocalStore):
         return await super().get(*args, **options)
 
     async def set(self, key: str, value: Buffer) -> None:
-        await self._change(key, value, exclusive=False)
+        with self._change(key) as torn:
+            self._tear(key, value) if torn else await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await self._change(key, value, exclusive=True)
+        with self._change(key) as torn:
+            self._tear(key, value) if torn else await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:
-        if self._dies():
-            raise Died
-        await super().delete(key)
+        with self._change(key) as torn:
+            if not torn:
+                await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        if self._dies():
-            if self.torn:
+        with self._change(prefix) as torn:
+            if torn:
                 paths = [path for path in sorted((Path(self.root) / prefix).rglob("*")) if path.is_file()]
                 for path in paths[::2]:
                     path.unlink()
-            raise Died
-        await super().delete_dir(prefix)
+            else:
+                await super().delete_dir(prefix)
 
 
 def mended_deaths(values: np.ndarray, folder: Path, torn: bool, **job: Any) -> int:
     """Let a job die at each change of the store in turn: it is refused, and run again ends in the same bytes.
 
-    The number of changes.
+    Only after the last change, which seals it, it is read, and right. The number of changes.
     """
     quantize_to_zarr(values, folder / "whole", **job)
     whole = files(folder / "whole")
+    read: list[int] = []
     for at in range(100):
         shutil.rmtree(folder / "z", ignore_errors=True)
+        store = DyingStore(folder / "z", at, torn)
         try:
-            quantize_to_zarr(values, DyingStore(folder / "z", at, torn), **job)
+            quantize_to_zarr(values, store, **job)
         except Died:
-            with pytest.raises((StoreError, FileNotFoundError)):
-                open_int4(folder / "z")
+            try:
+                found = open_int4(folder / "z")[...]
+            except (StoreError, FileNotFoundError):
+                pass
+            else:
+                assert found.tobytes() == open_int4(folder / "whole")[...].tobytes()
+                read.append(at)
             quantize_to_zarr(values, folder / "z", **job)
             assert files(folder / "z") == whole, f"change {at}"
         else:
+            assert set(whole) <= set(store.changed)
+            assert read == ([] if torn else [at - 1])
             return at
     raise AssertionError("the job makes more than 100 changes")
