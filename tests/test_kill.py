@@ -1,67 +1,171 @@
-"""A run that is killed ten times and run again each time ends in the bytes of one that was not."""
+"""Runs that are killed (SIGKILL) at any moment, alone or with their workers, and run again: they cost no byte."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 from stores import check, field, files
 
 from quantize import StoreError, open_int4, quantize_to_zarr
+from quantize.storage import STRAY
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL"),
+]
 
 UNITS = 1000
-JOB = {"chunks": (40, 64), "workers": 2}
-
-RUN = """
-import sys
-from quantize import quantize_to_zarr
-
-def progress(event):
-    if hasattr(event, "phase"):
-        print(event.phase, event.done, flush=True)
-
-quantize_to_zarr(sys.argv[1], sys.argv[2], chunks=(40, 64), workers=2, progress=progress)
-print("sealed", flush=True)
-"""
+JOB: dict[str, Any] = {"chunks": (40, 64), "workers": 2}
+VALUES = field((40 * UNITS, 64))
+PHASES = ("scan", "write")
 
 
-def run_until(source: Path, store: Path, phase: str, done: int) -> str:
-    """Run the job, kill it once it has come to a point; the last line it printed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", RUN, str(source), str(store)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        line = ""
-        for line in child.stdout:
-            name, *number = line.split()
-            if name == phase and int(number[0]) >= done:
-                child.send_signal(signal.SIGKILL)
-                break
-    return line
+def job(source: Path, store: Path, phase: str, done: int, cluster: bool, say: Connection) -> None:
+    """The run that is killed. It says once that it has come to a point, and that it has come to its end.
+
+    Its workers have the pipe too, as their output, so that it ends with the last of them.
+    """
+    os.setsid()
+    os.dup2(say.fileno(), 1)
+    point: list[tuple[int, int]] = [(PHASES.index(phase), done)]
+
+    def progress(event: Any) -> None:
+        if point and hasattr(event, "phase") and (PHASES.index(event.phase), event.done) >= point[0]:
+            point.clear()
+            say.send("there")
+
+    with ExitStack() as stack:
+        if cluster:
+            workers = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
+            stack.enter_context(distributed.Client(stack.enter_context(workers)))
+        quantize_to_zarr(source, store, **JOB, progress=progress)
+    say.send("sealed")
+
+
+class Run:
+    """One run, in a process with a group of its own, that has come to a point."""
+
+    def __init__(self, source: Path, store: Path, phase: str = "scan", done: int = 0, cluster: bool = False) -> None:
+        context: Any = multiprocessing.get_context("forkserver")  # one process imports all, each run begins as its copy
+        context.set_forkserver_preload(["pytest", "quantize.pipeline", "quantize.kernels", "distributed"])
+        self.said, say = context.Pipe(duplex=False)
+        self.process = context.Process(target=job, args=(source, store, phase, done, cluster, say))
+        self.process.start()
+        say.close()
+        assert self.said.recv() == "there"
+
+    def kill(self, delay: float = 0, group: bool = True) -> bool:
+        """Kill it, or with it all processes of its group, after some seconds; whether it was still at it."""
+        if self.said.poll(delay):
+            assert self.said.recv() == "sealed"
+            self.process.join()
+            return False
+        (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        return True
+
+    def ends(self) -> bool:
+        """Whether the last process of its group ends."""
+        while self.said.poll(60):
+            try:
+                self.said.recv_bytes()
+            except EOFError:
+                return True
+        return False
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "x.npy"
+    np.save(path, VALUES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(source: Path) -> dict[str, bytes]:
+    """What is to come of it."""
+    array = quantize_to_zarr(source, source.with_name("whole"), **JOB)
+    check(array, VALUES)
+    return files(source.with_name("whole"))
+
+
+def assert_unreadable(store: Path) -> None:
+    with pytest.raises((StoreError, FileNotFoundError)):
+        open_int4(store)
+
+
+def points(seed: int, of_each: int) -> Iterator[tuple[str, int]]:
+    """Points of a run in their order, drawn from both of its passes."""
+    draw = random.Random(seed)
+    for phase in PHASES:
+        for done in sorted(draw.sample(range(UNITS - 100), of_each)):
+            yield phase, done
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_ten_kills_cost_no_byte(tmp_path: Path, seed: int) -> None:
-    values = field((4 * UNITS * 10, 64), seed=seed)
-    np.save(tmp_path / "x.npy", values)
-    quantize_to_zarr(tmp_path / "x.npy", tmp_path / "whole", **JOB)
-    draw = random.Random(seed)
-    stops = [(phase, n) for phase in ("scan", "write") for n in sorted(draw.sample(range(UNITS - 100), 5))]
-    killed = 0
-    for phase, done in stops:
-        line = run_until(tmp_path / "x.npy", tmp_path / "z", phase, done)
-        if line == "sealed\n":
-            break
-        killed += 1
-        with pytest.raises((StoreError, FileNotFoundError)):
-            open_int4(tmp_path / "z")
-    assert killed == 10
-    array = quantize_to_zarr(tmp_path / "x.npy", tmp_path / "z", **JOB)
-    check(array, values)
-    assert files(tmp_path / "z") == files(tmp_path / "whole")
+def test_ten_kills_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes], seed: int) -> None:
+    for phase, done in points(seed, 5):
+        assert Run(source, tmp_path, phase, done).kill()
+        assert_unreadable(tmp_path)
+    quantize_to_zarr(source, tmp_path, **JOB)
+    assert files(tmp_path) == whole
+
+
+def test_forty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes]) -> None:
+    """Run after run is killed until one comes to its end, and then the next store is begun."""
+    run, began = Run(source, tmp_path / "measured"), monotonic()
+    assert run.ends()
+    length = monotonic() - began
+    draw = random.Random(0)
+    kills = stores = 0
+    while kills < 40:
+        store = tmp_path / str(stores)
+        if Run(source, store).kill(draw.uniform(0, length)):
+            kills += 1
+            if files(store) != whole:  # the kill may come after the last write
+                assert_unreadable(store)
+        else:
+            assert files(store) == whole
+            stores += 1
+    quantize_to_zarr(source, store, **JOB)
+    assert files(store) == whole
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["all", "driver"])
+def test_kills_of_a_cluster_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes], group: bool) -> None:
+    """The driver alone, or its workers too: those that are left end, and do no harm to the run that goes on."""
+    killed = []
+    for phase, done in points(2 + group, 1):
+        killed.append(Run(source, tmp_path, phase, done, cluster=True))
+        assert killed[-1].kill(group=group)
+        assert_unreadable(tmp_path)
+    quantize_to_zarr(source, tmp_path, **JOB)
+    assert files(tmp_path) == whole
+    assert all(run.ends() for run in killed)
+    assert files(tmp_path) == whole
+
+
+def test_workers_that_outlive_their_driver_and_its_successor_change_no_byte(
+    tmp_path: Path, source: Path, whole: dict[str, bytes]
+) -> None:
+    """They are held in the middle of pass 2 until another run has sealed the store."""
+    run = Run(source, tmp_path, "write", 300, cluster=True)
+    os.killpg(run.process.pid, signal.SIGSTOP)
+    assert run.kill(group=False)
+    assert_unreadable(tmp_path)
+    quantize_to_zarr(source, tmp_path, **JOB)
+    assert files(tmp_path) == whole
+    os.killpg(run.process.pid, signal.SIGCONT)
+    assert run.ends()
+    assert {name: data for name, data in files(tmp_path).items() if not STRAY.fullmatch(Path(name).name)} == whole
