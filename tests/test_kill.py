@@ -25,24 +25,24 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL"),
 ]
 
-UNITS = 1000
+UNITS = 400
 JOB: dict[str, Any] = {"chunks": (40, 64), "workers": 2}
 VALUES = field((40 * UNITS, 64))
 PHASES = ("scan", "write")
 
 
-def job(source: Path, store: Path, phase: str, done: int, cluster: bool, say: Connection) -> None:
-    """The run that is killed. It says once that it has come to a point, and that it has come to its end.
+def job(source: Path, store: Path, point: tuple[str, int] | None, cluster: bool, say: Connection) -> None:
+    """The run that is killed. It says once that it has come to a point, and at last that it has come to its end.
 
     Its workers have the pipe too, as their output, so that it ends with the last of them.
     """
     os.setsid()
     os.dup2(say.fileno(), 1)
-    point: list[tuple[int, int]] = [(PHASES.index(phase), done)]
+    ahead = [] if point is None else [(PHASES.index(point[0]), point[1])]
 
     def progress(event: Any) -> None:
-        if point and hasattr(event, "phase") and (PHASES.index(event.phase), event.done) >= point[0]:
-            point.clear()
+        if ahead and hasattr(event, "phase") and (PHASES.index(event.phase), event.done) >= ahead[0]:
+            ahead.clear()
             say.send("there")
 
     with ExitStack() as stack:
@@ -54,18 +54,18 @@ def job(source: Path, store: Path, phase: str, done: int, cluster: bool, say: Co
 
 
 class Run:
-    """One run, in a process with a group of its own, that has come to a point."""
+    """One run, in a process with a group of its own; where a point is named it has come to that."""
 
-    def __init__(self, source: Path, store: Path, phase: str = "scan", done: int = 0, cluster: bool = False) -> None:
+    def __init__(self, source: Path, store: Path, point: tuple[str, int] | None = None, cluster: bool = False) -> None:
         context: Any = multiprocessing.get_context("forkserver")  # one process imports all, each run begins as its copy
         context.set_forkserver_preload(["pytest", "quantize.pipeline", "quantize.kernels", "distributed"])
         self.said, say = context.Pipe(duplex=False)
-        self.process = context.Process(target=job, args=(source, store, phase, done, cluster, say))
+        self.process = context.Process(target=job, args=(source, store, point, cluster, say))
         self.process.start()
         say.close()
-        assert self.said.recv() == "there"
+        assert point is None or self.said.recv() == "there"
 
-    def kill(self, delay: float = 0, group: bool = True) -> bool:
+    def kill(self, delay: float = 0, group: bool = False) -> bool:
         """Kill it, or with it all processes of its group, after some seconds; whether it was still at it."""
         if self.said.poll(delay):
             assert self.said.recv() == "sealed"
@@ -115,21 +115,21 @@ def points(seed: int, of_each: int) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_ten_kills_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes], seed: int) -> None:
-    for phase, done in points(seed, 5):
-        assert Run(source, tmp_path, phase, done).kill()
+    for point in points(seed, 5):
+        assert Run(source, tmp_path, point).kill()
         assert_unreadable(tmp_path)
     quantize_to_zarr(source, tmp_path, **JOB)
     assert files(tmp_path) == whole
 
 
-def test_forty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes]) -> None:
+def test_thirty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes]) -> None:
     """Run after run is killed until one comes to its end, and then the next store is begun."""
-    run, began = Run(source, tmp_path / "measured"), monotonic()
-    assert run.ends()
+    began = monotonic()
+    assert Run(source, tmp_path / "measured").ends()
     length = monotonic() - began
     draw = random.Random(0)
     kills = stores = 0
-    while kills < 40:
+    while kills < 30:
         store = tmp_path / str(stores)
         if Run(source, store).kill(draw.uniform(0, length)):
             kills += 1
@@ -146,8 +146,8 @@ def test_forty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path, 
 def test_kills_of_a_cluster_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes], group: bool) -> None:
     """The driver alone, or its workers too: those that are left end, and do no harm to the run that goes on."""
     killed = []
-    for phase, done in points(2 + group, 1):
-        killed.append(Run(source, tmp_path, phase, done, cluster=True))
+    for point in points(2 + group, 1):
+        killed.append(Run(source, tmp_path, point, cluster=True))
         assert killed[-1].kill(group=group)
         assert_unreadable(tmp_path)
     quantize_to_zarr(source, tmp_path, **JOB)
@@ -160,9 +160,9 @@ def test_workers_that_outlive_their_driver_and_its_successor_change_no_byte(
     tmp_path: Path, source: Path, whole: dict[str, bytes]
 ) -> None:
     """They are held in the middle of pass 2 until another run has sealed the store."""
-    run = Run(source, tmp_path, "write", 300, cluster=True)
+    run = Run(source, tmp_path, ("write", UNITS // 2), cluster=True)
     os.killpg(run.process.pid, signal.SIGSTOP)
-    assert run.kill(group=False)
+    assert run.kill()
     assert_unreadable(tmp_path)
     quantize_to_zarr(source, tmp_path, **JOB)
     assert files(tmp_path) == whole
