@@ -320,10 +320,11 @@ class Variable:
         return BELONGS in (self.files.get(f"{sibling}/zarr.json") or b"")
 
     def delete_scans(self) -> None:
-        """Remove what pass 1 left: its metadata last, without which the rest is nobody's."""
+        """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
         for name in self.siblings[:2]:
-            self.files.delete_all(f"{name}/c")
-            self.files.delete_all(name)
+            if BELONGS in (self.files.get(f"{name}/zarr.json") or BELONGS):
+                self.files.delete_all(f"{name}/c")
+                self.files.delete_all(name)
 
     def delete_scales(self) -> None:
         """Remove the scales of an axis, but no other arrays of the same name."""
@@ -350,7 +351,18 @@ class Variable:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
 
         What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
+
+        Raises
+        ------
+        StoreError
+            If something else lies where pass 1 would; nothing is changed.
         """
+        for name in self.siblings[:2]:
+            if self.holds_keys(f"{name}/") and not self.owns(name):
+                raise StoreError(
+                    f"{self.files.label}/{name} holds files that do not belong to {self.name}, whose pass 1 needs the "
+                    "place: remove them, or give the variable another name"
+                )
         with self.files.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.files.delete_all(f"{self.name}/c")
