@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shlex
@@ -20,6 +21,8 @@ from . import __version__
 from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
 
 T = TypeVar("T")
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of a disk which has room again once somebody makes some
 
 
 class Commands(click.Group):
@@ -505,7 +508,7 @@ def resumable(command: str) -> Iterator[Display]:
         with display:
             yield display
     except (KeyboardInterrupt, OSError) as error:
-        if display.last is None and isinstance(error, OSError):
+        if display.last is None and isinstance(error, OSError) and error.errno not in FULL:
             raise
         reached = display.place(display.last) if display.last else "nothing done yet"
         raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error

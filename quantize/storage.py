@@ -125,21 +125,41 @@ class Files:
     @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
         make = default_buffer_prototype().buffer.from_bytes
-        if type(self.store) is LocalStore:
-            self.store.set_sync(key, make(data))  # type: ignore[arg-type]
-        else:  # it may keep what it is given, and an array may be used again
-            sync(self.store.set(key, make(bytes(data))))
+        with self.writing(key):
+            if type(self.store) is LocalStore:
+                self.store.set_sync(key, make(data))  # type: ignore[arg-type]
+            else:  # it may keep what it is given, and an array may be used again
+                sync(self.store.set(key, make(bytes(data))))
         if self.verify and not self.holds(key, data):
             raise OSError(errno.EIO, "reads back other bytes than were written", f"{self.label}/{key}")
 
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
-        new = default_buffer_prototype().buffer.from_bytes(data)
-        retried(lambda: sync(self.store.set_if_not_exists(key, new)))()
+        self._set_new(key, data)
         if self.verify:
             found = self.get(key) or b""
             if len(found) < len(data) and data.startswith(found):  # lost or torn, and not what another has set
                 self.set(key, data)
+
+    @retried
+    def _set_new(self, key: str, data: bytes) -> None:
+        with self.writing(key):
+            sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[None]:
+        """Around a write: an error gets the name of the key where it has none, as that of a disk which is full.
+
+        That a file is not found is no lasting error here: another run has taken the temporary one away as it sealed.
+        """
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = f"{self.label}/{key}"
+            raise
 
     def holds(self, key: str, data: bytes | np.ndarray) -> bool:
         """Whether these are the bytes of a key."""
