@@ -34,6 +34,36 @@ storage.Variable.write = write_or_stop
 cli.main()
 """
 
+# A run whose reads, from one of them on, which sends a signal, take until the run is told to stop. How many began after
+# it, and how many of those once it was told.
+BLOCKED = """
+import os, sys, threading
+from quantize import cli, readers, tasks
+read, reserve, lock = readers.FileSource.read, tasks.Shelf.__init__, threading.Lock()
+count = told = 0
+def remember(shelf, room=0):
+    global stop
+    reserve(shelf, room)
+    stop = shelf.stop
+def read_or_wait(source, region):
+    global count, told
+    with lock:
+        count += 1
+        number = count
+    if number == {at}:
+        os.kill(os.getpid(), {number})
+    if number >= {at}:
+        told += stop.is_set()
+        stop.wait(60)
+    return read(source, region)
+readers.PIECE = 1 << 8
+tasks.Shelf.__init__, readers.FileSource.read = remember, read_or_wait
+try:
+    cli.main()
+finally:
+    print("more reads:", count - {at}, "once told:", told, file=sys.stderr)
+"""
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -575,6 +605,25 @@ def test_a_stopped_run_says_how_far_it_came_and_goes_on(tmp_path, made, number):
                 path.read_bytes()
                 == (tmp_path / "x.zarr" / "data" / path.relative_to(made / "a.zarr" / "data")).read_bytes()
             )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("at", "place"), [(20, "pass 1 of 2, scan"), (300, "pass 2 of 2, write")])
+def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, place):
+    """A chunk is read in eight pieces; at most one of each worker begins to be read after the signal."""
+    workers = 3
+    job = ["run", made / "a.npy", tmp_path / "x.zarr", "--chunks", "8,10", "--workers", workers]
+    stopped = process(*job, code=BLOCKED.format(number=int(number), at=at))
+    assert stopped.returncode == 3, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    *_, said, command, counted = stopped.stderr.splitlines()
+    assert re.fullmatch(rf"error: stopped \({place}: \d+ of 25 chunks\). To go on, run", said)
+    more, told = map(int, re.fullmatch(r"more reads: (\d+) once told: (\d+)", counted).groups())
+    assert more < workers
+    assert told == 0
+    resumed = quantize(*command.split()[1:])
+    assert resumed.exit_code == 0
+    assert files(tmp_path / "x.zarr") == files(made / "a.zarr")
 
 
 def test_a_closed_pipe_ends_quietly(made):
