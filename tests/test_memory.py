@@ -29,27 +29,44 @@ def memory(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
+def baseline():
+    import quantize.array, quantize.kernels, quantize.pipeline
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is counted from here on
+    return memory("VmRSS")
+
+def peak():
+    return memory("VmHWM")
+
+def everywhere(function):  # in the processes of a cluster, or here
+    return sum(scope["client"].run(function).values()) if "client" in scope else function()
+
 setup, options, store = json.loads(sys.argv[1])
 scope = {"np": np, "zarr": zarr, "dask": dask, "h5py": h5py}
 exec(setup, scope)
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak is counted from here on
-before = memory("VmRSS")
+before = everywhere(baseline)
 events = []
 quantize.quantize_to_zarr(scope["source"], store, progress=lambda event: events or events.append(event), **options)
-print(json.dumps({"peak": memory("VmHWM") - before, "said": events[0].memory, "workers": events[0].workers}))
+said = events[0]
+print(json.dumps({"peak": everywhere(peak) - before, "said": said.memory, "workers": said.workers,
+                  "scheduler": said.scheduler}))
+if "client" in scope:
+    scope["client"].shutdown()
 """
 
 
-def measured(setup: str, store: Path, **options: Any) -> dict[str, int]:
-    """Peak memory of one job in its own process, above the imports and what `setup` made, and the plan's figure."""
+def measured(setup: str, store: Path, cache: Path | None = None, **options: Any) -> dict[str, Any]:
+    """Peak memory of one job in its own process, above the imports and what `setup` made, and the plan's figure.
+
+    Nothing is compiled yet, but what an earlier job left in a `cache`.
+    """
     command = [sys.executable, "-c", MEASURE, json.dumps([setup, options, str(store)])]
-    cache = str(store.with_name("cache"))  # nothing is compiled yet
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": cache}
+    compiled = str(cache or store.with_name("cache"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": compiled}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
-    found: dict[str, int] = json.loads(result.stdout)
-    print({key: f"{value / MIB:.0f} MiB" if value > MIB else value for key, value in found.items()})
+    found: dict[str, Any] = json.loads(result.stdout)
+    print({key: f"{value / MIB:.1f} MiB" if key in ("peak", "said") else value for key, value in found.items()})
     return found
 
 
@@ -101,6 +118,52 @@ def test_a_run_holds_no_more_than_its_plan_said(folder: Path, tmp_path: Path, na
     found = measured(SETUPS[name].format(folder=folder), tmp_path / "z", workers=2)
     assert found["peak"] <= found["said"]
     assert found["said"] < 2 * ROWS * COLUMNS * 4  # a promise that cannot be broken is none
+
+
+SCHEDULERS = {
+    "synchronous": "dask.config.set(scheduler='synchronous')",
+    "distributed": "from distributed import Client\n"
+    "client = Client(n_workers=2, threads_per_worker=2, dashboard_address=':0')",
+}
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", pytest.param("distributed", marks=pytest.mark.slow)])
+def test_a_run_holds_no_more_than_its_plan_said_on_any_scheduler(folder: Path, tmp_path: Path, scheduler: str) -> None:
+    """On a cluster all its processes together."""
+    setup = f"{SCHEDULERS[scheduler]}\n{SETUPS['npy'].format(folder=folder)}"
+    found = measured(setup, tmp_path / "z")
+    assert found["scheduler"] == scheduler
+    assert found["peak"] <= found["said"] < 2 * ROWS * COLUMNS * 4
+
+
+def tiled(path: Path, nbytes: int, dtype: str) -> None:
+    """Values of a dtype in a file, the same block over and over."""
+    block = next(blocks(1024)) * 30 + 100
+    with open(path, "wb") as file:
+        data = block.astype(np.dtype(dtype)).tobytes()
+        for start in range(0, nbytes, len(data)):
+            file.write(data[: nbytes - start])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int16", "uint8"])
+def test_a_run_holds_no_more_than_its_plan_said_whatever_the_dtype(tmp_path: Path, dtype: str) -> None:
+    tiled(tmp_path / "x", 256 * MIB, dtype)
+    columns = 4096 // np.dtype(dtype).itemsize
+    found = measured(f"source = np.memmap('{tmp_path}/x', '{dtype}', 'r').reshape(-1, {columns})", tmp_path / "z")
+    assert found["peak"] <= found["said"] < 256 * MIB
+
+
+@pytest.mark.slow
+def test_ten_times_the_data_take_the_same_memory(tmp_path: Path) -> None:
+    peaks = []
+    for size in (64, 64, 640):  # the first one compiles
+        tiled(tmp_path / "x", size * MIB, "float32")
+        setup = f"source = np.memmap('{tmp_path}/x', 'float32', 'r').reshape(-1, 1024)"
+        found = measured(setup, tmp_path / str(len(peaks)), tmp_path / "cache", workers=2)
+        assert found["peak"] <= found["said"]
+        peaks.append(found["peak"])
+    assert abs(peaks[2] - peaks[1]) < 8 * MIB
 
 
 @pytest.mark.slow
