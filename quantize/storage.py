@@ -154,9 +154,9 @@ class Files:
         """
         try:
             yield
-        except FileNotFoundError as error:
-            raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
         except OSError as error:
+            if error.errno == errno.ENOENT and self.folder is not None:
+                raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
             if error.errno is not None and error.filename is None:
                 error.filename = f"{self.label}/{key}"
             raise
@@ -469,7 +469,10 @@ class Variable:
         self.delete_scans()
         self.files.delete_all(f"{self.name}/c")
         self.sweep()
-        self.files.delete_all(self.name)  # its zarr.json last: without it the rest would be nobody's
+        self.files.delete(self.key)  # last: without it the rest would be nobody's
+        if self.files.folder is not None:
+            with suppress(OSError):  # others' files in it
+                (self.files.folder / self.name).rmdir()
         rest: list[str] = []
         self.files.each("", rest.append)
         if rest == ["zarr.json"] and self.files.get("zarr.json") == group_document():

@@ -254,7 +254,7 @@ def test_seal_sees_that_every_chunk_is_there(tmp_path: Path) -> None:
     metadata = variable.metadata()
     assert metadata is not None
     variable.files.delete("data/c/1/2")
-    with pytest.raises(UnfinishedStoreError, match="lacks 1 chunks, data/c/1/2 the first"):
+    with pytest.raises(UnfinishedStoreError, match="lacks 1 of 6 chunks, data/c/1/2 the first"):
         variable.seal(metadata.at("writing"))
 
 
