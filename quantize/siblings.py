@@ -56,13 +56,15 @@ class Sibling:
         )
         self.variable.files.set_new(f"{self.name}/zarr.json", serialized(document))
 
-    def set(self, number: int, values: np.ndarray) -> None:
-        """Write a chunk, of which only the first values may be there."""
+    def set(self, number: int, values: np.ndarray) -> np.ndarray:
+        """Write a chunk, of which only the first values may be there; what was written, in a buffer used again."""
         whole = values.astype(self.dtype.newbyteorder("<"), order="C", copy=False)
         if values.shape != self.chunk:
             whole = np.zeros(self.chunk, self.dtype.newbyteorder("<"))
             whole[tuple(slice(0, n) for n in values.shape)] = values
-        self.variable.files.set(self.key(number), self.codec.encode(whole.reshape(-1).view(np.uint8)))
+        data = self.codec.encode(whole.reshape(-1).view(np.uint8))
+        self.variable.files.set(self.key(number), data)
+        return data
 
     def get(self, number: int) -> np.ndarray | None:
         """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
@@ -200,13 +202,16 @@ class Scans:
     def exist(self) -> bool:
         return self.variable.owns(self.variable.siblings[0])
 
-    def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> None:
-        """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram."""
+    def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> np.ndarray:
+        """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram.
+
+        What was written of the rows, in a buffer used again.
+        """
         if histogram is not None:
             self.histograms.set(batch, histogram.counts.reshape(-1))
         whole = np.zeros((len(rows), self.lanes, self.numbers), np.int64)
         whole[:, : rows.shape[1]] = rows
-        self.rows.set(batch, whole.reshape(-1))
+        return self.rows.set(batch, whole.reshape(-1))
 
     def get(self, batch: int) -> np.ndarray | None:
         """The rows of a batch, None where there are none, or a killed writer's damaged ones."""

@@ -106,8 +106,10 @@ class Work:
         if tally is not None:
             place = np.stack([tally.histogram.unit.view(np.int64), tally.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
-        if Claim(self.variable, self.layout, metadata).stands():
-            scans.set(batch, rows, None if tally is None else tally.histogram)
+        claim = Claim(self.variable, metadata)
+        if claim.stands():
+            claim.last = scans.rows.key(batch), scans.set(batch, rows, None if tally is None else tally.histogram)
+            claim.stands()
         return folded(folded(rows[..., :ROW]))
 
     def settle_block(self, block: int, numbers: Any = None, blocks: None = None) -> np.ndarray:
@@ -187,7 +189,7 @@ class Work:
             assert self.parameters is not None
             scales = self.parameters.get(block_of_axis)
         places = {number: place for place, number in enumerate(self.scans.batches.numbers(batch))}
-        claim = Claim(self.variable, self.layout, metadata)
+        claim = Claim(self.variable, metadata)
         for number, block in paired(numbers, blocks):
             if scales is None:
                 packed, now, found = self.scale_and_pack_unit(number, block)
@@ -202,7 +204,7 @@ class Work:
             if scales is None:
                 assert self.parameters is not None
                 self.parameters.set(block_of_axis, *found)
-            claim.write(number, packed)
+            claim.last = self.variable.chunk_key(self.layout, number), self.variable.write(self.layout, number, packed)
         claim.stands()
 
     def damaged_units(
@@ -387,15 +389,14 @@ class Work:
 
 
 class Claim:
-    """The right of one task to write units: looked at before each and after the last.
+    """The right of one task to write: looked at before each chunk and after the last.
 
-    A run that overwrites first marks the variable, and then deletes its chunks. So only the chunk between the last look
-    that found no mark and the first that found one may be left.
+    A run that overwrites first marks the variable, and then deletes what is there. So only what was written between the
+    last look that found no mark and the first that found one may be left: `last`, its key and its bytes.
     """
 
-    def __init__(self, variable: Variable, layout: Layout, metadata: Metadata) -> None:
-        self.variable, self.layout, self.metadata = variable, layout, metadata
-        self.document = metadata.to_json()
+    def __init__(self, variable: Variable, metadata: Metadata) -> None:
+        self.variable, self.metadata = variable, metadata
         self.last: tuple[str, np.ndarray] | None = None
 
     def stands(self) -> bool:
@@ -407,7 +408,7 @@ class Claim:
             If another job has taken the variable's place; what this task wrote last is gone then.
         """
         files = self.variable.files
-        if files.holds(self.variable.key, self.document):
+        if files.holds(self.variable.key, self.metadata.to_json()):
             return True
         try:
             return not self.variable.is_sealed(self.metadata)
@@ -415,9 +416,6 @@ class Claim:
             if self.last is not None and files.holds(*self.last):
                 files.delete(self.last[0])
             raise
-
-    def write(self, number: int, packed: np.ndarray) -> None:
-        self.last = self.variable.chunk_key(self.layout, number), self.variable.write(self.layout, number, packed)
 
 
 class Tally:

@@ -357,9 +357,9 @@ def asked(server: Server, url: str, **job: Any) -> Counter[str]:
 
 def test_chunks_are_read_and_written_but_not_listed(server: Server, url: str) -> None:
     few, many = (asked(server, f"{url}/{length}", chunks=(length, 12)) for length in (16, 4))
-    # Of each of the 6 chunks more: pass 1 looks whether its row is there, and writes it; the scale and pass 2 read it.
-    # Before the chunk is written, the variable is seen to be this job's still.
-    assert many == few + Counter(GET=6 * 4, PUT=6 * 2)
+    # Of each of the 6 chunks more, which are a batch each: pass 1 looks whether its row is there, and writes it; the scale
+    # and pass 2 read it. Before each write and after the last of a batch, the variable is seen to be this job's still.
+    assert many == few + Counter(GET=6 * (3 + 4), PUT=6 * 2)
 
 
 def test_going_on_and_overwriting_list_nothing_for_each_chunk(server: Server, url: str) -> None:
@@ -371,7 +371,7 @@ def test_going_on_and_overwriting_list_nothing_for_each_chunk(server: Server, ur
         return [*runs, server.seen()]
 
     few, many = stages(16), stages(4)
-    run, overwrite = Counter(GET=6, PUT=6), Counter(GET=6, PUT=6 * 3)  # each with a scale and a zero point
+    run, overwrite = Counter(GET=6 * 2, PUT=6), Counter(GET=6 * 2, PUT=6 * 3)  # each with a scale and a zero point
     assert many == [few[0] + run, few[1], few[2] + overwrite, few[3]]
     assert few[3] == {"GET": 1, "LIST": 3}
 
