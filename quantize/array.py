@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import zarr
 
 
+KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
+
+
 def open_int4(store: Any, name: str | None = None) -> Int4Array:
     """Open a sealed variable for lazy reading.
 
@@ -230,7 +233,11 @@ class Int4Array:
         if self.axis is not None:
             part, pick = chunk[self.axis], picks[self.axis]
             indices = range(part.start + pick.offset, part.stop, pick.step)
-        unpack_run(packed[tuple(outer)], last, table(indices), out)
+        levels = table(indices)
+        try:
+            unpack_run(packed[tuple(outer)], last, levels, out)
+        except ValueError as error:  # no source has such a value, so the code or its scale is not what was written
+            raise self._reader.damage(number, error) from error
 
 
 def unpack_run(rows: np.ndarray, run: slice, table: Table, out: np.ndarray) -> None:
@@ -298,37 +305,42 @@ class ChunkReader:
             if data is None:
                 raise ValueError("it is missing")
             return self.layout.chunk_codec.decode(data)
-        except (ValueError, RuntimeError) as error:
-            raise DamagedChunkError(
-                f"{self.variable.files.label}/{self.place(number)} is damaged: {error}. Restore it from a copy, or "
-                "quantize the source again with overwrite=True"
-            ) from error
+        except ValueError as error:
+            raise self.damage(number, error) from error
+
+    def damage(self, number: int, why: ValueError) -> DamagedChunkError:
+        return DamagedChunkError(
+            f"{self.variable.files.label}/{self.place(number)} is damaged: {why}. Restore it from a copy, or "
+            "quantize the source again with overwrite=True"
+        )
 
     def stored(self, number: int) -> memoryview | None:
         """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
         unit, inner = self.locate(number)
         key = self.variable.chunk_key(self.layout, unit)
         if self.layout.shard_codec is None:
-            return self.variable.files.view(key)
-        offset, length = self.index(unit, key)[self.layout.shard_codec.grid.number(inner)].tolist()
+            return self.variable.files.view(key, most=self.layout.chunk_codec.most)
+        offset, length = self.index(unit)[self.layout.shard_codec.grid.number(inner)].tolist()
         if offset == ABSENT:
             return None
-        if length > self.layout.chunk_codec.most or offset >= 1 << 62:
+        if length > self.layout.chunk_codec.most or offset > self.layout.shard_codec.most:
             raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
         return self.variable.files.view(key, offset, length)
 
-    def index(self, unit: int, key: str) -> np.ndarray:
-        """The index of one shard, kept for the next of its inner chunks."""
+    def index(self, unit: int) -> np.ndarray:
+        """The index of one shard, kept for the next of its inner chunks; a ValueError if it is damaged."""
         codec = self.layout.shard_codec
         assert codec is not None
-        if unit not in self.indices:
-            data = self.variable.files.view(key, -1, codec.index_length)
+        found = self.indices.get(unit)
+        if found is None:
+            data = self.variable.files.view(self.variable.chunk_key(self.layout, unit), -1, codec.index_length)
             if data is None:
                 raise ValueError("it is missing")
-            if len(self.indices) >= 256:
+            found = codec.index(data)
+            if len(self.indices) * found.nbytes >= KEPT:
                 self.indices.clear()
-            self.indices[unit] = codec.index(data)
-        return self.indices[unit]
+            self.indices[unit] = found
+        return found
 
     # Scales of an axis
 
@@ -359,7 +371,7 @@ class ChunkReader:
         found = self.blocks.get(block)
         if found is None:
             found = self.scales.get(block)
-            if len(self.blocks) >= 16:
+            if len(self.blocks) * found[0].nbytes >= KEPT:
                 self.blocks.clear()
             self.blocks[block] = found
         return found

@@ -358,8 +358,7 @@ def verify(store: str, source: str | None, name: str | None, as_json: bool) -> i
     lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
     lines += [f"not what the source gives: {key}" for key in found.differing]
     as_source = f", with the codes of {source}" if source else ""
-    whole = found.chunks - len({key for key, _ in found.damaged} | set(found.differing))
-    lines.append(f"{whole:,} of {found.chunks:,} chunks are whole{as_source}")
+    lines.append(f"{found.whole:,} of {found.chunks:,} chunks are whole{as_source}")
     document = {
         "ok": found.ok,
         "chunks": found.chunks,

@@ -83,27 +83,40 @@ class Compressor:
             if len(data) != size:
                 raise ValueError(f"it is {len(data)} bytes long, not {size}")
             return np.frombuffer(data, np.uint8)
-        out = np.empty(size, np.uint8)
         match self.name:
             case "zstd":
                 if frame_size(data) != size:
                     raise ValueError(f"the zstd frame does not hold {size} bytes")
-                Zstd().decode(data, out=out)
+                return decoded(Zstd(), data, size)
             case "gzip":
-                stream = zlib.decompressobj(wbits=31)
-                try:
-                    plain = stream.decompress(data, size + 1)
-                except zlib.error as error:
-                    raise ValueError(f"it is no gzip stream ({error})") from error
-                if len(plain) != size:
-                    raise ValueError(f"the gzip stream does not hold {size} bytes")
-                out[:] = np.frombuffer(plain, np.uint8)
-            case "blosc":
+                return gunzipped(data, size)
+            case _:
                 # https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: uncompressed and compressed size
                 if len(data) < 16 or (np.frombuffer(data, "<u4", 3, 4)[[0, 2]] != (size, len(data))).any():
                     raise ValueError(f"the blosc header does not tell of {size} bytes in {len(data)}")
-                Blosc().decode(data, out=out)
-        return out
+                return decoded(Blosc(), data, size)
+
+
+def decoded(codec: Zstd | Blosc, data: memoryview, size: int) -> np.ndarray:
+    """What numcodecs makes of data that declare their size."""
+    out = np.empty(size, np.uint8)
+    try:
+        codec.decode(data, out=out)
+    except RuntimeError as error:
+        raise ValueError(f"it cannot be decompressed ({error})") from error
+    return out
+
+
+def gunzipped(data: memoryview, size: int) -> np.ndarray:
+    """The content of one gzip member, never more than it should be."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(data, size + 1)
+    except zlib.error as error:
+        raise ValueError(f"it is no gzip stream ({error})") from error
+    if len(plain) != size or not stream.eof or stream.unused_data:
+        raise ValueError(f"the gzip stream does not hold {size} bytes")
+    return np.frombuffer(plain, np.uint8)
 
 
 def frame_size(data: memoryview) -> int:
@@ -155,6 +168,11 @@ class ShardCodec:
     @property
     def index_length(self) -> int:
         return 16 * self.grid.count + CHECKSUM
+
+    @property
+    def most(self) -> int:
+        """Bytes that the stored form takes at most."""
+        return self.grid.count * self.chunk.most + self.index_length
 
     def encode(self, packed: np.ndarray, held: Shape) -> np.ndarray:
         """The stored form of a whole shard, of which only the part of shape `held` lies within the array."""

@@ -63,7 +63,7 @@ def description(array: Int4Array) -> str:
     """The same for people, a fact a line."""
     facts = described(array)
     stored = facts["nbytes_stored"]
-    times, bits = array.nbytes / stored, 8 * stored / array.size
+    times, bits = array.nbytes / max(stored, 1), 8 * stored / array.size
     lines = [
         f"shape       {array.shape} {array.dtype}, {format_bytes(array.nbytes)}",
         f"chunks      {array.chunks}" + (f" in shards {array.shards}" if array.shards else ""),

@@ -15,12 +15,23 @@ import numpy as np
 from .blocks import checked_dtype
 from .codec import ChunkCodec, Compressor, ShardCodec
 from .grid import Grid, Shape, covers, packed_shape
-from .scaling import NAN_CODE, SCALE_METHODS, Scale, check_scale
+from .scaling import NAN_CODE, SCALE_METHODS, Scale, as_missing, check_scale
 
 VERSION = 1
 STATUSES = ("scanning", "writing", "sealed")
 PACKED = "_packed"  # behind the name of the packed dimension
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+DTYPES = ("float16", "bfloat16", "float32", "float64", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))
+
+# What a variable may come to. More is refused, of a source before anything is written, of a store before anything is
+# made of what it claims.
+AXES = 64  # as in NumPy
+CHUNK_BYTES = 1 << 30  # of one chunk, packed, or of the scales beside it: compressors take less than 2^31
+INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is read as a whole
+UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
+METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
+LATER = 1 << 12  # of those, kept for what is not known when the variable is made
+LEVELS = 100  # of lists and dictionaries in one another, in the source's attributes
 INDEX_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -70,6 +81,8 @@ class Layout:
                 f"chunks {self.chunks} end at an odd index of the last axis, in the middle of a byte; "
                 f"take an even length there, such as {even}, or the whole axis, {self.shape[-1]}"
             )
+        if len(self.shape) > AXES:
+            raise ValueError(f"an array of {len(self.shape)} axes has more than the {AXES} that there can be")
         if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
             raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
         # Longer than the array is no longer than the array: one form for each layout.
@@ -79,6 +92,25 @@ class Layout:
             reach = zip(self.shards, chunks, self.shape, strict=True)
             shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
             object.__setattr__(self, "shards", shards)
+        self.check_limits()
+
+    def check_limits(self) -> None:
+        size, units = math.prod(packed_shape(self.chunks)), self.units.count
+        if size > CHUNK_BYTES:
+            raise ValueError(
+                f"chunks {self.chunks} take {size:,} bytes each, packed, and may take {CHUNK_BYTES:,}: "
+                "take smaller ones"
+            )
+        if units > UNITS:
+            raise ValueError(
+                f"shape {self.shape} has {units:,} chunks or shards {self.unit}, and may have {UNITS:,}: "
+                "take larger ones"
+            )
+        if self.shard_codec is not None and self.shard_codec.grid.count > INNER:
+            raise ValueError(
+                f"shards {self.shards} hold {self.shard_codec.grid.count:,} chunks {self.chunks} each, and may hold "
+                f"{INNER:,}: take larger chunks or smaller shards"
+            )
 
     @property
     def unit(self) -> Shape:
@@ -105,10 +137,7 @@ class Layout:
     @property
     def nbytes_most(self) -> int:
         """Bytes that all chunks take at most, stored."""
-        if self.shard_codec is None:
-            return self.units.count * self.chunk_codec.most
-        inner = self.shard_codec.grid.count
-        return self.units.count * (inner * self.chunk_codec.most + self.shard_codec.index_length)
+        return self.units.count * (self.shard_codec or self.chunk_codec).most
 
 
 @dataclass(frozen=True)
@@ -144,6 +173,17 @@ class Metadata:
     statistics: dict[str, Any] | None = None
     axis: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.axis is not None:
+            check_axis(self.axis, self.layout)
+        if self.status == STATUSES[0] and self.attributes:
+            size = len(self.to_json())
+            if size > METADATA_MOST - LATER:
+                raise ValueError(
+                    f"the attributes of the source make the metadata {size:,} bytes long, and they may have "
+                    f"{METADATA_MOST - LATER:,}: keep what is large in an array of its own"
+                )
+
     def at(self, status: str, **changes: Any) -> Metadata:
         return replace(self, status=status, **changes)
 
@@ -162,7 +202,7 @@ class Metadata:
             "axis": self.axis,
             "scale_method": self.scale_method,
             "nan_code": self.nan_code,
-            "missing": tagged(self.missing),
+            "missing": self.missing,
             "statistics": self.statistics,
             "fingerprint": self.fingerprint,
             "attributes": tagged(self.attributes),
@@ -192,7 +232,7 @@ class Metadata:
         document, header = opened_document(data, where)
         try:
             return parsed(document, header)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise StoreError(f"{where} contradicts itself: {what}. Restore it from a copy, or run again") from error
 
@@ -200,8 +240,8 @@ class Metadata:
 def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The JSON and the part of it that is ours, once the version and the checksum are right."""
     try:
-        document = json.loads(data, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = loaded(data)
+    except ValueError as error:
         raise StoreError(
             f"{where} is damaged: it is not JSON ({error}). Restore it from a copy, or run again"
         ) from error
@@ -223,6 +263,8 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
 
 def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     """Metadata from JSON; what does not fit comes out as the error of the part that refuses it."""
+    if header["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {header['dtype']!r} is none of {', '.join(DTYPES)}")
     dtype = checked_dtype(header["dtype"])
     shape = lengths(header["shape"])
     codecs = document["codecs"]
@@ -245,13 +287,8 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     nan_code = header["nan_code"]
     scale = parsed_scale(attributes, nan_code)
     axis = header["axis"]
-    if axis is not None and not (type(axis) is int and 0 <= axis < len(shape)):
-        raise ValueError(f"axis {axis!r} is none of an array of shape {shape}")
     if scale is not None and isinstance(scale, Siblings) != (axis is not None):
         raise ValueError(f"axis is {axis!r}, and scale is {attributes['scale']!r}")
-    names = document.get("dimension_names")
-    if names and names[-1] is not None:
-        names = [*names[:-1], names[-1].removesuffix(PACKED)]
     if nan_code not in (None, NAN_CODE):
         raise ValueError(f"nan_code {nan_code!r} is unknown")
     if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
@@ -262,19 +299,19 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         layout=layout,
         scale_method=header["scale_method"],
         nan_code=nan_code,
-        missing=untagged(header["missing"]),
-        fingerprint=header["fingerprint"],
-        attributes=untagged(header["attributes"]),
-        dimension_names=tuple(names) if names else None,
+        missing=parsed_missing(header["missing"], dtype),
+        fingerprint=dictionary(header["fingerprint"], "fingerprint"),
+        attributes=untagged(dictionary(header["attributes"], "attributes")),
+        dimension_names=parsed_names(document.get("dimension_names"), len(shape)),
         status=header["status"],
         scale=scale,
         axis=axis,
-        statistics=header["statistics"],
+        statistics=parsed_statistics(header["statistics"], layout),
     )
     rewritten = json.loads(metadata.to_json())
     del rewritten["attributes"]["int4"]["checksum"]
-    if rewritten != document:
-        differing = sorted(key for key in {*rewritten, *document} if rewritten.get(key) != document.get(key))
+    differing = [key for key in sorted({*rewritten, *document}) if not same(rewritten.get(key), document.get(key))]
+    if differing:
         raise ValueError(f"{', '.join(differing)} is not what the rest calls for")
     return metadata
 
@@ -286,6 +323,52 @@ def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | Si
     if isinstance(scale, str) and isinstance(zero_point, str):
         return Siblings(scale, zero_point)
     return Scale(*check_scale(scale, zero_point), nan_code)
+
+
+def parsed_missing(value: Any, dtype: np.dtype[Any]) -> float | int | None:
+    if value is None or (type(value) in (int, float) and as_missing(value, dtype) == value):
+        missing: float | int | None = value
+        return missing
+    raise ValueError(f"missing {value!r} is no number that {dtype} holds")
+
+
+def parsed_names(names: Any, ndim: int) -> tuple[str | None, ...] | None:
+    """Dimension names as the source has them, the last without its suffix."""
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) != ndim or not all(isinstance(name, str | None) for name in names):
+        raise ValueError(f"dimension_names {names!r} are no names of {ndim} axes")
+    last = names[-1]
+    return *names[:-1], None if last is None else last.removesuffix(PACKED)
+
+
+def parsed_statistics(value: Any, layout: Layout) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    count, missing, low, high = (dictionary(value, "statistics")[key] for key in ("count", "missing", "min", "max"))
+    counted = all(type(n) is int and n >= 0 for n in (count, missing)) and count + missing <= math.prod(layout.shape)
+    ends = (low, high) == (None, None) if not count else type(low) is type(high) is float and low <= high
+    if len(value) != 4 or not counted or not ends:
+        raise ValueError(f"statistics {value!r} are none of an array of shape {layout.shape}")
+    return dict(value)
+
+
+def dictionary(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}, and no dictionary")
+    return value
+
+
+def check_axis(axis: Any, layout: Layout) -> None:
+    """Refuse an axis that is none, or that has more scales in a chunk of them than can be."""
+    if type(axis) is not int or not 0 <= axis < len(layout.shape):
+        raise ValueError(f"axis {axis!r} is none of an array of shape {layout.shape}")
+    length = min(layout.unit[axis], layout.shape[axis])
+    if 8 * length > CHUNK_BYTES:
+        raise ValueError(
+            f"chunks or shards {layout.unit} have {length:,} scales along axis {axis}, and may have "
+            f"{CHUNK_BYTES // 8:,}: take smaller ones"
+        )
 
 
 def lengths(value: Any) -> Shape:
@@ -344,13 +427,72 @@ def group_document() -> bytes:
     return serialized({"zarr_format": 3, "node_type": "group", "attributes": {}})
 
 
+def check_group(data: bytes) -> None:
+    """Refuse what is no ``zarr.json`` of a group: https://zarr-specs.readthedocs.io/en/latest/v3/core/ .
+
+    Raises
+    ------
+    ValueError
+        Saying what it is instead.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON ({error})") from error
+    known = {"zarr_format": 3, "node_type": "group"}
+    if not isinstance(document, dict) or any(document.get(key) != value for key, value in known.items()):
+        raise ValueError("it is not the metadata of a Zarr v3 group")
+    if unknown := sorted(set(document) - {*known, "attributes", "consolidated_metadata"}):
+        raise ValueError(f"{unknown[0]!r} is nothing that the metadata of a group have")
+
+
 def serialized(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2, allow_nan=False).encode()
 
 
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def checksum(document: dict[str, Any]) -> str:
-    """SHA-256 over the canonical JSON (sorted keys, no white space) of a document that has no checksum yet."""
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 over the canonical JSON of a document that has no checksum yet."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; to Python 1, 1.0 and True are equal."""
+    return canonical(one) == canonical(other)
+
+
+def loaded(data: bytes) -> Any:
+    """JSON, in which a number or an escape that stands in another form than the canonical one is an error.
+
+    A flipped bit may give such a form, 1e-07 as 1E-07 or 0.30000000000000004 with another last digit, and then the
+    value is the same and its checksum too.
+
+    Raises
+    ------
+    ValueError
+        Saying what it is instead.
+    """
+    for escape in ESCAPE.findall(data):
+        if escape != escape.lower():
+            raise ValueError(f"\\u{escape.decode()} is not in lower case")
+    try:
+        return json.loads(data.decode(), parse_constant=refuse_constant, parse_float=canonical_float)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+ESCAPE = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|.)")
+
+
+def canonical_float(text: str) -> float:
+    number = float(text)
+    if repr(number) != text:
+        raise ValueError(f"the number {text[:40]} stands for {number!r}")
+    return number
 
 
 def refuse_constant(name: str) -> Any:
@@ -360,16 +502,18 @@ def refuse_constant(name: str) -> Any:
 TAG = "@float:"
 
 
-def tagged(value: Any) -> Any:
+def tagged(value: Any, levels: int = LEVELS) -> Any:
     """A JSON value in which the numbers that JSON lacks are strings, ``"@float:nan"``.
 
     >>> tagged({"valid_max": math.inf, "note": "@float:"})
     {'valid_max': '@float:inf', 'note': '@float:@float:'}
     """
+    if not levels:
+        raise ValueError(f"the attributes of the source are nested more than {LEVELS} deep")
     if isinstance(value, dict):
-        return {str(key): tagged(item) for key, item in value.items()}
+        return {str(key): tagged(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [tagged(item) for item in value]
+        return [tagged(item, levels - 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return f"{TAG}{value}"
     return TAG + value if isinstance(value, str) and value.startswith(TAG) else value

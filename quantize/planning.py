@@ -16,8 +16,8 @@ from .grid import packed_shape
 from .histogram import COARSE, FINE
 from .metadata import Layout
 from .ranging import GROUP
-from .readers import PIECE, ArraySource, DaskSource, FileSource, Source, as_missing
-from .scaling import ROW, Rule
+from .readers import PIECE, ArraySource, DaskSource, FileSource, Source
+from .scaling import ROW, Rule, as_missing
 from .siblings import one_read, scan_batches
 from .sources import as_source
 from .storage import Files, Variable

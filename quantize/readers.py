@@ -25,6 +25,7 @@ from .buffers import Buffer
 from .grid import Grid, Region, Shape, shape_of, shifted, within
 from .metadata import SourceChangedError
 from .retrying import translated
+from .scaling import as_missing
 
 PIECE = 1 << 21  # bytes read at a time: small enough to stay in a processor's cache until they are packed
 JOINED = 1 << 23  # bytes of small chunks that are read at a time: each call of Zarr's costs as much as some of them
@@ -456,16 +457,6 @@ def declared_missing(attributes: dict[str, Any], dtype: np.dtype[Any], label: st
     if len(values) > 1:
         raise ValueError(f"{label} declares two missing values, {sorted(values)}; pass missing= with the one to use")
     return values.pop() if values else None
-
-
-def as_missing(value: float | int, dtype: np.dtype[Any]) -> float | int | None:
-    """A missing value as the dtype holds it; None if it holds no such finite value."""
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return int(value) if math.isfinite(value) and value == int(value) and info.min <= value <= info.max else None
-    with np.errstate(over="ignore"):
-        number = float(np.asarray(float(value), dtype))
-    return number if math.isfinite(number) else None
 
 
 def decoded_fill(text: str) -> float | None:

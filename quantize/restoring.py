@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ import numpy as np
 from .array import ChunkReader, Int4Array, open_int4
 from .blocks import processors
 from .execution import Task, run_tasks
-from .grid import Batches, Region, packed_region, shape_of, within
-from .metadata import DamagedChunkError, Layout, Metadata
+from .grid import Region, packed_region, shape_of, within
+from .metadata import DamagedChunkError, Layout, Metadata, StoreError, check_group
 from .pipeline import Counter, Progress
 from .readers import runs
 from .scaling import BFLOAT16, Rule, Scale
-from .siblings import batch_size
+from .siblings import Parameters, batch_size
 from .sources import as_source
 from .storage import Variable, sealed_variable
 from .tasks import Work
+
+TOLD = 1000  # damaged places that are named
+STRIDE = 1 << 20  # units that a listing is looked through for at a time
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,23 @@ class Verification:
     Attributes
     ----------
     chunks : int
-        How many were read, those within shards each.
+        How many there are, those within shards each.
     damaged : tuple of (str, str)
-        Place of each chunk that is missing or holds other bytes than were written, and what is wrong with it.
+        Place of each chunk, shard or metadata that is missing or holds other bytes than were written, and what is wrong
+        with it. Of more than a thousand the last entry says how many more.
     differing : tuple of str
-        Key of each chunk or shard whose codes are not those of the source.
+        Place of each chunk whose codes are not those of the source.
     compared : bool
         Whether there was a source to compare with.
+    whole : int
+        How many chunks are neither damaged nor differing.
     """
 
     chunks: int
     damaged: tuple[tuple[str, str], ...]
     differing: tuple[str, ...]
     compared: bool
+    whole: int
 
     @property
     def ok(self) -> bool:
@@ -61,7 +69,7 @@ def verify(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
-    """Read every chunk of a sealed variable, and compare its codes with those of the source if one is given.
+    """Read all that is stored of a sealed variable, and compare its codes with those of the source if one is given.
 
     Parameters
     ----------
@@ -88,35 +96,110 @@ def verify(
         If the source has another shape or dtype.
     """
     variable, metadata = sealed_variable(store, name)
-    reader = ChunkReader(variable, metadata)
-    layout = metadata.layout
     work = None if source is None else compared(source, variable, metadata)
-    damaged: list[tuple[str, str]] = []
-    differing: list[str] = []
+    check = Check(variable, metadata, work)
+    check.documents()
+    each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising())
+    return check.result()
 
-    def check(batch: int, numbers: list[int]) -> None:
+
+class Check:
+    """One run of `verify`: what it has found so far, of damaged places at most `TOLD` by name."""
+
+    def __init__(self, variable: Variable, metadata: Metadata, work: Work | None) -> None:
+        self.variable, self.metadata, self.layout, self.work = variable, metadata, metadata.layout, work
+        self.reader = ChunkReader(variable, metadata)
+        self.damaged: dict[str, str] = {}
+        self.more = 0
+        self.whole: list[int] = []
+        self.differing: list[str] = []
+        self.lock = threading.Lock()
+
+    def result(self) -> Verification:
+        damaged = sorted(self.damaged.items())
+        if self.more:
+            damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
+        chunks, whole = self.reader.grid.count, sum(self.whole)
+        return Verification(chunks, tuple(damaged), tuple(sorted(self.differing)), self.work is not None, whole)
+
+    def damage(self, place: str, error: Exception) -> None:
+        with self.lock:
+            if place in self.damaged or len(self.damaged) < TOLD:
+                self.damaged[place] = str(error.__cause__ or error)
+            else:
+                self.more += 1
+
+    def documents(self) -> None:
+        """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
+        self.document("zarr.json", check_group)
+        axis, names = self.metadata.axis, self.metadata.dimension_names
+        if axis is not None:
+            for array in Parameters(self.variable, self.layout, axis, names[axis] if names else None).arrays:
+                self.document(array.metadata_key, array.check_document)
+
+    def document(self, key: str, check: Callable[[bytes], None]) -> None:
+        try:
+            data = self.variable.files.get(key)
+            if data is None:
+                raise ValueError("it is missing")
+            check(data)
+        except (StoreError, ValueError) as error:
+            self.damage(key, error)
+
+    def promising(self) -> Iterator[int]:
+        """The units to read: all; but once very many are damaged, of the rest only those that a listing shows.
+
+        A store may claim a hundred million units and hold three.
+        """
+        count = self.layout.units.count
+        for number in range(count):
+            if len(self.damaged) == TOLD:
+                break
+            yield number
+        else:
+            return
+        present = self.variable.present(self.layout)
+        for start in range(number, count, STRIDE):
+            stretch = present[start : start + STRIDE]
+            there = np.flatnonzero(stretch)
+            with self.lock:
+                self.more += len(stretch) - len(there)
+            yield from (there + start).tolist()
+
+    def units(self, numbers: list[int]) -> None:
         for number in numbers:
-            region = layout.units.region(number)
-            try:
-                scales = scales_of(reader, region)
-            except DamagedChunkError as error:
-                damaged.append((reader.scales_place(region), str(error.__cause__)))
-                continue
-            expected = None if work is None else work.pack_unit(number, scales)[0]
-            for chunk, shared in reader.grid.touched(region):
-                try:
-                    packed = reader.read(chunk)
-                except DamagedChunkError as error:
-                    damaged.append((reader.place(chunk), str(error.__cause__)))
-                    continue
-                held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
-                if expected is not None and not np.array_equal(
-                    packed[held], expected[packed_region(within(shared, region))]
-                ):
-                    differing.append(reader.place(chunk))
+            self.unit(number)
 
-    each_unit(check, "verify", layout, workers, progress)
-    return Verification(reader.grid.count, tuple(sorted(set(damaged))), tuple(sorted(differing)), source is not None)
+    def unit(self, number: int) -> None:
+        """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
+        region = self.layout.units.region(number)
+        place = self.variable.chunk_key(self.layout, number)
+        try:
+            if self.metadata.axis is not None and self.reader.scales_place(region) in self.damaged:
+                return
+            scales = scales_of(self.reader, region)
+            if self.layout.shards:
+                self.reader.index(number)
+        except DamagedChunkError as error:
+            self.damage(self.reader.scales_place(region), error)
+            return
+        except ValueError as error:
+            self.damage(place, error)
+            return
+        expected = None if self.work is None else self.work.pack_unit(number, scales)[0]
+        whole = 0
+        for chunk, shared in self.reader.grid.touched(region):
+            try:
+                packed = self.reader.read(chunk)
+            except DamagedChunkError as error:
+                self.damage(self.reader.place(chunk), error)
+                continue
+            held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
+            if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):
+                whole += 1
+            else:
+                self.differing.append(self.reader.place(chunk))
+        self.whole.append(whole)
 
 
 def scales_of(reader: ChunkReader, region: Region) -> tuple[np.ndarray, np.ndarray]:
@@ -187,12 +270,12 @@ def restore(
         sink = npy_sink if target.suffix == ".npy" else zarr_sink
         with sink(partial, array, dtype) as put:
 
-            def work(batch: int, numbers: list[int]) -> None:
+            def work(numbers: list[int]) -> None:
                 for number in numbers:
                     region = array.layout.units.region(number)
                     put(region, array[region].astype(dtype, copy=False))
 
-            each_unit(work, "restore", array.layout, workers, progress)
+            each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)))
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -284,19 +367,20 @@ def zarr_sink(path: Path, array: Int4Array, dtype: np.dtype[Any]) -> Iterator[Ca
 
 
 def each_unit(
-    work: Callable[[int, list[int]], None],
+    work: Callable[[list[int]], None],
     phase: str,
     layout: Layout,
     workers: int | None,
     progress: Callable[[Progress], None] | None,
+    units: Iterator[int],
 ) -> None:
-    """Call `work` for every unit on threads of this process."""
+    """Call `work` for some units at a time on threads of this process."""
     count = Counter(phase, layout, 0, progress or (lambda event: None))
-    batches = Batches(layout.units, None, batch_size(layout.units.count))
-    numbered = ((batch, batches.numbers(batch)) for batch in range(batches.count))
+    size = batch_size(layout.units.count)
+    batches = iter(lambda: list(islice(units, size)), [])
     run_tasks(
         work,
-        (Task(numbers, (batch, numbers)) for batch, numbers in numbered),
+        (Task(numbers, (numbers,)) for numbers in batches),
         lambda task, _: count.add(task.numbers),
         "threads",
         workers or processors(),

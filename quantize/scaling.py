@@ -290,6 +290,16 @@ def check_scale(scale: Any, zero_point: Any) -> tuple[float, int]:
     return number, whole
 
 
+def as_missing(value: float | int, dtype: np.dtype[Any]) -> float | int | None:
+    """A missing value as the dtype holds it; None if it holds no such finite value."""
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return int(value) if math.isfinite(value) and value == int(value) and info.min <= value <= info.max else None
+    with np.errstate(over="ignore"):
+        number = float(np.asarray(float(value), dtype))
+    return number if math.isfinite(number) else None
+
+
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 ROW = 8  # numbers in a row: the bits of two float64, and six integers

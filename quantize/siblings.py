@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from .codec import ChunkCodec, Compressor
 from .grid import Batches, Grid, Shape
 from .histogram import COARSE, FINE, Bins, Histogram, coarse
-from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, serialized
+from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, loaded, same, serialized
 from .scaling import ROW, Rule, no_rows
 from .storage import Variable, present
 
@@ -39,10 +40,15 @@ class Sibling:
     def grid(self) -> Grid:
         return Grid(self.shape, self.chunk)
 
+    @property
+    def metadata_key(self) -> str:
+        return f"{self.name}/zarr.json"
+
     def key(self, number: int) -> str:
         return "/".join([self.name, "c", *map(str, self.grid.position(number))])
 
-    def create(self) -> None:
+    def document(self) -> bytes:
+        """Its ``zarr.json``."""
         first, last = INDEX_CODECS
         named = self.compressor.name
         between = [{"name": named, "configuration": self.compressor.options}] if named else []
@@ -54,7 +60,15 @@ class Sibling:
             {"int4": {"belongs_to": self.variable.name}},
             None if self.dimension is None else (self.dimension,),
         )
-        self.variable.files.set_new(f"{self.name}/zarr.json", serialized(document))
+        return serialized(document)
+
+    def check_document(self, data: bytes) -> None:
+        """Refuse, with a ValueError, what does not say the same as `document`."""
+        if not same(loaded(data), json.loads(self.document())):
+            raise ValueError(f"it is not what belongs to {self.variable.name}")
+
+    def create(self) -> None:
+        self.variable.files.set_new(self.metadata_key, self.document())
 
     def set(self, number: int, values: np.ndarray) -> np.ndarray:
         """Write a chunk, of which only the first values may be there; what was written, in a buffer used again."""
@@ -68,7 +82,7 @@ class Sibling:
 
     def get(self, number: int) -> np.ndarray | None:
         """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
-        data = self.variable.files.view(self.key(number))
+        data = self.variable.files.view(self.key(number), most=self.codec.most)
         if data is None:
             return None
         values = self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk)
@@ -128,7 +142,7 @@ class Parameters:
                 found.append(values[: region.stop - region.start])
                 if not (np.isfinite(found[0]) & (found[0] > 0)).all():
                     raise ValueError("a scale in it is not finite and above 0")
-            except (ValueError, RuntimeError) as error:
+            except ValueError as error:
                 raise DamagedChunkError(
                     f"{self.variable.files.label}/{array.key(block)} is damaged: {error}. Restore it from a copy, or "
                     "quantize the source again with overwrite=True"

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from .grid import Grid, packed_shape, shape_of
-from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
+from .metadata import METADATA_MOST, NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
 from .retrying import retried
 
 try:
@@ -104,24 +105,49 @@ class Files:
         return str(self.folder or self.store)
 
     def get(self, key: str) -> bytes | None:
-        """All bytes of a key; None where there is none."""
-        found = self.view(key)
+        """All bytes of a key; None where there is none.
+
+        Raises
+        ------
+        StoreError
+            If it is no file, or metadata longer than any that this library writes.
+        """
+        try:
+            found = self.view(key, most=METADATA_MOST if key.endswith("zarr.json") else None)
+        except ValueError as error:
+            raise StoreError(f"{self.label}/{key} is damaged: {error}. Restore it from a copy, or run again") from error
         return None if found is None else bytes(found)
 
     @retried
-    def view(self, key: str, start: int | None = None, length: int = 0) -> memoryview | None:
-        """As `get`, not copied; or `length` of them from `start`, or with a negative start the last `length`."""
-        if self.folder is not None and not self.folder.is_dir():
-            return None  # a LocalStore would make the folder
+    def view(self, key: str, start: int | None = None, length: int = 0, most: int | None = None) -> memoryview | None:
+        """As `get`, not copied; or `length` of them from `start`, or with a negative start the last `length`.
+
+        Raises
+        ------
+        ValueError
+            If the key is no file, or holds more bytes than `most`: then they are not read.
+        """
         wanted: RangeByteRequest | SuffixByteRequest | None = None
         if start is not None:
             wanted = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
+        elif most is not None and self.folder is None:
+            wanted = RangeByteRequest(0, most + 1)
+        if isinstance(self.store, LocalStore):  # which would make the folder, wait at a pipe and read a device for ever
+            size = file_size(os.path.join(self.store.root, key))
+            if size is None:
+                return None
+            check_size(size, most)
+            if not size:
+                return memoryview(b"")
         prototype = default_buffer_prototype()
         if type(self.store) is LocalStore:  # without the event loop, which costs more than a small chunk
             found = self.store.get_sync(key, prototype=prototype, byte_range=wanted)
         else:
             found = sync(self.store.get(key, prototype, wanted))
-        return None if found is None else memoryview(found.as_numpy_array())  # type: ignore[arg-type]
+        if found is None:
+            return None
+        check_size(len(found), most)
+        return memoryview(found.as_numpy_array())  # type: ignore[arg-type]
 
     @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
@@ -237,6 +263,34 @@ def fsspec_options(url: str) -> dict[str, Any]:
     return options
 
 
+def file_size(path: str) -> int | None:
+    """Bytes of a file, behind links too; None where there is none, or a folder.
+
+    Raises
+    ------
+    ValueError
+        If it is a pipe, a device, a socket, or a link that leads nowhere but to itself.
+    """
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link that leads to itself") from error
+        raise
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size
+    if stat.S_ISDIR(found.st_mode):
+        return None
+    raise ValueError("it is a pipe, a socket or a device, and no file")
+
+
+def check_size(size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise ValueError(f"it is longer than the {most:,} bytes that it can have")
+
+
 # One variable ---------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +392,7 @@ class Variable:
 
     def owns(self, sibling: str) -> bool:
         """Whether an array in the group was made for this variable, which its metadata say."""
-        return BELONGS in (self.files.get(f"{sibling}/zarr.json") or b"")
+        return self.says(f"{sibling}/zarr.json", BELONGS)
 
     def delete_scans(self) -> None:
         """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
@@ -514,7 +568,14 @@ class Variable:
 
     def is_ours(self) -> bool:
         """Whether there is metadata that this library wrote once, whatever state it is in now."""
-        return b'"int4"' in (self.files.get(self.key) or b"")
+        return self.says(self.key, b'"int4"')
+
+    def says(self, key: str, text: bytes) -> bool:
+        """Whether there is metadata with a text in it, and not something that this library never wrote."""
+        try:
+            return text in (self.files.get(key) or b"")
+        except StoreError:
+            return False
 
 
 @retried
