@@ -309,10 +309,7 @@ class ChunkReader:
             raise self.damage(number, error) from error
 
     def damage(self, number: int, why: ValueError) -> DamagedChunkError:
-        return DamagedChunkError(
-            f"{self.variable.files.label}/{self.place(number)} is damaged: {why}. Restore it from a copy, or "
-            "quantize the source again with overwrite=True"
-        )
+        return DamagedChunkError.at(self.variable.files.label, self.place(number), why)
 
     def stored(self, number: int) -> memoryview | None:
         """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
@@ -375,11 +372,6 @@ class ChunkReader:
                 self.blocks.clear()
             self.blocks[block] = found
         return found
-
-    def scales_place(self, region: Region) -> str:
-        """What to call the scales of a region: their key."""
-        array = self.scales.arrays[0]
-        return array.key(region[self.scales.axis].start // array.chunk[0])
 
     def table(self, indices: range) -> Table:
         scales, zero_points = self.parameters(slice(indices[0], indices[-1] + 1))

@@ -48,7 +48,21 @@ class UnfinishedStoreError(StoreError):
 
 
 class DamagedChunkError(StoreError):
-    """A chunk of a sealed store is missing or holds other bytes than were written."""
+    """A chunk of a sealed store is missing or holds other bytes than were written.
+
+    `place` is its key, in a shard with its place there.
+    """
+
+    place = ""
+
+    @classmethod
+    def at(cls, where: str, place: str, why: ValueError) -> DamagedChunkError:
+        error = cls(
+            f"{where}/{place} is damaged: {why}. Restore it from a copy, or quantize the source again with "
+            "overwrite=True"
+        )
+        error.place = place
+        return error
 
 
 class WorkersError(QuantizeError):

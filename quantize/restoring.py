@@ -113,6 +113,9 @@ class Check:
         self.more = 0
         self.whole: list[int] = []
         self.differing: list[str] = []
+        self.without: set[int | None] = (
+            set()
+        )  # indices of the axis, each the first of a unit's, whose scales are damaged
         self.lock = threading.Lock()
 
     def result(self) -> Verification:
@@ -173,18 +176,19 @@ class Check:
     def unit(self, number: int) -> None:
         """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
         region = self.layout.units.region(number)
-        place = self.variable.chunk_key(self.layout, number)
+        indices = None if self.metadata.axis is None else region[self.metadata.axis].start
+        if indices in self.without:
+            return
         try:
-            if self.metadata.axis is not None and self.reader.scales_place(region) in self.damaged:
-                return
             scales = scales_of(self.reader, region)
             if self.layout.shards:
                 self.reader.index(number)
         except DamagedChunkError as error:
-            self.damage(self.reader.scales_place(region), error)
+            self.without.add(indices)
+            self.damage(error.place, error)
             return
         except ValueError as error:
-            self.damage(place, error)
+            self.damage(self.variable.chunk_key(self.layout, number), error)
             return
         expected = None if self.work is None else self.work.pack_unit(number, scales)[0]
         whole = 0
@@ -192,7 +196,7 @@ class Check:
             try:
                 packed = self.reader.read(chunk)
             except DamagedChunkError as error:
-                self.damage(self.reader.place(chunk), error)
+                self.damage(error.place, error)
                 continue
             held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
             if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):

@@ -143,10 +143,7 @@ class Parameters:
                 if not (np.isfinite(found[0]) & (found[0] > 0)).all():
                     raise ValueError("a scale in it is not finite and above 0")
             except ValueError as error:
-                raise DamagedChunkError(
-                    f"{self.variable.files.label}/{array.key(block)} is damaged: {error}. Restore it from a copy, or "
-                    "quantize the source again with overwrite=True"
-                ) from error
+                raise DamagedChunkError.at(self.variable.files.label, array.key(block), error) from error
         return found[0], found[1]
 
     def present(self) -> np.ndarray:

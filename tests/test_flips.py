@@ -1,0 +1,114 @@
+"""One bit flipped in any stored byte, or a file cut at any length: `verify` finds it, and reading never gives a number.
+
+Read over are only the metadata of the group and of the scales of an axis, which reading does not look at: then the
+numbers are right.
+"""
+
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from stores import field
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
+
+from quantize import StoreError, open_int4, quantize_to_zarr, storage
+from quantize.restoring import verify
+
+VALUES = field((5, 7))
+HOLES = np.where(VALUES > 30, np.nan, VALUES)
+# Names and numbers that a flipped bit may leave as they are: an escape, exponents, and last digits that round alike.
+ATTRIBUTES = {
+    "é": "ü\x1f",
+    "tiny": 1e-07,
+    "large": 1e16,
+    "sum": 0.1 + 0.2,
+    "nine": 9.000000000000002,
+    "list": [None, {}],
+}
+JOBS: dict[str, dict[str, Any]] = {
+    "plain": {"chunks": (2, 4), "compressors": None},
+    "zstd": {"chunks": (3, 6)},
+    "gzip": {"compressors": "gzip"},
+    "blosc": {"chunks": (5, 4), "compressors": "blosc"},
+    "sharded": {"chunks": (2, 2), "shards": (4, 4)},
+    "axis": {"chunks": (2, 4), "axis": 0, "compressors": None},
+    "axis, sharded": {"chunks": (2, 2), "shards": (4, 4), "axis": 1, "nan_policy": "propagate"},
+}
+LENIENT = ("zarr.json", "data_scale/zarr.json", "data_zero_point/zarr.json")
+
+
+def made(job: dict[str, Any]) -> MemoryStore:
+    values = HOLES if "nan_policy" in job else VALUES
+    source = zarr.create_array(MemoryStore(), data=values, attributes=ATTRIBUTES, dimension_names=["ö", "x"])
+    store = MemoryStore()
+    quantize_to_zarr(source, store, **job)
+    return store
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine gives that waits for nothing, as those of a `MemoryStore`: an event loop would take longer."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
+
+
+def flips(data: bytes, every_bit: bool) -> Iterator[bytes]:
+    """The data with one bit flipped: each in turn, or one of each byte."""
+    for at in range(len(data)):
+        for bit in range(8) if every_bit else [5 if data[at] in b"eE" else (3 * at + 1) % 8]:
+            yield data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+def cuts(data: bytes) -> Iterator[bytes]:
+    """The data cut at every length."""
+    for length in range(len(data)):
+        yield data[:length]
+
+
+def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
+    try:
+        found = verify(store, "data", workers=1)
+    except StoreError:
+        assert key == "data/zarr.json"
+    else:
+        assert not found.ok
+        assert any(place.startswith(key) for place, _ in found.damaged)
+    if key not in LENIENT:
+        with pytest.raises(StoreError):
+            open_int4(store, "data")[...]
+
+
+CASES = [pytest.param(job, True, id=f"{job}, every bit", marks=pytest.mark.slow) for job in JOBS]
+CASES += [pytest.param(job, False, id=job) for job in JOBS if job != "axis, sharded"]
+
+
+@pytest.mark.parametrize(("job", "every_bit"), CASES)
+def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "sync", at_once)
+    store = made(JOBS[job])
+    sound = open_int4(store)[...]
+    assert verify(store).ok
+    make = default_buffer_prototype().buffer.from_bytes
+    cases = 0
+    for key, kept in dict(store._store_dict).items():
+        data = kept.to_bytes()
+        for changed in (*flips(data, every_bit), *list(cuts(data))[:: 1 if every_bit else 5]):
+            store._store_dict[key] = make(changed)
+            try:
+                check_that_damage_is_found(store, key)
+            except BaseException as error:
+                at = next((i for i, (a, b) in enumerate(zip(data, changed, strict=False)) if a != b), len(changed))
+                error.add_note(f"{key}, byte {at}: {data[max(at - 20, 0) : at + 20]!r} -> {changed[at : at + 1]!r}")
+                raise
+            cases += 1
+        if key in LENIENT:
+            np.testing.assert_array_equal(open_int4(store, "data")[...], sound)
+        store._store_dict[key] = kept
+    print(f"{cases:,} of {cases:,} found")
+    assert cases > 2000
+    assert verify(store).ok
