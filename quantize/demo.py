@@ -15,7 +15,7 @@ from .errors import ErrorFigures
 from .measuring import measure_error
 from .pictures import compare_picture
 from .pipeline import quantize_to_zarr
-from .restoring import check_target, replacing
+from .restoring import check_free, check_target, replacing
 
 if TYPE_CHECKING:
     from .array import Int4Array
@@ -55,7 +55,8 @@ class Demonstration:
             If matplotlib, which has the elevations, is not installed.
         """
         tile = elevations()
-        for path in (self.data, self.store, self.picture):
+        check_free(self.store, self.overwrite)
+        for path in (self.data, self.picture):
             check_target(path, self.overwrite)
         side = max(1, math.isqrt(nbytes // DTYPE.itemsize))
         write_tiled(self.data, tile, (side, side))

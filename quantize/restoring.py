@@ -24,7 +24,7 @@ from .readers import runs
 from .scaling import BFLOAT16, Rule, Scale
 from .siblings import Parameters, batch_size
 from .sources import as_source
-from .storage import Variable, sealed_variable
+from .storage import Files, Variable, node_type, sealed_variable
 from .tasks import Work
 
 TOLD = 1000  # damaged places that are named
@@ -282,18 +282,24 @@ def restore(
             each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)))
 
 
+def check_free(target: Path, overwrite: bool) -> None:
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
+
+
 def check_target(target: Path, overwrite: bool) -> None:
     """Refuse a path that may not, or cannot, be written.
 
     Raises
     ------
     FileExistsError
-        If it is there and `overwrite` is not set.
+        If it is there and `overwrite` is not set, or it is a folder with anything else than one Zarr array.
     FileNotFoundError
         If its folder is not there.
     """
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
+    check_free(target, overwrite)
+    if target.is_dir() and node_type(Files.of(target).get("zarr.json") or b"") != "array":
+        raise FileExistsError(f"{target} is a folder and no Zarr array, so nothing replaces it; name another path")
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"{target.absolute().parent} does not exist, so {target.name} cannot be made there")
 

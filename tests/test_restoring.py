@@ -117,6 +117,19 @@ def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("what", ["folder", "group", "parent"])
+def test_only_an_array_of_zarr_is_replaced_by_one(tmp_path: Path, what: str) -> None:
+    """A folder with anything else in it stays, whatever the user says."""
+    quantize_to_zarr(VALUES, tmp_path / "group")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "thesis.txt").write_text("ten years of work")
+    before = files(tmp_path)
+    target = tmp_path / {"parent": "folder/inner/.."}.get(what, what)
+    with pytest.raises(FileExistsError, match="is a folder and no Zarr array"):
+        restore(tmp_path / "group", target, overwrite=True)
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("call", [verify, lambda store: restore(store, "never.npy")], ids=["verify", "restore"])
 def test_an_unfinished_store_is_refused(call: Any) -> None:
     store = MemoryStore()
