@@ -31,6 +31,7 @@ COMPRESSORS: dict[str, dict[str, Any]] = {
     "gzip": {"level": 5},
     "blosc": {"typesize": 1, "cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0},
 }
+CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zstd")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Compressor:
     Raises
     ------
     ValueError
-        If the name or an option is not one of `COMPRESSORS`.
+        If the name, an option or its value is none that the format allows.
     """
 
     name: str | None = "zstd"
@@ -55,6 +56,9 @@ class Compressor:
             raise ValueError(
                 f"compressor {self.name!r} has no option {unknown[0]!r}, only {', '.join(defaults) or 'none'}"
             )
+        for key, value in self.options.items():
+            if type(value) is not type(defaults[key]) or (key in CHOICES and value not in CHOICES[key]):
+                raise ValueError(f"compressor {self.name!r} has no {key} {value!r}")
         object.__setattr__(self, "options", {**defaults, **self.options})
 
     def compress(self, data: np.ndarray) -> bytes | np.ndarray:

@@ -1,5 +1,7 @@
 """The bytes of one chunk or shard: what is written comes back, and anything else is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -98,8 +100,15 @@ def test_a_damaged_index_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
-    [("lz4", {}, "'lz4' is not one of zstd, gzip, blosc"), ("zstd", {"window": 3}, "has no option 'window'")],
+    [
+        ("lz4", {}, "'lz4' is not one of zstd, gzip, blosc"),
+        ("zstd", {"window": 3}, "has no option 'window'"),
+        ("gzip", {"level": "9"}, "has no level '9'"),
+        ("zstd", {"checksum": 1}, "has no checksum 1"),
+        ("blosc", {"shuffle": "twice"}, "has no shuffle 'twice'"),
+        ("blosc", {"cname": "snappy"}, "has no cname 'snappy'"),
+    ],
 )
-def test_what_the_format_does_not_allow(name: str, options: dict[str, int], message: str) -> None:
+def test_what_the_format_does_not_allow(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Compressor(name, options)

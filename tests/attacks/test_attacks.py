@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attacks import ATTACKS, CHUNKS, VALUES, Attack, layout, listen
+import zarr
+from attacks import ATTACKS, CHUNKS, VALUES, Attack, deep, layout, listen
 from click.testing import CliRunner
+from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, cli, open_int4, quantize_to_zarr
+from quantize.metadata import LEVELS
 from quantize.restoring import TOLD, verify
 
 CORNER = (slice(0, 2), slice(0, 3))
@@ -101,6 +104,15 @@ def test_all_attacks_together_take_little_memory(tmp_path: Path) -> None:
 # One by one -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_group_that_others_use_too_is_sound(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path, attributes={"title": "mine", "small": 1e-7})
+    group.create_array("other", data=VALUES, fill_value=np.nan)
+    quantize_to_zarr(VALUES, tmp_path, chunks=CHUNKS, axis=0)
+    with pytest.warns(ZarrUserWarning, match="not part in"):
+        zarr.consolidate_metadata(tmp_path)
+    assert verify(tmp_path).ok
+
+
 def test_verify_of_a_store_that_claims_much_is_bounded(tmp_path: Path) -> None:
     quantize_to_zarr(VALUES, tmp_path, chunks=CHUNKS)
     layout([8 << 25, 128])(tmp_path)
@@ -179,11 +191,15 @@ def test_what_no_reader_would_take_is_not_written(shape: Any, options: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("attributes", "why"), [({"a": "x" * (1 << 22)}, "bytes long"), ({"a": [[]] * (1 << 20)}, "bytes long")]
+    ("attributes", "why"),
+    [
+        ({"a": "x" * (1 << 22)}, "bytes long"),
+        ({"a": [[]] * (1 << 20)}, "bytes long"),
+        ({"a": deep(LEVELS)}, "more than 100 deep"),
+    ],
+    ids=["long", "wide", "deep"],
 )
 def test_attributes_that_no_reader_would_take_are_not_written(attributes: dict[str, Any], why: str) -> None:
-    import zarr
-
     source = zarr.create_array(MemoryStore(), data=VALUES, attributes=attributes)
     store = MemoryStore()
     with pytest.raises(ValueError, match=f"attributes of the source.*{re.escape(why)}"):
