@@ -16,7 +16,7 @@ from .blocks import processors
 from .codec import ABSENT
 from .grid import Grid, Region, Shape, shape_of, within
 from .lookup import CODES, Table, along
-from .metadata import DamagedChunkError, Layout, Metadata
+from .metadata import DamagedChunkError, Layout, Metadata, StoreError
 from .scaling import LOWEST, Scale
 from .siblings import Parameters
 from .storage import Variable, sealed_variable
@@ -236,8 +236,12 @@ class Int4Array:
         levels = table(indices)
         try:
             unpack_run(packed[tuple(outer)], last, levels, out)
-        except ValueError as error:  # no source has such a value, so the code or its scale is not what was written
-            raise self._reader.damage(number, error) from error
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}/{self._reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
+                "hold: the scale, or the value_range that it comes from, does not fit the data. Quantize the source "
+                "again"
+            ) from error
 
 
 def unpack_run(rows: np.ndarray, run: slice, table: Table, out: np.ndarray) -> None:
@@ -306,10 +310,7 @@ class ChunkReader:
                 raise ValueError("it is missing")
             return self.layout.chunk_codec.decode(data)
         except ValueError as error:
-            raise self.damage(number, error) from error
-
-    def damage(self, number: int, why: ValueError) -> DamagedChunkError:
-        return DamagedChunkError.at(self.variable.files.label, self.place(number), why)
+            raise DamagedChunkError.at(self.variable.files.label, self.place(number), error) from error
 
     def stored(self, number: int) -> memoryview | None:
         """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
