@@ -31,6 +31,7 @@ INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is re
 UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
 METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
 LATER = 1 << 12  # of those, kept for what is not known when the variable is made
+REMEDY = "Restore it from a copy, or quantize the source again with overwrite=True"
 LEVELS = 100  # of lists and dictionaries in one another, in the source's attributes
 INDEX_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
@@ -57,10 +58,7 @@ class DamagedChunkError(StoreError):
 
     @classmethod
     def at(cls, where: str, place: str, why: ValueError) -> DamagedChunkError:
-        error = cls(
-            f"{where}/{place} is damaged: {why}. Restore it from a copy, or quantize the source again with "
-            "overwrite=True"
-        )
+        error = cls(f"{where}/{place} is damaged: {why}. {REMEDY}")
         error.place = place
         return error
 
@@ -248,7 +246,7 @@ class Metadata:
             return parsed(document, header)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise StoreError(f"{where} contradicts itself: {what}. Restore it from a copy, or run again") from error
+            raise StoreError(f"{where} contradicts itself: {what}. {REMEDY}") from error
 
 
 def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -256,9 +254,7 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
     try:
         document = loaded(data)
     except ValueError as error:
-        raise StoreError(
-            f"{where} is damaged: it is not JSON ({error}). Restore it from a copy, or run again"
-        ) from error
+        raise StoreError(f"{where} is damaged: it is not JSON ({error}). {REMEDY}") from error
     attributes = document.get("attributes") if isinstance(document, dict) else None
     header = attributes.get("int4") if isinstance(attributes, dict) else None
     if not isinstance(header, dict):
@@ -270,7 +266,7 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
     if version != VERSION or stored != checksum(document):
         raise StoreError(
             f"{where} is damaged: its checksum does not match its contents (they were changed by something other "
-            "than this library). Restore it from a copy, or run again"
+            f"than this library). {REMEDY}"
         )
     return document, header
 

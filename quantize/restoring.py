@@ -264,6 +264,8 @@ def restore(
     ValueError
         If there is not enough disk.
     """
+    if "://" in str(destination):
+        raise ValueError(f"{destination} is a URL, and floats are restored to disks only; `to_dask` leads elsewhere")
     array = open_int4(store, name)
     target = Path(destination)
     dtype = np.dtype(np.float32) if array.dtype == BFLOAT16 else array.dtype

@@ -82,6 +82,8 @@ def path_source(path: str) -> Source:
     suffix = Path(name).suffix.lower()
     if not os.path.exists(name):
         raise FileNotFoundError(f"{name} does not exist{inside_of_store(Path(name))}")
+    if not os.path.isfile(name) and not os.path.isdir(name):
+        raise ValueError(f"{name} is a pipe or a device, which cannot be read twice nor from its middle: save it first")
     if suffix == ".npy":
         return npy_source(name)
     if suffix in (".h5", ".hdf5", ".nc", ".he5"):

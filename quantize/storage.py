@@ -25,7 +25,17 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from .grid import Grid, packed_shape, shape_of
-from .metadata import METADATA_MOST, NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
+from .metadata import (
+    METADATA_MOST,
+    NAME,
+    REMEDY,
+    Layout,
+    Metadata,
+    Siblings,
+    StoreError,
+    UnfinishedStoreError,
+    group_document,
+)
 from .retrying import retried
 
 try:
@@ -115,7 +125,7 @@ class Files:
         try:
             found = self.view(key, most=METADATA_MOST if key.endswith("zarr.json") else None)
         except ValueError as error:
-            raise StoreError(f"{self.label}/{key} is damaged: {error}. Restore it from a copy, or run again") from error
+            raise StoreError(f"{self.label}/{key} is damaged: {error}. {REMEDY}") from error
         return None if found is None else bytes(found)
 
     @retried

@@ -10,6 +10,7 @@ import zarr
 from stores import files
 
 from quantize import open_int4, quantize_to_zarr
+from quantize.metadata import DTYPES
 from quantize.restoring import verify
 
 FOLDERS = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if path.is_dir() and path.name[0] != "_")
@@ -33,7 +34,8 @@ def test_others_read_golden_stores(folder: Path) -> None:
 
 
 def test_there_are_golden_stores() -> None:
-    assert len(FOLDERS) == 11
+    assert len(FOLDERS) == 16
+    assert {open_int4(folder / "store").dtype.name for folder in FOLDERS} == set(DTYPES)
 
 
 def test_what_golden_stores_say_of_their_source() -> None:

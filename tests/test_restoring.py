@@ -108,6 +108,11 @@ def test_a_place_that_is_not_there(tmp_path: Path) -> None:
         restore(store, tmp_path / "nowhere" / "x.npy")
 
 
+def test_a_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/x\.zarr is a URL"):
+        restore(tmp_path, "s3://bucket/x.zarr")
+
+
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
     quantize_to_zarr(VALUES, store)

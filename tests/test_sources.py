@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -404,3 +405,10 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
         file.truncate(200)
     with pytest.raises(SourceChangedError, match=r"x.npy ended at byte 200"):
         source.read(tuple(slice(0, n) for n in VALUES.shape))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.h5", "x.zarr"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="is a pipe or a device"):
+        as_source(tmp_path / name)

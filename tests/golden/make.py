@@ -32,6 +32,14 @@ STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
         {"chunks": (2, 2), "shards": (4, 4), "axis": 1, "scale_method": "mse", "nan_policy": "propagate"},
     ),
     "float16-percentile": (BASE.astype(np.float16), {"scale_method": "percentile", "percentile": 80.0}),
+    "int8": ((BASE - 280).astype(np.int8), {"chunks": (5, 2), "compressors": "gzip"}),
+    "int32-axis-one-read": ((BASE * 1e6).astype(np.int32), {"chunks": (2, 7), "axis": 0}),
+    "uint16-missing": (
+        BASE.astype(np.uint16),
+        {"chunks": (2, 2), "shards": (2, 8), "nan_policy": "propagate", "missing": 271},
+    ),
+    "uint32-mse": ((BASE * 1e7).astype(np.uint32), {"chunks": (5, 4), "scale_method": "mse", "compressors": "blosc"}),
+    "uint64": ((BASE * 2.0**55).astype(np.uint64), {"chunks": (3, 7), "compressors": "zstd"}),
     "int64-sharded": ((BASE * 2.0**50).astype(np.int64), {"chunks": (1, 2), "shards": (5, 8), "compressors": None}),
 }
 
