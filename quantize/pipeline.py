@@ -12,6 +12,7 @@ import numpy as np
 
 from .array import Int4Array
 from .execution import Task, run_tasks
+from .files import Files
 from .grid import index_at, shape_of
 from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
@@ -19,7 +20,7 @@ from .readers import DaskSource
 from .retrying import retried
 from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
 from .sources import as_source
-from .storage import Files, Variable
+from .storage import Variable
 from .tasks import Shelf, Work
 from .workers import check_destination, check_workers
 

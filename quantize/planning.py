@@ -12,6 +12,7 @@ from dask.utils import format_bytes, parse_bytes
 
 from .blocks import checked_axis, processors
 from .chunking import MIB, chosen_layout
+from .files import Files
 from .grid import packed_shape
 from .histogram import COARSE, FINE
 from .metadata import Layout
@@ -20,7 +21,7 @@ from .readers import PIECE, ArraySource, DaskSource, FileSource, Source
 from .scaling import ROW, Rule, as_missing
 from .siblings import one_read, scan_batches
 from .sources import as_source
-from .storage import Files, Variable
+from .storage import Variable
 
 OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
 SEARCH = 48 * MIB  # beside that: compiling what counts into histograms and searches them

@@ -327,7 +327,7 @@ class ZarrSource(ChunkedSource):
     """A Zarr array, v2 or v3."""
 
     def __init__(self, array: Any) -> None:
-        from .storage import Files
+        from .files import Files
 
         files = Files(array.store)
         attributes = dict(array.attrs)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from .codec import ChunkCodec, Compressor
+from .files import present
 from .grid import Batches, Grid, Shape
 from .histogram import COARSE, FINE, Bins, Histogram, coarse
 from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, loaded, same, serialized
 from .scaling import ROW, Rule, no_rows
-from .storage import Variable, present
+from .storage import Variable
 
 SHARE = 16  # of what is stored, the part that histograms of an axis take at most
 PARTS = 64  # of the units, of which each has histograms of its own

@@ -103,7 +103,7 @@ def path_source(path: str) -> Source:
 def url_source(url: str) -> Source:
     import zarr
 
-    from .storage import Files
+    from .files import Files
 
     try:
         opened = retried(zarr.open)(Files.of(url).store, mode="r")

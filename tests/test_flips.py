@@ -14,7 +14,8 @@ from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from quantize import StoreError, open_int4, quantize_to_zarr, storage
+from quantize import StoreError, open_int4, quantize_to_zarr
+from quantize import files as files_of_stores
 from quantize.restoring import verify
 
 VALUES = field((5, 7))
@@ -89,7 +90,7 @@ CASES += [pytest.param(job, False, id=job) for job in JOBS if job != "axis, shar
 
 @pytest.mark.parametrize(("job", "every_bit"), CASES)
 def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "sync", at_once)
+    monkeypatch.setattr(files_of_stores, "sync", at_once)
     store = made(JOBS[job])
     sound = open_int4(store)[...]
     assert verify(store).ok

@@ -25,8 +25,9 @@ from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, ObjectStore
 
 from quantize import StoreError, cli, open_int4, plan, quantize_to_zarr
+from quantize.files import Files, fsspec_options
 from quantize.retrying import translated
-from quantize.storage import Files, Variable, fsspec_options, variables
+from quantize.storage import Variable, variables
 
 BUCKET = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -12,11 +12,12 @@ from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
 from quantize.codec import sealed
+from quantize.files import Files
 from quantize.metadata import Layout
 from quantize.restoring import verify
 from quantize.scaling import Rule
 from quantize.siblings import Scans, batch_size
-from quantize.storage import Files, Variable
+from quantize.storage import Variable
 
 VALUES = field((8, 12))
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
@@ -272,7 +273,7 @@ def test_presence_counts_chunks_and_nothing_else(tmp_path: Path) -> None:
     metadata = variable.metadata()
     assert metadata is not None
     variable.files.delete("data/c/1/2")
-    for key in ("data/c/9/9", "data/c/1/2.0.partial", "data/c/x"):
+    for key in ("data/c/9/9", "data/c/1/2.0.partial", "data/c/x", "data/c/1/02", "data/c/1/٢"):
         variable.files.set(key, b"?")
     assert variable.present(metadata.layout).tolist() == [True] * 5 + [False]
 
