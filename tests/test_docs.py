@@ -116,7 +116,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_tests_exist(page: str) -> None:
-    for name, function in re.findall(r"`tests/(\w+\.py)::(\w+)`", (ROOT / page).read_text()):
+    for name, function in re.findall(r"`tests/([\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
         assert f"def {function}(" in (ROOT / "tests" / name).read_text(), f"{name}::{function}"
 
 
