@@ -179,11 +179,6 @@ def strict(value: Any) -> Any:
 # Sums -----------------------------------------------------------------------------------------------------------------
 
 
-def is_ordinary(root: float) -> bool:
-    """Whether a root mean square is so far from the ends of float64 that the sum of squares is right."""
-    return 1e-140 < root < 1e140
-
-
 @dataclass(frozen=True)
 class Sums:
     """What `ErrorFigures` are made of; those of two sets of values add up to those of both.
@@ -241,9 +236,10 @@ class Sums:
         return replace(self, bias=bias, mae=mae, rmse=rmse, mean=mean, deviation=deviation, largest=largest)
 
     def with_means(self, other: Sums) -> Sums:
-        """With the means of other sums, but its own counts and largest errors, and its own `rmse` if that is right."""
-        rmse = self.rmse if is_ordinary(self.rmse) else other.rmse
-        return replace(self, bias=other.bias, mae=other.mae, rmse=rmse, mean=other.mean, deviation=other.deviation)
+        """With the deviation of other sums, and their means where its own have overflowed."""
+        own = {name: getattr(self, name) for name in ("bias", "mae", "mean")}
+        means = {name: mean if math.isfinite(mean) else getattr(other, name) for name, mean in own.items()}
+        return replace(self, deviation=other.deviation, **means)
 
     @property
     def sqnr_db(self) -> float:

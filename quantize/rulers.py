@@ -12,7 +12,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from .errors import Sums, is_ordinary
+from .errors import Sums
 from .grid import Region, Shape, index_at
 from .kernels import compiled
 from .lookup import Table
@@ -153,14 +153,17 @@ def compare_block(
     spacings = np.array([spacing(original.dtype), spacing(ruler.dtype)], np.int64)
     found, counts = compare_numbers(x, restored, codes, ruler, scales, spacings)
     if not ordinary(found):
-        # In a unit, a power of two, in which no square overflows or vanishes.
-        largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
-        power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
-        x, restored, scales = (np.ldexp(numbers, -power) for numbers in (x, restored, scales))
-        other, others = compare_numbers(x, restored, codes, ruler, scales, spacings - [[power, 0]])
-        other = other.times(power)
-        # Large numbers made smaller may lose small steps, but their counts are right as they were found.
+        # In units, powers of two, in which no square overflows or vanishes: errors have one of their own.
+        with np.errstate(over="ignore"):
+            rmse = root_mean_square(x, restored, found.largest)
+            largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
+            power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
+            x, restored, scales = (np.ldexp(numbers, -power) for numbers in (x, restored, scales))
+            other, others = compare_numbers(x, restored, codes, ruler, scales, spacings - [[power, 0]])
+            other = other.times(power)
+        # Large numbers made smaller may lose small steps and errors; their counts and means are right as found.
         found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
+        found = replace(found, rmse=rmse)
     if found.at is None:
         return found, counts
     return replace(found, at=tuple(map(operator.add, index_at(found.at[0], original.shape), corner))), counts
@@ -168,8 +171,18 @@ def compare_block(
 
 def ordinary(found: Sums) -> bool:
     """Whether squares are so far from the ends of float64 that sums of them are right."""
-    means = (found.rmse, found.deviation)
-    return all(is_ordinary(mean) or mean == 0 for mean in means) and (found.rmse > 0 or found.largest <= 0)
+    roots = (found.rmse, found.deviation)
+    return all(1e-140 < root < 1e140 or root == 0 for root in roots) and (found.rmse > 0 or found.largest <= 0)
+
+
+def root_mean_square(x: np.ndarray, restored: np.ndarray, largest: float) -> float:
+    """Of the errors, of which the largest is known."""
+    known = np.isfinite(x) & ~np.isnan(restored)
+    halved = int(math.isinf(largest))  # the difference of halves does not overflow
+    errors = np.ldexp(restored[known], -halved) - np.ldexp(x[known], -halved)
+    power = int(np.frexp(np.abs(errors).max(initial=0.0))[1])
+    root = np.sqrt(np.square(np.ldexp(errors, -power)).sum() / max(errors.size, 1))
+    return float(np.ldexp(root, power + halved))
 
 
 def compare_numbers(
