@@ -1,5 +1,6 @@
 """`Int4Array`: indexed as NumPy indexes, reading what it needs and no more."""
 
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,23 @@ def made(**options: Any) -> Int4Array:
     return quantize_to_zarr(VALUES, MemoryStore(), **options)
 
 
-ARRAYS = [
-    made(),
-    made(chunks=(2, 3, 4)),
-    made(chunks=(3, 11, 2), compressors=None),
-    made(chunks=(2, 3, 4), shards=(4, 6, 8)),
-    made(chunks=(2, 4, 13), shards=(8, 4, 13), compressors="gzip"),
-]
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one chunk": {},
+    "chunks": {"chunks": (2, 3, 4)},
+    "no compression": {"chunks": (3, 11, 2), "compressors": None},
+    "shards": {"chunks": (2, 3, 4), "shards": (4, 6, 8)},
+    "gzip in shards": {"chunks": (2, 4, 13), "shards": (8, 4, 13), "compressors": "gzip"},
+}
 
 
-@given(st.sampled_from(ARRAYS), hnp.basic_indices(VALUES.shape, allow_newaxis=False))
-def test_indexing_is_numpys(array: Int4Array, index: Any) -> None:
-    result, wanted = array[index], FLOATS[index]
+@functools.cache
+def laid_out(layout: str) -> Int4Array:
+    return made(**LAYOUTS[layout])
+
+
+@given(st.sampled_from([*LAYOUTS]), hnp.basic_indices(VALUES.shape, allow_newaxis=False))
+def test_indexing_is_numpys(layout: str, index: Any) -> None:
+    result, wanted = laid_out(layout)[index], FLOATS[index]
     assert (np.shape(result), result.dtype) == (wanted.shape, wanted.dtype)
     np.testing.assert_array_equal(result, wanted)
 
@@ -121,8 +127,9 @@ def test_bytes_stored_are_those_of_the_chunks(tmp_path: Path) -> None:
     assert array.nbytes_stored == sum(p.stat().st_size for p in (tmp_path / "data" / "c").rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("array", ARRAYS, ids=repr)
-def test_numpy_and_dask_see_the_same(array: Int4Array) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_numpy_and_dask_see_the_same(layout: str) -> None:
+    array = laid_out(layout)
     check(array, VALUES)
     np.testing.assert_array_equal(np.asarray(array), FLOATS)
     assert np.asarray(array, np.float64).dtype == np.float64
