@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -11,6 +12,15 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOATS = [np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64)]
 INTEGERS = [np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)]
 DTYPES = FLOATS + INTEGERS
+# Each dtype is compiled for: where a loop is the same for all, a quick test takes some and a slow one the others.
+SOME = [BFLOAT16, np.dtype(np.float32), np.dtype(np.int16)]
+some_dtypes_at_once = pytest.mark.parametrize(
+    "dtypes",
+    [
+        pytest.param(SOME, id="some dtypes"),
+        pytest.param([one for one in DTYPES if one not in SOME], id="the other dtypes", marks=pytest.mark.slow),
+    ],
+)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, max_side=5)
 BFLOAT16_MAX = float(ml_dtypes.finfo(BFLOAT16).max)
 

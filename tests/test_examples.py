@@ -31,7 +31,12 @@ def test_every_example_is_run() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(RUNS)
 
 
-@pytest.mark.parametrize("name", RUNS)
+SLOW = ["dask_expression.py", "lazy_reading.py", "local_cluster.py"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in RUNS]
+)
 def test_example(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     printed = run(name, *arguments, folder=tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import BFLOAT16, DTYPES, FLOATS, arrays
+from strategies import BFLOAT16, DTYPES, FLOATS, arrays, some_dtypes_at_once
 
 from quantize.blocks import sampled, scan_rows
 from quantize.histogram import (
@@ -68,23 +68,24 @@ def scale_by(scale_method: str, values: np.ndarray, bins: Bins = FINE, **options
 # Counting -----------------------------------------------------------------------------------------------------------
 
 
-def blocks(special: tuple[float, ...] = ()) -> st.SearchStrategy[np.ndarray]:
-    return arrays(DTYPES, BLOCKS, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
+def blocks(dtypes: list[np.dtype[Any]], special: tuple[float, ...] = ()) -> st.SearchStrategy[np.ndarray]:
+    return arrays(dtypes, BLOCKS, special).map(lambda a: np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
 
 
 @st.composite
-def placed(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def placed(draw: st.DrawFn, dtypes: list[np.dtype[Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A block, and a unit and origin, of any size and close by or far away, that it may be counted with."""
-    block = draw(blocks(special=(math.nan, math.inf, -math.inf)))
-    sample = draw(st.sampled_from([block, block[:1, :1]]) | blocks().map(lambda b: b.astype(float)))
+    block = draw(blocks(dtypes, special=(math.nan, math.inf, -math.inf)))
+    sample = draw(st.sampled_from([block, block[:1, :1]]) | blocks(DTYPES).map(lambda b: b.astype(float)))
     return (block, *about(sample.reshape(1, -1), scan_rows(block)))
 
 
-@given(placed(), st.sampled_from([FINE, COARSE]))
+@some_dtypes_at_once
+@given(data=st.data(), bins=st.sampled_from([FINE, COARSE]))
 def test_every_finite_value_is_counted_once_in_the_bin_that_holds_it(
-    case: tuple[np.ndarray, np.ndarray, np.ndarray], bins: Bins
+    dtypes: list[np.dtype[Any]], data: st.DataObject, bins: Bins
 ) -> None:
-    block, unit, origin = case
+    block, unit, origin = data.draw(placed(dtypes))
     histogram = Histogram.about(bins, unit, origin)
     histogram.add(block)
     histogram.leave_out(scan_rows(block))
@@ -102,8 +103,11 @@ def test_every_finite_value_is_counted_once_in_the_bin_that_holds_it(
         assert y <= edge(number + 1, bins) + slack or y > most
 
 
-@given(arrays([d for d in DTYPES if d.itemsize <= 2], BLOCKS, special=(math.nan, math.inf, -math.inf)), st.data())
-def test_missing_values_are_left_out(values: np.ndarray, data: st.DataObject) -> None:
+@some_dtypes_at_once
+@given(data=st.data())
+def test_missing_values_are_left_out(dtypes: list[np.dtype[Any]], data: st.DataObject) -> None:
+    short = [one for one in dtypes if one.itemsize <= 2]
+    values = data.draw(arrays(short, BLOCKS, special=(math.nan, math.inf, -math.inf)))
     block = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     present = block[np.isfinite(block.astype(float))]
     assume(present.size)
@@ -154,8 +158,11 @@ def test_whole_numbers_lie_in_the_middle_of_narrow_bins(offset: int, power: int,
         assert 0.4 < right / -left < 2.5  # where bins become wider, one is so on one side only
 
 
-@given(st.lists(blocks(), min_size=1, max_size=5).filter(lambda found: len({b.dtype for b in found}) == 1), st.data())
-def test_the_order_of_merging_does_not_matter(parts: list[np.ndarray], data: st.DataObject) -> None:
+@some_dtypes_at_once
+@given(data=st.data())
+def test_the_order_of_merging_does_not_matter(dtypes: list[np.dtype[Any]], data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(dtypes))
+    parts = data.draw(st.lists(blocks([dtype]), min_size=1, max_size=5))
     total, rows = merged(parts)
     again, its_rows = merged(data.draw(st.permutations(parts)))
     assert total.counts.sum() == again.counts.sum() == rows[0, 2] == sum(part.size for part in parts)

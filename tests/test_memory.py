@@ -113,7 +113,12 @@ SETUPS = {
 }
 
 
-@pytest.mark.parametrize("name", SETUPS)
+QUICK = ["npy", "zstd zarr", "sharded zarr", "dask"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in SETUPS]
+)
 def test_a_run_holds_no_more_than_its_plan_said(folder: Path, tmp_path: Path, name: str) -> None:
     found = measured(SETUPS[name].format(folder=folder), tmp_path / "z", workers=2)
     assert found["peak"] <= found["said"]

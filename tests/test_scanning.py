@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import FLOATS
+from strategies import FLOATS, some_dtypes_at_once
 from test_kernels import HALVES, LINED, SIXTEEN_BITS, blocks, lined
 
-from quantize.kernels import Lines
 from quantize.scaling import Statistics, from_row, no_rows
 from quantize.scanning import TILE, scan
 
@@ -44,8 +43,10 @@ def test_counts_and_bounds(block: np.ndarray) -> None:
     same(scanned(block), expected(block))
 
 
-@given(blocks(special=SPECIAL), st.data())
-def test_missing_values_are_left_out(block: np.ndarray, data: st.DataObject) -> None:
+@some_dtypes_at_once
+@given(data=st.data())
+def test_missing_values_are_left_out(dtypes: list[np.dtype[Any]], data: st.DataObject) -> None:
+    block = data.draw(blocks(dtypes, special=SPECIAL))
     present = block[np.isfinite(block)]
     assume(present.size)
     missing = data.draw(st.sampled_from(list(present)))
@@ -81,11 +82,10 @@ def test_what_is_not_finite_is_counted_wherever_it_lies(dtype: np.dtype[Any], pl
     same(scanned(block), expected(block))
 
 
-@given(lined(blocks(special=SPECIAL, shapes=LINED)), st.data())
-def test_each_index_has_the_statistics_of_its_values(
-    case: tuple[np.ndarray, Lines, np.ndarray], data: st.DataObject
-) -> None:
-    block, lines, index_of = case
+@some_dtypes_at_once
+@given(data=st.data())
+def test_each_index_has_the_statistics_of_its_values(dtypes: list[np.dtype[Any]], data: st.DataObject) -> None:
+    block, lines, index_of = data.draw(lined(blocks(dtypes, special=SPECIAL, shapes=LINED)))
     missing = data.draw(st.none() | st.sampled_from(list(block.ravel())))
     assume(missing is None or np.isfinite(missing))
     rows = no_rows(lines.indices)
