@@ -393,9 +393,10 @@ def test_each_index_of_an_axis_has_a_range_by_its_data(
     np.testing.assert_array_equal(whole.quantized.take([index], axis), alone.quantized)
 
 
-@given(with_axis(arrays(shapes=packed_shapes)), st.data())
-def test_a_value_range_holds_for_every_index(case: tuple[np.ndarray, int], data: st.DataObject) -> None:
-    values, axis = case
+@some_dtypes_at_once
+@given(data=st.data())
+def test_a_value_range_holds_for_every_index(dtypes: list[np.dtype[Any]], data: st.DataObject) -> None:
+    values, axis = data.draw(with_axis(arrays(dtypes, packed_shapes)))
     low, high = sorted([float(data.draw(st.sampled_from(list(values.ravel())))), data.draw(st.floats(-1e30, 1e30))])
     assume(low < high)
     _, scale, zero_point, _ = check_axis(values, axis, scale_method="minmax", value_range=(low, high))

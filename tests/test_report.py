@@ -103,7 +103,12 @@ CASES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ["tiny", "axis", "land", "range", "integers", "constant", "missing", "huge numbers"]
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]
+)
 def test_every_kind_of_data_has_a_page(tmp_path, case):
     values, options = CASES[case]
     report, page = made(tmp_path, values, **options)
