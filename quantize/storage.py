@@ -127,14 +127,21 @@ class Variable:
                     "remove them, or give the variable another name"
                 )
 
-    def owns(self, sibling: str) -> bool:
-        """Whether an array in the group was made for this variable, which its metadata say."""
-        return self.says(f"{sibling}/zarr.json", BELONGS)
+    def owns(self, sibling: str, unsaid: bool = False) -> bool:
+        """Whether an array in the group was made for this variable; `unsaid` where it has no metadata.
+
+        They say so, or they are none of any array: then a store did not take or give them whole.
+        """
+        try:
+            found = self.files.get(f"{sibling}/zarr.json")
+        except StoreError:
+            return False
+        return unsaid if found is None else BELONGS in found or node_type(found) is None
 
     def delete_scans(self) -> None:
         """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
         for name in self.siblings[:2]:
-            if BELONGS in (self.files.get(f"{name}/zarr.json") or BELONGS):
+            if self.owns(name, unsaid=True):
                 self.files.delete_all(f"{name}/c")
                 self.files.delete_all(name)
 
@@ -305,12 +312,8 @@ class Variable:
 
     def is_ours(self) -> bool:
         """Whether there is metadata that this library wrote once, whatever state it is in now."""
-        return self.says(self.key, b'"int4"')
-
-    def says(self, key: str, text: bytes) -> bool:
-        """Whether there is metadata with a text in it, and not something that this library never wrote."""
         try:
-            return text in (self.files.get(key) or b"")
+            return b'"int4"' in (self.files.get(self.key) or b"")
         except StoreError:
             return False
 
@@ -323,7 +326,7 @@ def is_name(name: str) -> bool:
 def node_type(data: bytes) -> str | None:
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document.get("node_type") if isinstance(document, dict) and document.get("zarr_format") == 3 else None
 
