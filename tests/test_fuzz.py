@@ -218,7 +218,8 @@ def test_only_our_errors_come_out(made: Made, fuzz: Any, examples: int) -> None:
 
 # The command line -----------------------------------------------------------------------------------------------------
 
-COMMANDS = ["suggest", "plan", "run", "seal", "info", "verify", "report", "read", "restore"]  # not demo: it writes a gibibyte
+# Not demo: it writes a gibibyte.
+COMMANDS = ["suggest", "plan", "run", "seal", "info", "verify", "report", "read", "restore"]
 FILES = [
     "a.npy",
     "cut.npy",
@@ -233,13 +234,13 @@ FILES = [
 ]
 OPTIONS = [
     "--name", "--scale-method", "--axis", "--percentile", "--value-range", "--missing", "--nan-policy", "--chunks",
-    "--shards", "--compressors", "--memory", "--workers", "--json", "--overwrite", "--verify", "--durable", "--region",
-    "-o", "--output", "--help", "--version", "--", "-",
+    "--shards", "--compressors", "--memory", "--workers", "--json", "--overwrite", "--verify", "--durable", "--part",
+    "--region", "-o", "--output", "--help", "--version", "--", "-",
 ]  # fmt: skip
 WORDS = [
     "data", "minmax", "absmax", "percentile", "mse", "raise", "propagate", "none", "declared", "auto", "zstd", "gzip",
-    "0", "1", "-1", "2", "3,-1", "6,40", "1e999", "nan", "inf", "-inf", "99.9", "1GiB", "1e400", "0:2,:", "...", "::-1",
-    "::0", "99999999999999999999:", "5", "out.npy", "out.html", "",
+    "0", "1", "-1", "2", "3,-1", "6,40", "1e999", "nan", "inf", "-inf", "99.9", "1GiB", "1e400", "0:2,:", "1/2", "...",
+    "::-1", "::0", "99999999999999999999:", "5", "out.npy", "out.html", "",
 ]  # fmt: skip
 
 
