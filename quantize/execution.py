@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import statistics
 import threading
@@ -9,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -55,7 +56,7 @@ def run_tasks(
     The first exception ends the run: tasks under way are told by `stop`, no other is begun. The log says so if none is
     done for long.
     """
-    with Watch(processing if scheduler == "distributed" else str) as watch:
+    with Watch(functools.partial(processing, client()) if scheduler == "distributed" else str) as watch:
 
         def seen(task: Task, result: Any) -> None:
             watch.beat()
@@ -84,7 +85,6 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        self.thread.join()
 
     def beat(self) -> None:
         now = time.monotonic()
@@ -100,14 +100,20 @@ class Watch:
             if silence > max(PATIENCE, SLOW * usual, 2 * said):
                 said = silence
                 mostly = f", where {usual:.1f} s is usual" if self.pauses else ""
-                logger.warning("nothing was done for %.0f s%s%s", silence, mostly, self.where())
+                where = ""
+                with suppress(Exception):  # a scheduler that does not answer either
+                    where = self.where()
+                logger.warning("nothing was done for %.0f s%s%s", silence, mostly, where)
 
 
-def processing() -> str:
-    """Which workers of the cluster have tasks, and when they were last heard of."""
+def client() -> Any:
     from distributed import Client
 
-    client = Client.current()
+    return Client.current()
+
+
+def processing(client: Any) -> str:
+    """Which workers of the cluster have tasks, and when they were last heard of."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     now = time.time()
     busy = [
@@ -120,10 +126,8 @@ def processing() -> str:
 
 def asked(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     """What each worker of the cluster answers, or the exception that it gets."""
-    from distributed import Client
-
     with Watch(lambda: ". Waiting for every worker of the cluster to answer"):
-        answers: dict[str, Any] = Client.current().run(question, *arguments, on_error="return")
+        answers: dict[str, Any] = client().run(question, *arguments, on_error="return")
     return answers
 
 
@@ -175,9 +179,9 @@ def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
 def on_cluster(
     work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
 ) -> None:
-    from distributed import Client, KilledWorker, as_completed
+    from distributed import KilledWorker, as_completed
 
-    client = Client.current()
+    cluster = client()
     rest = iter(tasks)
     running: dict[str, Task] = {}
 
@@ -186,16 +190,16 @@ def on_cluster(
         if not tasks:
             return []
         if tasks[0].blocks is None:
-            futures: list[Any] = client.map(work, *zip(*(task.arguments for task in tasks), strict=True), pure=False)
+            futures: list[Any] = cluster.map(work, *zip(*(task.arguments for task in tasks), strict=True), pure=False)
         else:
-            futures = client.compute([delayed(work)(*task.arguments, task.blocks) for task in tasks])
+            futures = cluster.compute([delayed(work)(*task.arguments, task.blocks) for task in tasks])
         running.update(zip((future.key for future in futures), tasks, strict=True))
         return futures
 
     # Tasks that wait at a worker keep it busy; but where fewer may run than the cluster has threads, none may wait.
     first = list(islice(rest, 1))
     queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
-    width = workers * queue if workers >= sum(client.nthreads().values()) else workers
+    width = workers * queue if workers >= sum(cluster.nthreads().values()) else workers
     completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True, raise_errors=False)
     killed: Counter[int] = Counter()
     try:
@@ -218,4 +222,4 @@ def on_cluster(
                 again.append(task)  # a task may have waited at workers that others killed
             completed.update(submit([*again, *islice(rest, len(batch) - len(again))]))
     finally:
-        client.cancel(list(completed.futures))
+        cluster.cancel(list(completed.futures))

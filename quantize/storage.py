@@ -86,12 +86,10 @@ class Variable:
 
     def mend(self, new: Metadata) -> None:
         """Write again what a store took only the beginning of, when the group and the variable were created."""
-        for key, whole, free in (
-            ("zarr.json", group_document(), True),
-            (self.key, new.to_json(), not self.holds_keys(f"{self.name}/c/")),
-        ):
+        for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
             found = self.files.get(key)
-            if free and found is not None and len(found) < len(whole) and whole.startswith(found):
+            torn = found is not None and len(found) < len(whole) and whole.startswith(found)
+            if torn and (key == "zarr.json" or not self.holds_keys(f"{self.name}/c/")):
                 self.files.set(key, whole)
 
     def check_place(self, axis: int | None = None) -> None:

@@ -95,8 +95,8 @@ class Work:
 
     def scan_batch(
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
-    ) -> np.ndarray:
-        """Scan some units, and leave what was found in the store; the statistics of each index, all units together."""
+    ) -> None:
+        """Scan some units, and leave what was found in the store."""
         scans = self.scans
         first = self.layout.units.region(numbers[0])
         count = 1 if self.rule.axis is None else shape_of(first)[self.rule.axis]
@@ -110,7 +110,6 @@ class Work:
         if claim.stands():
             claim.last = scans.rows.key(batch), scans.set(batch, rows, None if tally is None else tally.histogram)
             claim.stands()
-        return folded(folded(rows[..., :ROW]))
 
     def settle_block(self, block: int, numbers: Any = None, blocks: None = None) -> np.ndarray:
         """The row of statistics of one index of the grid's along the axis, and its scales written.
