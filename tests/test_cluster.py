@@ -325,7 +325,8 @@ def test_a_worker_that_hangs_is_told_of(
 
     class Waking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            os.kill(pids[worker], signal.SIGCONT)
+            if f"{worker} (" in record.getMessage():
+                os.kill(pids[worker], signal.SIGCONT)
 
     def hang(event: Any) -> None:
         if getattr(event, "phase", "") == "write" and event.done == 0:
