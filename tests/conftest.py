@@ -3,9 +3,13 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No deadline: the first example of a test may compile a kernel.
-settings.register_profile("quantize", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("quantize")
+# No deadline: the first example of a test may compile a kernel. Without the slow tests, fewer examples too.
+for name, examples in (("quick", 30), ("whole", 100)):
+    settings.register_profile(name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "whole")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

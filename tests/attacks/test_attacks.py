@@ -88,6 +88,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.slow
 def test_all_attacks_together_take_little_memory(tmp_path: Path) -> None:
     """In a process that may not have much, which is stopped if it waits for ever."""
     paths = json.dumps([str(Path(__file__).parent), *sys.path])
