@@ -139,7 +139,7 @@ class Files:
     @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
         make = default_buffer_prototype().buffer.from_bytes
-        with self.writing(key):
+        with self.among_others(key):
             if type(self.store) is LocalStore:
                 self.store.set_sync(key, make(data))  # type: ignore[arg-type]
             else:  # it may keep what it is given, and an array may be used again
@@ -157,19 +157,19 @@ class Files:
 
     @retried
     def _set_new(self, key: str, data: bytes) -> None:
-        with self.writing(key):
+        with self.among_others(key):
             sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
 
     @contextmanager
-    def writing(self, key: str) -> Iterator[None]:
-        """Around a write: an error gets the name of the key where it has none, as that of a disk which is full.
+    def among_others(self, key: str) -> Iterator[None]:
+        """Around a change or a listing: an error gets the name of the key where it has none, as that of a full disk.
 
-        That a file is not found is no lasting error here: another run has taken the temporary one away as it sealed.
+        That a file of a folder is gone is no lasting error: another run renames and removes its own meanwhile.
         """
         try:
             yield
         except OSError as error:
-            if error.errno == errno.ENOENT and self.folder is not None:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) and self.folder is not None:
                 raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
             if error.errno is not None and error.filename is None:
                 error.filename = f"{self.label}/{key}"
@@ -186,7 +186,8 @@ class Files:
 
     @retried
     def delete_all(self, prefix: str) -> None:
-        sync(self.store.delete_dir(prefix))
+        with self.among_others(prefix):
+            sync(self.store.delete_dir(prefix))
 
     @retried
     def size(self, prefix: str) -> int:
@@ -194,7 +195,8 @@ class Files:
         if isinstance(self.store, FsspecStore):  # from the listing, where Zarr would ask for the size of each key
             found = sync(self.store.fs._find(f"{self.store.path}/{prefix}", detail=True))
             return sum(info["size"] for info in found.values())
-        return sync(self.store.getsize_prefix(prefix))
+        with self.among_others(prefix):
+            return sync(self.store.getsize_prefix(prefix))
 
     @contextmanager
     def alone(self, prefix: str) -> Iterator[None]:
@@ -206,7 +208,11 @@ class Files:
         if self.folder is None or fcntl is None:
             yield
             return
-        number = os.open(self.folder / prefix, os.O_RDONLY)
+        try:
+            number = os.open(self.folder / prefix, os.O_RDONLY)
+        except FileNotFoundError:  # another run has removed it, which the look that follows will show
+            yield
+            return
         try:
             with suppress(OSError):
                 fcntl.flock(number, fcntl.LOCK_EX)
@@ -223,7 +229,10 @@ class Files:
             return
         for folder, inside, names in os.walk(self.folder / prefix):
             for name in (*names, "."):  # the folder itself last: it has their names
-                number = os.open(os.path.join(folder, name), os.O_RDONLY)
+                try:
+                    number = os.open(os.path.join(folder, name), os.O_RDONLY)
+                except FileNotFoundError:  # another run has removed or renamed it
+                    continue
                 try:
                     os.fsync(number)
                 finally:
@@ -239,7 +248,8 @@ class Files:
                 take(key)
 
         if self.folder is None or (self.folder / prefix).is_dir():
-            sync(walk())
+            with self.among_others(prefix):
+                sync(walk())
 
 
 def fsspec_options(url: str) -> dict[str, Any]:

@@ -155,11 +155,15 @@ def quantize_to_zarr(
     )
     job = Job.of(source, store, settings, verify, progress)
     metadata = job.claim(overwrite)
-    if metadata.status == "scanning":
-        job.scan(metadata)
-        metadata = job.settle(metadata)
+    try:
+        if metadata.status == "scanning":
+            job.scan(metadata)
+            metadata = job.settle(metadata)
+        if metadata.status != "sealed":
+            job.write(metadata)
+    except StoreError as error:
+        metadata = job.written_by_another(error)
     if metadata.status != "sealed":
-        job.write(metadata)
         metadata = job.work.variable.seal(metadata, durable)
     return Int4Array(job.work.variable, metadata)
 
@@ -358,6 +362,21 @@ class Job:
         refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
         left = "" if alone else f". What the parts have made stays, not readable: remove {self.work.variable.where}"
         raise RefusedValuesError(f"{self.work.source.label}: {refusal}{left}")
+
+    def written_by_another(self, error: StoreError) -> Metadata:
+        """The metadata of the variable, if another run of this job seals it or has: what is of pass 1 is then removed.
+
+        Raises
+        ------
+        StoreError
+            The one that is given, if not.
+        """
+        found = self.work.variable.metadata()
+        if found is None or found.fingerprint != self.fingerprint or found.status == "scanning":
+            raise error
+        if not self.work.variable.present(self.plan.layout).all():
+            raise error
+        return self.finished()
 
     def finished(self) -> Metadata:
         """The metadata of the variable, which another run of this job has sealed meanwhile; what this one left goes."""

@@ -6,6 +6,7 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -162,7 +163,8 @@ class Variable:
         if not folder.is_dir():
             return folder.exists()
         files = (path for path in folder.rglob("*") if not path.is_dir())
-        return any(not STRAY.fullmatch(path.name) for path in files)
+        with self.files.among_others(prefix):
+            return any(not STRAY.fullmatch(path.name) for path in files)
 
     def overwrite(self, new: Metadata) -> None:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
@@ -253,13 +255,14 @@ class Variable:
             for name in self.siblings[2:]:
                 yield name, Grid((layout.shape[axis],), (layout.unit[axis],))
 
+    @retried
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
         if self.files.folder is None:
             return
         own = [(self.files.folder / name).rglob("*.partial") for name in (self.name, *self.siblings)]
-        for strays in (self.files.folder.glob("zarr.*.partial"), *own):
-            for path in strays:
+        with self.files.among_others(self.name):
+            for path in itertools.chain(self.files.folder.glob("zarr.*.partial"), *own):
                 if STRAY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,37 @@ def test_between_a_look_and_a_write_another_job_takes_the_place(tmp_path: Path, 
     assert verify(tmp_path, source=VALUES).ok
 
 
+@pytest.mark.parametrize("delay", range(20))
+def test_two_threads_at_once(tmp_path: Path, delay: int) -> None:
+    """The same job, begun as the other comes to one of its first changes."""
+    job = {"chunks": (8, 10), "workers": 2}
+    begun = threading.Event()
+
+    class Announcing(LocalStore):
+        changes = 0
+
+        async def set(self, key: str, value: Any) -> None:
+            type(self).changes += 1
+            if self.changes >= delay:
+                begun.set()
+            await super().set(key, value)
+
+    def second() -> Any:
+        begun.wait()
+        return quantize_to_zarr(VALUES, tmp_path, **job)
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(second)
+        try:
+            first = quantize_to_zarr(VALUES, Announcing(tmp_path), **job)
+        finally:
+            begun.set()
+        for array in (first, other.result()):
+            check(array, VALUES)
+    assert verify(tmp_path, source=VALUES).ok
+    assert not list(tmp_path.glob("data_*"))
+
+
 RUN = "import sys; from quantize.cli import main; main()"
 
 
@@ -104,9 +136,9 @@ def test_two_processes_at_once(tmp_path: Path, second: str) -> None:
         children.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment))
     said = [child.communicate()[1].decode() for child in children]
     codes = sorted(child.returncode for child in children)
-    assert codes == ([0, 0] if second == "minmax" else [0, 2]), said
+    assert codes == ([0, 0] if second == "minmax" else [0, 2]), "\n".join(said)
     if second != "minmax":
-        assert "of another job: --scale-method was" in "".join(said), said
+        assert "of another job: --scale-method was" in "".join(said)
     array = open_int4(tmp_path / "z")
     check(array, VALUES, scale_method=array.metadata.scale_method)
     assert verify(tmp_path / "z", source=VALUES).ok
