@@ -22,9 +22,11 @@ def check_workers(source: Source, sample: str | None) -> None:
     WorkersError
         Naming the first such worker, and what to do.
     """
-    check(version, (), __version__, "quantize {}, and this process {}. Install the same version everywhere")
+    same = f"and this process {__version__}. Install the same version everywhere"
+    check(version, (), __version__, lambda answer: f"quantize {answer}, {same}")
     if sample is not None:  # a dask source brings its own graph
-        check(Source.sample, (source,), sample, f"{source.label} with other values than this process. {SHARED}")
+        other = f"{source.label} with other values than this process. {SHARED}"
+        check(Source.sample, (source,), sample, lambda answer: other)
 
 
 def check_destination(variable: Variable, metadata: Metadata) -> None:
@@ -36,17 +38,19 @@ def check_destination(variable: Variable, metadata: Metadata) -> None:
         Naming the first such worker, and what to do.
     """
     missing = f"not the {variable.where} that this process has just looked at. {SHARED}"
-    check(fingerprint, (variable,), metadata.fingerprint, missing)
+    check(fingerprint, (variable,), metadata.fingerprint, lambda answer: missing)
 
 
-def check(question: Callable[..., Any], arguments: tuple[Any, ...], expected: Any, otherwise: str) -> None:
+def check(
+    question: Callable[..., Any], arguments: tuple[Any, ...], expected: Any, otherwise: Callable[[Any], str]
+) -> None:
     for worker, answer in asked(question, *arguments).items():
         if isinstance(answer, Exception):
             raise WorkersError(
                 f"worker {worker} cannot do the job: {type(answer).__name__}: {answer}. {SHARED}"
             ) from answer
         if answer != expected:
-            raise WorkersError(f"worker {worker} has {otherwise.format(answer, expected)}")
+            raise WorkersError(f"worker {worker} has {otherwise(answer)}")
 
 
 def version() -> str:
