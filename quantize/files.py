@@ -288,6 +288,11 @@ def check_size(size: int, most: int | None) -> None:
         raise ValueError(f"it is longer than the {most:,} bytes that it can have")
 
 
+def chunk_key(name: str, grid: Grid, number: int) -> str:
+    """The key of a chunk of an array in the group."""
+    return "/".join([name, "c", *map(str, grid.position(number))])
+
+
 @retried
 def present(files: Files, name: str, grid: Grid) -> np.ndarray:
     """Which chunks of an array in the group are there, by their keys, shape ``(chunks,)``."""

@@ -309,7 +309,7 @@ class Job:
         if self.plan.passes == 1:
             return
         self.work.scans.create()
-        todo = self.own_units()
+        todo = self.own_units.copy()
         for batch in np.flatnonzero(self.scanned()):
             todo[self.work.scans.batches.numbers(int(batch))] = False
         self.run("scan", functools.partial(self.work.scan_batch, metadata=metadata), todo)
@@ -376,7 +376,8 @@ class Job:
             raise error
         if not self.work.variable.present(self.plan.layout).all():
             raise error
-        return self.finished()
+        self.work.variable.delete_scans()
+        return found
 
     def finished(self) -> Metadata:
         """The metadata of the variable, which another run of this job has sealed meanwhile; what this one left goes."""
@@ -407,7 +408,7 @@ class Job:
         if self.work.variable.files.verify:
             self.check_present(metadata, present)
         try:
-            self.run("write", functools.partial(self.work.write_batch, metadata=metadata), self.own_units() & ~present)
+            self.run("write", functools.partial(self.work.write_batch, metadata=metadata), self.own_units & ~present)
         except SourceChangedError:
             changed = replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True})
             self.work.variable.advance(metadata, changed)
@@ -415,7 +416,7 @@ class Job:
 
     def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
         """Read what an earlier run wrote, and note as absent what is not whole."""
-        todo = self.own_units() & present
+        todo = self.own_units & present
         if not todo.any():
             return
         count = Counter("verify", self.plan.layout, 0, self.report, int(todo.sum()))
@@ -427,6 +428,7 @@ class Job:
         tasks = (Task(numbers, (batch, numbers)) for batch, numbers in self.batches(todo))
         self.run_tasks(functools.partial(self.work.damaged_units, metadata=metadata), tasks, done)
 
+    @functools.cached_property
     def own_units(self) -> np.ndarray:
         """Which units are this run's, shape ``(units,)``."""
         batches = self.work.scans.batches
@@ -445,7 +447,7 @@ class Job:
 
     def run(self, phase: str, work: Callable[..., Any], todo: np.ndarray) -> None:
         """Do some units, batch by batch."""
-        total = int(self.own_units().sum())
+        total = int(self.own_units.sum())
         count = Counter(phase, self.plan.layout, total - int(todo.sum()), self.report, total)
         tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in self.batches(todo))
         self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))

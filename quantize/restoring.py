@@ -114,9 +114,8 @@ class Check:
         self.more = 0
         self.whole: list[int] = []
         self.differing: list[str] = []
-        self.without: set[int | None] = (
-            set()
-        )  # indices of the axis, each the first of a unit's, whose scales are damaged
+        # Indices of the axis, each the first of a unit's, whose scales are damaged.
+        self.without: set[int | None] = set()
         self.lock = threading.Lock()
 
     def result(self) -> Verification:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .codec import ChunkCodec, Compressor
-from .files import present
+from .files import chunk_key, present
 from .grid import Batches, Grid, Shape
 from .histogram import COARSE, FINE, Bins, Histogram, coarse
 from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, loaded, same, serialized
@@ -46,7 +46,7 @@ class Sibling:
         return f"{self.name}/zarr.json"
 
     def key(self, number: int) -> str:
-        return "/".join([self.name, "c", *map(str, self.grid.position(number))])
+        return chunk_key(self.name, self.grid, number)
 
     def document(self) -> bytes:
         """Its ``zarr.json``."""
@@ -146,12 +146,6 @@ class Parameters:
             except ValueError as error:
                 raise DamagedChunkError.at(self.variable.files.label, array.key(block), error) from error
         return found[0], found[1]
-
-    def present(self) -> np.ndarray:
-        """Which blocks have both."""
-        scale, zero_point = (array.present() for array in self.arrays)
-        both: np.ndarray = scale & zero_point
-        return both
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from .files import Files, present
+from .files import Files, chunk_key, present
 from .grid import Grid, packed_shape, shape_of
 from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
 from .retrying import retried
@@ -76,7 +76,7 @@ class Variable:
         return found
 
     def chunk_key(self, layout: Layout, number: int) -> str:
-        return "/".join([self.name, "c", *map(str, layout.units.position(number))])
+        return chunk_key(self.name, layout.units, number)
 
     # Life
 
@@ -119,10 +119,15 @@ class Variable:
                     f"{files.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
                 )
-        for name in scales if axis is not None else ():
+        if axis is not None:
+            self.check_owned(scales, "whose scales need")
+
+    def check_owned(self, siblings: Iterable[str], use: str) -> None:
+        """Refuse places of siblings in which something else lies."""
+        for name in siblings:
             if self.holds_keys(f"{name}/") and not self.owns(name):
                 raise StoreError(
-                    f"{files.label}/{name} holds files that do not belong to {self.name}, whose scales need the place: "
+                    f"{self.files.label}/{name} holds files that do not belong to {self.name}, {use} the place: "
                     "remove them, or give the variable another name"
                 )
 
@@ -176,12 +181,7 @@ class Variable:
         StoreError
             If something else lies where pass 1 would; nothing is changed.
         """
-        for name in self.siblings[:2]:
-            if self.holds_keys(f"{name}/") and not self.owns(name):
-                raise StoreError(
-                    f"{self.files.label}/{name} holds files that do not belong to {self.name}, whose pass 1 needs the "
-                    "place: remove them, or give the variable another name"
-                )
+        self.check_owned(self.siblings[:2], "whose pass 1 needs")
         with self.files.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.delete_scales()
@@ -230,7 +230,7 @@ class Variable:
         for name, grid in self.arrays(metadata):
             absent = np.flatnonzero(~present(self.files, name, grid))
             if absent.size:
-                key = "/".join([name, "c", *map(str, grid.position(int(absent[0])))])
+                key = chunk_key(name, grid, int(absent[0]))
                 again = "run again to go on" if name == self.name else "pass overwrite=True to begin again"
                 raise UnfinishedStoreError(
                     f"{self.where} lacks {absent.size} of {grid.count} chunks, {key} the first; {again}"
