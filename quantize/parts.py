@@ -71,7 +71,9 @@ def quantize_part(
         if not job.is_scanned(metadata):
             return False
         metadata = job.settle(metadata)
-    if metadata.status != "sealed":
+    if metadata.status == "sealed":
+        job.check_sealed(metadata)
+    else:
         job.write(metadata)
     return True
 

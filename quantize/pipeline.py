@@ -14,7 +14,7 @@ from .array import Int4Array
 from .execution import Task, run_tasks
 from .files import Files
 from .grid import index_at, shape_of
-from .metadata import Layout, Metadata, Siblings, SourceChangedError, StoreError
+from .metadata import DamagedChunkError, Layout, Metadata, Siblings, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
 from .readers import DaskSource
 from .retrying import retried
@@ -124,6 +124,8 @@ def quantize_to_zarr(
         If an argument is not one of those above, or memory or disk will not do; nothing is written.
     StoreError
         If the destination holds something else, or another job's variable.
+    DamagedChunkError (a StoreError)
+        With `verify`, if the variable was whole and is so no longer.
     SourceChangedError
         If the source changed between the passes.
     WorkersError
@@ -163,7 +165,9 @@ def quantize_to_zarr(
             job.write(metadata)
     except StoreError as error:
         metadata = job.written_by_another(error)
-    if metadata.status != "sealed":
+    if metadata.status == "sealed":
+        job.check_sealed(metadata)
+    else:
         metadata = job.work.variable.seal(metadata, durable)
     return Int4Array(job.work.variable, metadata)
 
@@ -413,6 +417,27 @@ class Job:
             changed = replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True})
             self.work.variable.advance(metadata, changed)
             raise
+
+    def check_sealed(self, metadata: Metadata) -> None:
+        """With `verify`, read all units of this run's of a variable that was whole before.
+
+        They are not written anew: what pass 1 left, which would show that the source is the same, is gone.
+
+        Raises
+        ------
+        DamagedChunkError
+            If any is damaged or missing.
+        """
+        variable = self.work.variable
+        if not variable.files.verify:
+            return
+        present = variable.present(self.plan.layout)
+        self.check_present(metadata, present)
+        damaged = np.flatnonzero(self.own_units & ~present)
+        if damaged.size:
+            key = variable.chunk_key(self.plan.layout, int(damaged[0]))
+            why = ValueError(f"it and {damaged.size - 1:,} more do not hold what was written, or are missing")
+            raise DamagedChunkError.at(variable.files.label, key, why)
 
     def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
         """Read what an earlier run wrote, and note as absent what is not whole."""

@@ -209,7 +209,7 @@ class Work:
     def damaged_units(
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
     ) -> list[int]:
-        """Those of some units that are not whole: removed, so that they do not pass for done."""
+        """Those of some units that are not whole: removed before the seal, so that they do not pass for done."""
         reader = ChunkReader(self.variable, metadata)
         found = []
         for number in numbers:
@@ -219,8 +219,9 @@ class Work:
                 for chunk, _ in reader.grid.touched(self.layout.units.region(number)):
                     reader.read(chunk)
             except DamagedChunkError:
-                self.variable.files.delete(self.variable.chunk_key(self.layout, number))
                 found.append(number)
+                if metadata.status != "sealed":
+                    self.variable.files.delete(self.variable.chunk_key(self.layout, number))
         return found
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:

@@ -126,7 +126,7 @@ INTERVAL = 5.0  # seconds between two lines where the output is no terminal
 class Display:
     """Shows the plan and draws progress on standard error: one live line on a terminal, else a line now and then.
 
-    `plan` and `last` are the newest events of their kinds; `worked` is whether any unit was worked on.
+    `plan` and `last` are the newest events of their kinds; `worked` is whether any unit was more than read.
     """
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class Display:
         if first and self.last is not None:
             self.began = self.shown = now
         self.last = event
-        self.worked = self.worked or event.done > event.skipped
+        self.worked = self.worked or (event.phase != "verify" and event.done > event.skipped)
         text = self.line(event, now - self.began)
         if self.bar is not None:
             if first:

@@ -41,7 +41,7 @@ def test_a_flipped_bit_is_noticed(compressor: Compressor, packed: np.ndarray, da
 def test_a_torn_chunk_is_noticed(compressor: Compressor, packed: np.ndarray, data: st.DataObject) -> None:
     codec = ChunkCodec(packed.shape, compressor)
     stored = codec.encode(packed).tobytes()
-    with pytest.raises(ValueError, match=r"crc32c|too short"):
+    with pytest.raises(ValueError, match=r"crc32c|too short|bytes long, not"):
         codec.decode(stored[: data.draw(st.integers(0, len(stored) - 1))])
 
 

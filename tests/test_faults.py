@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from stores import files
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
 
-from quantize import DamagedChunkError, Int4Array, StoreError, open_int4, quantize_to_zarr
+from quantize import DamagedChunkError, Int4Array, StoreError, open_int4, quantize_part, quantize_to_zarr
 from quantize.metadata import QuantizeError
 from quantize.restoring import verify
 
@@ -227,6 +228,38 @@ def test_with_verify_what_an_earlier_run_wrote_is_read(tmp_path: Path, job: dict
         attempt(folder, Lies({}), job, verify=True, progress=phases.append)
         assert "verify" in {getattr(event, "phase", "") for event in phases}
         assert files(folder) == expected
+
+
+@pytest.mark.parametrize("job", [JOBS[0], JOBS[4], JOBS[5]], ids=str)
+def test_with_verify_what_is_whole_is_read_and_not_changed(tmp_path: Path, job: dict[str, Any]) -> None:
+    """A finished job has nothing to do, but a damaged one does not pass for finished, and loses nothing more."""
+    job = {"chunks": (4, 6), **job}
+    again = functools.partial(quantize_to_zarr, VALUES, tmp_path, verify=True, **job)
+    again()
+    expected = files(tmp_path)
+    again()
+    for key in (key for key in expected if key.startswith("data/c/")):
+        damaged = {**expected, key: expected[key][:-1]}
+        (tmp_path / key).write_bytes(damaged[key])
+        with pytest.raises(DamagedChunkError, match=f"{key} is damaged"):
+            again()
+        with pytest.raises(DamagedChunkError, match=f"{key} is damaged"):
+            quantize_part(VALUES, tmp_path, 1, 1, verify=True, **job)
+        assert files(tmp_path) == damaged
+        (tmp_path / key).unlink()
+        with pytest.raises(DamagedChunkError, match=f"{key} is damaged"):
+            again()
+        (tmp_path / key).write_bytes(expected[key])
+    again()
+    for key in (key for key in expected if key.startswith("data_scale/c/")):
+        (tmp_path / key).write_bytes(expected[key][:-1])
+        with pytest.raises(DamagedChunkError):
+            again()
+        (tmp_path / key).unlink()
+        with pytest.raises(DamagedChunkError):
+            again()
+    again(overwrite=True)
+    assert files(tmp_path) == expected
 
 
 def test_a_damaged_chunk_is_none_of_numbers(tmp_path: Path) -> None:
