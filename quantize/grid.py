@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,11 +28,11 @@ class Grid:
     shape: Shape
     box: Shape
 
-    @property
+    @functools.cached_property
     def counts(self) -> Shape:
         return tuple(-(-n // length) for n, length in zip(self.shape, self.box, strict=True))
 
-    @property
+    @functools.cached_property
     def count(self) -> int:
         return math.prod(self.counts)
 

@@ -197,9 +197,14 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[n
     if rule.scale_method == "mse":
         steps = HIGHEST - rule.lowest + 1
         lowest = (rule.lowest - zero_points).astype(np.float64)
-        shape = shape_of(histogram.bins)
-        loop = compiled(search_loop, histogram.counts.dtype)
-        loop(histogram.counts, histogram.unit, histogram.origin, low, high, steps, varied, scales, lowest, *shape)
+        search, shape = compiled(search_loop), shape_of(histogram.bins)
+        for i in varied.tolist():
+            counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
+            unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
+            ends = float(low[i]) / unit + origin, float(high[i]) / unit + origin
+            found, whole = search(counts, *ends, origin, steps, scales[i] / unit, lowest[i], *shape)
+            if SMALLEST_NORMAL <= found * unit < math.inf:
+                scales[i], lowest[i] = found * unit, whole
         moved = lowest != (rule.lowest - zero_points).astype(np.float64)  # the others may have more than 53 bits
         zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
         return scales, zero_points
@@ -505,8 +510,7 @@ def at_start(  # type: ignore[no-untyped-def]
     return at_best
 
 
-@numba.njit
-def best(counts, low, high, origin, steps, scale, lowest, bits, side, most):  # type: ignore[no-untyped-def]
+def search_loop(counts, low, high, origin, steps, scale, lowest, bits, side, most):  # type: ignore[no-untyped-def]
     """Scale in units, and the whole number of scales at which the lowest level lies; those given are the first try."""
     first = np.int64(key_of_number(low, bits, side, most))
     last = np.int64(key_of_number(high, bits, side, most))
@@ -540,16 +544,3 @@ def best(counts, low, high, origin, steps, scale, lowest, bits, side, most):  # 
         at_best = at_start(start, tried, False, origin, steps, at_best, counts, edges, total, first, bits, side, most)
         tried *= FINE_STEP
     return at_best[1], at_best[2]
-
-
-def search_loop(counts, unit, origin, low, high, steps, indices, scales, lowest, bits, side, most):  # type: ignore[no-untyped-def]
-    for index in indices:
-        u = unit[index]
-        o = np.float64(origin[index])
-        scale, whole = best(
-            counts[index], low[index] / u + o, high[index] / u + o, o, steps, scales[index] / u, lowest[index],
-            bits, side, most,
-        )  # fmt: skip
-        if SMALLEST_NORMAL <= scale * u < np.inf:
-            scales[index] = scale * u
-            lowest[index] = whole

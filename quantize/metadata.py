@@ -129,15 +129,15 @@ class Layout:
         """What is written at once: a chunk, or a shard where there are any."""
         return self.shards or self.chunks
 
-    @property
+    @functools.cached_property
     def units(self) -> Grid:
         return Grid(self.shape, self.unit)
 
-    @property
+    @functools.cached_property
     def chunk_codec(self) -> ChunkCodec:
         return ChunkCodec(packed_shape(self.chunks), self.compressor)
 
-    @property
+    @functools.cached_property
     def shard_codec(self) -> ShardCodec | None:
         return ShardCodec(packed_shape(self.shards), self.chunk_codec) if self.shards else None
 

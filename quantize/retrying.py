@@ -66,13 +66,34 @@ def translated(call: Callable[P, T]) -> Callable[P, T]:
     return translating
 
 
+AGAIN = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(is_temporary),
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
+    stop=tenacity.stop_after_attempt(ATTEMPTS),
+    before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
+    reraise=True,
+)
+
+
 def retried(call: Callable[P, T]) -> Callable[P, T]:
     """The function, called again while what fails may pass, after pauses that double; at last its error comes out."""
-    again = tenacity.retry(
-        retry=tenacity.retry_if_exception(is_temporary),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
-        reraise=True,
-    )
-    return again(translated(call))
+    once = translated(call)
+
+    @functools.wraps(call)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return once(*args, **kwargs)
+        except Exception as error:
+            if not is_temporary(error):
+                raise
+            failed = [error]
+
+        @functools.wraps(call)
+        def attempt() -> T:
+            if failed:  # the first attempt was made without tenacity, which takes longer than most calls
+                raise failed.pop()
+            return once(*args, **kwargs)
+
+        return AGAIN.copy()(attempt)
+
+    return patient

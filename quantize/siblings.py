@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -33,11 +34,11 @@ class Sibling:
     compressor: Compressor
     dimension: str | None = None
 
-    @property
+    @functools.cached_property
     def codec(self) -> ChunkCodec:
         return ChunkCodec((math.prod(self.chunk) * self.dtype.itemsize,), self.compressor)
 
-    @property
+    @functools.cached_property
     def grid(self) -> Grid:
         return Grid(self.shape, self.chunk)
 
@@ -102,7 +103,7 @@ class Parameters:
     axis: int
     dimension: str | None = None
 
-    @property
+    @functools.cached_property
     def arrays(self) -> tuple[Sibling, Sibling]:
         n, length = self.layout.shape[self.axis], self.layout.unit[self.axis]
         shape, chunk = (n,), (min(length, n),)
@@ -160,7 +161,7 @@ class Scans:
     layout: Layout
     rule: Rule
 
-    @property
+    @functools.cached_property
     def bins(self) -> Bins | None:
         if not self.rule.histogrammed:
             return None
@@ -177,11 +178,11 @@ class Scans:
     def numbers(self) -> int:
         return ROW if self.bins is None else ROW + 2
 
-    @property
+    @functools.cached_property
     def batches(self) -> Batches:
         return scan_batches(self.layout, self.rule)
 
-    @property
+    @functools.cached_property
     def rows(self) -> Sibling:
         length = self.batches.size * self.lanes * self.numbers
         return Sibling(
@@ -193,7 +194,7 @@ class Scans:
             Compressor(None if self.rule.axis is None else "zstd"),
         )
 
-    @property
+    @functools.cached_property
     def histograms(self) -> Sibling:
         assert self.bins is not None
         length = self.lanes * self.bins.number

@@ -6,6 +6,7 @@ task, a retry is free, and resuming is leaving units out.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from .kernels import Lines
 from .metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
 from .ranging import SAMPLE_EACH, scales_by_rows
 from .readers import PIECE, Source
-from .retrying import is_temporary, retried
+from .retrying import retried
 from .scaling import ROW, RefusedValuesError, Rule, Scale, Statistics, fold_into, folded, from_row, no_rows
 from .scanning import scan
 from .siblings import Parameters, Scans, one_read
@@ -80,11 +81,11 @@ class Work:
     missing: float | int | None
     shelf: Shelf = field(default_factory=Shelf)
 
-    @property
+    @functools.cached_property
     def scans(self) -> Scans:
         return Scans(self.variable, self.layout, self.rule)
 
-    @property
+    @functools.cached_property
     def parameters(self) -> Parameters | None:
         """Where the scales of an axis lie; None where there is one for all."""
         axis = self.rule.axis
@@ -345,18 +346,11 @@ class Work:
         if there is not None:
             yield region, there
             return
+        read = retried(self.source.read)
         for piece in self.source.pieces(region):
             if self.shelf.stop.is_set():
                 raise StoppedError
-            yield piece, self.read(piece)
-
-    def read(self, piece: Region) -> np.ndarray:
-        try:
-            return self.source.read(piece)
-        except OSError as error:
-            if not is_temporary(error):
-                raise
-        return retried(self.source.read)(piece)
+            yield piece, read(piece)
 
     def scan_part(
         self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: Tally | None = None
