@@ -9,8 +9,9 @@ import distributed
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import mostly_slow, slow
 from stores import Counting, Died, DyingStore, expected, field, files, memory_keys, mended_deaths
 from strategies import some_dtypes_at_once
 from zarr.storage import MemoryStore
@@ -54,14 +55,13 @@ def varied(shape: tuple[int, ...], axis: int) -> np.ndarray:
 
 
 @some_dtypes_at_once
-@settings(max_examples=60)
 @given(
     data=st.data(),
     scale_method=st.sampled_from(EXACT),
     axis=st.sampled_from(AXES),
     chunks=st.tuples(*(st.integers(1, n) for n in (12, 10, 7)))
     .map(lambda c: (*c[:2], 2 * c[2]))
-    .filter(lambda chunks: Grid(VALUES.shape, chunks).count <= 60),
+    .filter(lambda chunks: Grid(VALUES.shape, chunks).count <= 40),
     missing=st.booleans(),
 )
 def test_a_store_is_what_the_functions_in_memory_give(
@@ -93,7 +93,7 @@ SOURCES: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("chunks", [(3, 4, 6), (12, 4, 14), (3, 10, 14), (12, 10, 4), None])
+@pytest.mark.parametrize("chunks", [(3, 4, 6), slow((12, 4, 14)), slow((3, 10, 14)), (12, 10, 4), slow(None)])
 def test_every_source_gives_the_same(tmp_path: Path, kind: str, axis: int, chunks: Any) -> None:
     check_axis(
         quantize_to_zarr(SOURCES[kind](tmp_path), tmp_path / "z", axis=axis, chunks=chunks, workers=2), axis=axis
@@ -285,13 +285,13 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", [True, slow(False)])
 @pytest.mark.parametrize("job", JOBS)
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, job: str) -> None:
     assert mended_deaths(VALUES, tmp_path, torn, **JOBS[job], workers=1) >= 8
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", [True, slow(False)])
 def test_a_death_while_overwriting_is_mended(tmp_path: Path, torn: bool) -> None:
     old, new = {"axis": 1, "chunks": (6, 5, 14)}, {"axis": 0, "scale_method": "mse", "chunks": (6, 5, 14), "workers": 1}
     quantize_to_zarr(VALUES, tmp_path / "whole", **new)
@@ -319,7 +319,7 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path, job: str) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "5")
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["scales of an axis", "mse of an axis"]))
 def test_a_cluster_writes_the_bytes_of_threads(tmp_path: Path, job: str) -> None:
     np.save(tmp_path / "x.npy", VALUES)
     quantize_to_zarr(tmp_path / "x.npy", tmp_path / "threads", **JOBS[job])

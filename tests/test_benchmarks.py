@@ -19,7 +19,6 @@ from benchmarks.scales import LEAST, OUT_OF_REACH, bars
 from benchmarks.tables import Table
 
 ROOT = Path(__file__).parents[1]
-SLOW = {*SECTIONS} - {"scales"}
 
 
 def printed(*arguments: str) -> str:
@@ -29,9 +28,8 @@ def printed(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "section", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SECTIONS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SECTIONS)
 def test_a_section_gives_rows(section: str) -> None:
     document = json.loads(printed("--json", section))
     rows = document["rows"]

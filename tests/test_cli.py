@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from marks import slow
 
 from quantize import cli, terminal
 from quantize.array import open_int4
@@ -607,8 +608,15 @@ def test_a_stopped_run_says_how_far_it_came_and_goes_on(tmp_path, made, number):
             )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(("at", "place"), [(20, "pass 1 of 2, scan"), (300, "pass 2 of 2, write")])
+@pytest.mark.parametrize(
+    ("number", "at", "place"),
+    [
+        (signal.SIGINT, 20, "pass 1 of 2, scan"),
+        slow(signal.SIGINT, 300, "pass 2 of 2, write"),
+        slow(signal.SIGTERM, 20, "pass 1 of 2, scan"),
+        (signal.SIGTERM, 300, "pass 2 of 2, write"),
+    ],
+)
 def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, place):
     """A chunk is read in eight pieces; at most one of each worker begins to be read after the signal."""
     workers = 3

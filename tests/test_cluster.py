@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from marks import mostly_slow
 from stores import Counting, check, field, files
 from zarr.storage import MemoryStore
 
@@ -81,7 +82,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", mostly_slow(SOURCES, ["npy", "zarr", "uneven dask"]))
 def test_a_cluster_writes_the_bytes_of_threads(
     client: distributed.Client, on_threads: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:

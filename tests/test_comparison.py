@@ -13,6 +13,7 @@ import zarr
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 from stores import Counting, WatchedStore, expected, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
@@ -45,7 +46,9 @@ def errors(values: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
 # All of a small array -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float32, np.float64, np.int16, np.uint8, ">f4"])
+@pytest.mark.parametrize(
+    "dtype", [slow(np.float16), BFLOAT16, slow(np.float32), slow(np.float64), np.int16, slow(np.uint8), ">f4"]
+)
 def test_figures_are_those_of_what_is_restored(dtype: Any) -> None:
     values = np.clip(rng().normal(100, 30, (60, 7, 80)), 0, 255).astype(dtype)
     found = compare(values)
@@ -88,7 +91,7 @@ def test_missing_values_are_kept_and_cost_a_code() -> None:
     assert found.notes == ("29.74 % of the sample is missing, which takes one of the codes",)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.float32])
+@pytest.mark.parametrize("dtype", [np.int16, slow(np.int64), slow(np.float32)])
 def test_declared_missing_values_are_kept(tmp_path: Path, dtype: Any) -> None:
     values = rng().integers(-500, 500, (200, 300)).astype(dtype)
     values[:50] = -9999
@@ -266,7 +269,7 @@ class Generated:
         return np.asarray(self.draw(rng(seed), lengths), np.float32)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(2_000_000,), (10_000, 200), (100, 200, 100)])
+@pytest.mark.parametrize("shape", [slow((2_000_000,)), slow((10_000, 200)), (100, 200, 100)])
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "laplace"])
 def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], distribution: str) -> None:
     most = 1 << 19

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import slow
 from stores import field, files
 
 from quantize import quantize_to_zarr
@@ -80,7 +81,7 @@ def test_files_that_may_grow_no_longer(tmp_path: Path, whole: dict[str, bytes]) 
 @pytest.mark.parametrize(
     ("left", "place", "reached"),
     [
-        (0, "data_scan/zarr.json", "nothing done yet"),
+        slow(0, "data_scan/zarr.json", "nothing done yet"),
         (180_000, r"data/c/\d+/0", r"pass 2 of 2, write: \d of 16 chunks"),
     ],
     ids=["nothing left", "some left"],

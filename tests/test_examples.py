@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import slow
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -34,9 +35,7 @@ def test_every_example_is_run() -> None:
 SLOW = ["dask_expression.py", "lazy_reading.py", "local_cluster.py"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in RUNS]
-)
+@pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in RUNS])
 def test_example(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     printed = run(name, *arguments, folder=tmp_path)

@@ -13,6 +13,7 @@ import pytest
 import tenacity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marks import mostly_slow, slow
 from stores import files
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
@@ -135,7 +136,7 @@ PLANS = st.builds(
     st.dictionaries(st.integers(0, 24), st.sampled_from(FAULTS), max_size=6),
     st.dictionaries(st.integers(0, 40), st.sampled_from(FAULTS), max_size=3),
 )
-EXAMPLES = [60, pytest.param(400, marks=pytest.mark.slow)]
+EXAMPLES = [60, slow(400)]
 
 
 def quietly(examples: int) -> settings:
@@ -184,7 +185,7 @@ def test_without_it_verify_finds_every_torn_and_lost_chunk(tmp_path: Path, examp
     hold()
 
 
-@pytest.mark.parametrize("job", [JOBS[0], *(pytest.param(job, marks=pytest.mark.slow) for job in JOBS[1:])], ids=str)
+@pytest.mark.parametrize("job", mostly_slow(JOBS, JOBS[:1]), ids=str)
 @pytest.mark.parametrize("lie", FAULTS)
 def test_each_change_of_a_run_may_go_wrong(tmp_path: Path, job: dict[str, Any], lie: Any) -> None:
     """With `verify` a run mends it or stops; the next on a store that is sound ends right, whatever the fault."""

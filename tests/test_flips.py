@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from marks import slow
 from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
@@ -59,8 +60,8 @@ def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def flips(data: bytes, every_bit: bool) -> Iterator[bytes]:
-    """The data with one bit flipped: each in turn, or one of each byte."""
-    for at in range(len(data)):
+    """The data with one bit flipped: each in turn, or one of every third byte."""
+    for at in range(0, len(data), 1 if every_bit else 3):
         for bit in range(8) if every_bit else [5 if data[at] in b"eE" else (3 * at + 1) % 8]:
             yield data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
@@ -84,11 +85,8 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
             open_int4(store, "data")[...]
 
 
-CASES = [pytest.param(job, True, id=f"{job}, every bit", marks=pytest.mark.slow) for job in JOBS]
-CASES += [pytest.param(job, False, id=job) for job in JOBS if job != "axis, sharded"]
-
-
-@pytest.mark.parametrize(("job", "every_bit"), CASES)
+@pytest.mark.parametrize("every_bit", [False, slow(True)], ids=["some bits", "every bit"])
+@pytest.mark.parametrize("job", JOBS)
 def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_of_stores, "sync", at_once)
     store = made(JOBS[job])
@@ -98,7 +96,7 @@ def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytes
     cases = 0
     for key, kept in dict(store._store_dict).items():
         data = kept.to_bytes()
-        for changed in (*flips(data, every_bit), *list(cuts(data))[:: 1 if every_bit else 5]):
+        for changed in (*flips(data, every_bit), *list(cuts(data))[:: 1 if every_bit else 15]):
             store._store_dict[key] = make(changed)
             try:
                 check_that_damage_is_found(store, key)
@@ -111,5 +109,5 @@ def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytes
             np.testing.assert_array_equal(open_int4(store, "data")[...], sound)
         store._store_dict[key] = kept
     print(f"{cases:,} of {cases:,} found")
-    assert cases > 2000
+    assert cases > (2000 if every_bit else 600)
     assert verify(store).ok

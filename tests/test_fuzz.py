@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from marks import slow
 from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
@@ -202,7 +203,7 @@ def metadata_of_any_bytes(made: Made, data: st.DataObject) -> None:
 
 
 FUZZES = [bytes_of_stores, chunks_with_right_checksums, metadata_with_right_checksums, metadata_of_any_bytes]
-EXAMPLES = [100, pytest.param(2500, marks=pytest.mark.slow)]  # of each: 10,000 with those of stores
+EXAMPLES = [100, slow(2500)]  # of each: 10,000 with those of stores
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

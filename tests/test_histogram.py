@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, arrays, some_dtypes_at_once
 
 from quantize.blocks import sampled, scan_rows
@@ -224,10 +225,6 @@ WHOLE = ["16 integers", "256 integers", "poisson 3", "poisson 30", "mask"]
 each_set = pytest.mark.parametrize("name", SETS)
 
 
-def slow(value: Any) -> Any:
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
 # Percentiles --------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +295,7 @@ def check_mse(values: np.ndarray, found: Scale, tolerance: float = CLOSE) -> Non
     assert by_found >= by_minmax - tolerance
 
 
-@pytest.mark.parametrize("nan_policy", ["raise", "propagate"])
+@pytest.mark.parametrize("nan_policy", ["raise", slow("propagate")])
 @each_set
 def test_mse_is_as_good_as_a_dense_search(name: str, nan_policy: str) -> None:
     values = SETS[name]
@@ -309,7 +306,7 @@ def test_mse_is_as_good_as_a_dense_search(name: str, nan_policy: str) -> None:
         check_mse(values, scale_by("mse", values))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16, np.int16], ids=str)
+@pytest.mark.parametrize("dtype", [slow(np.float32), np.float16, slow(BFLOAT16), np.int16], ids=str)
 def test_mse_of_other_dtypes(dtype: Any) -> None:
     for name, values in list(SETS.items())[1::2]:
         whole = np.dtype(dtype).kind == "i"
@@ -337,7 +334,7 @@ def test_mse_with_coarse_bins_of_an_axis(name: str) -> None:
     check_mse(SETS[name], scale_by("mse", SETS[name], COARSE))
 
 
-@pytest.mark.parametrize("drift", ["none", "sorted", slow("reversed"), slow("slope"), slow("growth"), "steps"])
+@pytest.mark.parametrize("drift", [slow("none"), "sorted", slow("reversed"), slow("slope"), slow("growth"), "steps"])
 def test_mse_of_merged_histograms(drift: str) -> None:
     """Each of 40 parts has bins of its own."""
     random = np.random.default_rng(2)

@@ -12,6 +12,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import Counting, Died, DyingStore, WatchedStore, check, expected, field, files, memory_keys, mended_deaths
 from strategies import arrays
 from zarr.abc.store import Store
@@ -230,14 +231,14 @@ def test_chunks_that_are_there_are_not_written_again(tmp_path: Path) -> None:
     assert len(source.read) == 2 + 30 - len(there)
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", [True, slow(False)])
 @pytest.mark.parametrize("value_range", [None, (-100, 100)])
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, value_range: Any) -> None:
     """In the middle of each change of the store in turn, or after it, the process dies."""
     assert mended_deaths(VALUES, tmp_path, torn, chunks=(20, 20), workers=1, value_range=value_range) >= 8
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", [True, slow(False)])
 def test_a_death_while_overwriting_is_mended(tmp_path: Path, torn: bool) -> None:
     job = {"chunks": (20, 20), "workers": 1}
     quantize_to_zarr(VALUES, tmp_path / "whole", **job)

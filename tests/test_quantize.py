@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers, some_dtypes_at_once, with_axis
 
 from quantize import (
@@ -84,9 +85,9 @@ def test_missing_values_are_kept(values: np.ndarray, scale_method: str) -> None:
 
 
 @st.composite
-def ranged(draw: st.DrawFn) -> tuple[np.ndarray, tuple[float, float]]:
+def ranged(draw: st.DrawFn, dtypes: list[np.dtype[Any]]) -> tuple[np.ndarray, tuple[float, float]]:
     """Values, and a range that ends at or near some of them, or anywhere at all."""
-    values = draw(arrays(special=INFINITIES))
+    values = draw(arrays(dtypes, special=INFINITIES))
     present = [float(x) for x in values.flat if math.isfinite(x)] or [0.0]
     ends = st.one_of(st.sampled_from(present), numbers(np.dtype(np.float64)))
     low, high = sorted([draw(ends), draw(ends)])
@@ -94,17 +95,36 @@ def ranged(draw: st.DrawFn) -> tuple[np.ndarray, tuple[float, float]]:
     return values, (low, high)
 
 
+EXTREME = [
+    (np.asarray([0, math.inf, -math.inf], np.float32), (-1e308, 1e308)),
+    (np.asarray([0, 3e38, -1e-45], np.float32), (-1e-300, 1e-300)),
+    (np.asarray([0, 255], np.uint8), (-1e300, 1e9)),
+    (np.asarray([0, 255], np.uint8), (1e9, 1e10)),
+]
+
+
+@some_dtypes_at_once
 @settings(max_examples=300)
-@given(ranged(), methods, policies)
-@example((np.asarray([0, math.inf, -math.inf], np.float32), (-1e308, 1e308)), "minmax", "raise")
-@example((np.asarray([0, 3e38, -1e-45], np.float32), (-1e-300, 1e-300)), "minmax", "raise")
-@example((np.asarray([0, 255], np.uint8), (-1e300, 1e9)), "minmax", "raise")
-@example((np.asarray([0, 255], np.uint8), (1e9, 1e10)), "absmax", "raise")
+@given(data=st.data(), scale_method=methods, nan_policy=policies)
 def test_a_value_range_saturates_what_lies_outside(
-    case: tuple[np.ndarray, tuple[float, float]], scale_method: str, nan_policy: str
+    dtypes: list[np.dtype[Any]], data: st.DataObject, scale_method: str, nan_policy: str
 ) -> None:
-    values, (low, high) = case
-    result = quantize_to_int4(values, scale_method, value_range=(low, high), nan_policy=nan_policy)
+    check_range(*data.draw(ranged(dtypes)), scale_method, nan_policy)
+
+
+@pytest.mark.parametrize("nan_policy", ["raise", "propagate"])
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+@pytest.mark.parametrize(("values", "value_range"), EXTREME, ids=str)
+def test_a_value_range_that_is_extreme(
+    values: np.ndarray, value_range: tuple[float, float], scale_method: str, nan_policy: str
+) -> None:
+    check_range(values, value_range, scale_method, nan_policy)
+
+
+def check_range(values: np.ndarray, value_range: tuple[float, float], scale_method: str, nan_policy: str) -> None:
+    """Hold codes to the law, and what lies inside to the bound."""
+    low, high = value_range
+    result = quantize_to_int4(values, scale_method, value_range=value_range, nan_policy=nan_policy)
     codes, scale, zero_point = result[:3]
     nan_code = -8 if nan_policy == "propagate" else None
     check_codes(values, codes, scale, zero_point, nan_code, scale_method)
@@ -334,7 +354,6 @@ def test_blocks_cover_every_index_once_and_share_no_byte(shape: tuple[int, ...],
 
 BY_BOUNDS, BY_DATA = ["minmax", "absmax"], ["percentile", "mse"]
 EVERY_METHOD = pytest.mark.parametrize("scale_method", [*BY_BOUNDS, *BY_DATA])
-with_axes = with_axis(arrays(shapes=packed_shapes, special=(math.nan,)))
 
 
 def check_axis(values: np.ndarray, axis: int, **options: Any) -> Any:
@@ -359,10 +378,13 @@ def check_axis(values: np.ndarray, axis: int, **options: Any) -> Any:
     return codes, scale, zero_point, nan_code
 
 
+@some_dtypes_at_once
 @settings(max_examples=150)
-@given(with_axes, methods)
-def test_each_index_of_an_axis_is_quantized_as_alone(case: tuple[np.ndarray, int], scale_method: str) -> None:
-    values, axis = case
+@given(data=st.data(), scale_method=methods)
+def test_each_index_of_an_axis_is_quantized_as_alone(
+    dtypes: list[np.dtype[Any]], data: st.DataObject, scale_method: str
+) -> None:
+    values, axis = data.draw(with_axis(arrays(dtypes, packed_shapes, special=(math.nan,))))
     nan_policy = "propagate" if np.isnan(values.astype(float)).any() else "raise"
     codes, scale, zero_point, nan_code = check_axis(values, axis, scale_method=scale_method, nan_policy=nan_policy)
     result = np.dtype(np.float64) if values.dtype.kind in "iu" else values.dtype.newbyteorder("=")
@@ -436,7 +458,9 @@ def test_workers_give_the_same_bytes_along_an_axis(shape: tuple[int, ...], axis:
         np.testing.assert_array_equal(restored, values)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 2**20 + 1), 1), ((2, 2**19, 3), 1), ((2**20 + 1, 3), 0)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 2**20 + 1), 1), slow((2, 2**19, 3), 1), slow((2**20 + 1, 3), 0)], ids=str
+)
 def test_an_axis_that_blocks_cut(shape: tuple[int, ...], axis: int) -> None:
     values = np.random.default_rng(0).normal(280, 9, shape).astype(np.float32)
     expected = quantize_to_packed_int4(values, axis=axis, workers=1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import mostly_slow, slow
 
 pytest.importorskip("matplotlib")
 
@@ -103,12 +104,7 @@ CASES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
 }
 
 
-QUICK = ["tiny", "axis", "land", "range", "integers", "constant", "missing", "huge numbers"]
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]
-)
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["land", "missing"]))
 def test_every_kind_of_data_has_a_page(tmp_path, case):
     values, options = CASES[case]
     report, page = made(tmp_path, values, **options)
@@ -140,9 +136,9 @@ def test_the_page_has_figures_pictures_and_choices(tmp_path):
     [
         ("good", np.random.default_rng(0).uniform(size=(50, 40)), {}),
         ("fair", normal(200, 100), {}),
-        ("coarse", np.random.default_rng(0).standard_t(2, (200, 100)), {}),
-        ("exact", np.arange(16.0), {}),
-        ("empty", np.full((3, 4), np.nan), {"nan_policy": "propagate"}),
+        slow("coarse", np.random.default_rng(0).standard_t(2, (200, 100)), {}),
+        slow("exact", np.arange(16.0), {}),
+        slow("empty", np.full((3, 4), np.nan), {"nan_policy": "propagate"}),
     ],
 )
 def test_the_verdict_is_one_word(tmp_path, word, values, options):

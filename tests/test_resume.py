@@ -9,8 +9,9 @@ import distributed
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import Counting, Died, DyingStore, check, field, files
 
 from quantize import SourceChangedError, StoreError, UnfinishedStoreError, open_int4, plan, quantize_to_zarr
@@ -43,7 +44,7 @@ def skipped(source: Any, store: Any, **options: Any) -> dict[str, int]:
 # What is read again ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [slow(1), 3])
 @pytest.mark.parametrize(
     ("phase", "at", "options"),
     [
@@ -120,7 +121,6 @@ def place(folder: Path, things: list[str]) -> None:
     st.none() | st.integers(0, 25),
     st.booleans(),
 )
-@settings(max_examples=40)
 def test_overwriting_touches_nothing_that_is_not_its_own(
     tmp_path_factory: pytest.TempPathFactory,
     things: list[str],

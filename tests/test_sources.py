@@ -18,6 +18,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import mostly_slow
 from stores import Counting, check, field
 from strategies import DTYPES
 from zarr.storage import MemoryStore
@@ -130,12 +131,11 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.parametrize("job", mostly_slow(JOBS, JOBS[1:2]), ids=str)
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_gives_the_same(tmp_path: Path, name: str) -> None:
-    source = SOURCES[name](tmp_path)
-    for job in JOBS:
-        options = {key: job[key] for key in ("value_range", "nan_policy") if key in job}
-        check(quantize_to_zarr(source, MemoryStore(), **job), VALUES, **options)
+def test_every_source_gives_the_same(tmp_path: Path, name: str, job: dict[str, Any]) -> None:
+    options = {key: job[key] for key in ("value_range", "nan_policy") if key in job}
+    check(quantize_to_zarr(SOURCES[name](tmp_path), MemoryStore(), **job), VALUES, **options)
 
 
 @pytest.mark.parametrize("name", ["npy", "raw memmap", "zarr v3", "chunked hdf5", "h5py dataset"])

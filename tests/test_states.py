@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from marks import slow
 from stores import Died, DyingStore, field
 
 from quantize import QuantizeError, open_int4, quantize_part, quantize_to_zarr, seal
@@ -127,9 +128,7 @@ class Store(RuleBasedStateMachine):
             assert verify(self.place).ok
 
 
-@pytest.mark.parametrize(
-    ("examples", "steps"), [(25, 12), pytest.param(300, 25, marks=pytest.mark.slow)], ids=["short", "long"]
-)
+@pytest.mark.parametrize(("examples", "steps"), [(25, 12), slow(300, 25)], ids=["short", "long"])
 def test_a_read_is_right_or_raises_whatever_happened(examples: int, steps: int) -> None:
     if not EXPECTED:
         expect()

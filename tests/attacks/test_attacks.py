@@ -13,6 +13,7 @@ import pytest
 import zarr
 from attacks import ATTACKS, CHUNKS, VALUES, Attack, deep, layout, listen
 from click.testing import CliRunner
+from marks import mostly_slow, slow
 from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, MemoryStore
 
@@ -24,7 +25,9 @@ CORNER = (slice(0, 2), slice(0, 3))
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize(
+    "attack", mostly_slow(ATTACKS, [one for one in ATTACKS if not one.slow]), ids=lambda attack: attack.name
+)
 def test_an_attack_ends_in_its_verdict(tmp_path: Path, attack: Attack) -> None:
     attack.build(tmp_path / "store")
     if attack.opening:
@@ -195,7 +198,7 @@ def test_what_no_reader_would_take_is_not_written(shape: Any, options: dict[str,
     ("attributes", "why"),
     [
         ({"a": "x" * (1 << 22)}, "bytes long"),
-        ({"a": [[]] * (1 << 20)}, "bytes long"),
+        slow({"a": [[]] * (1 << 20)}, "bytes long"),
         ({"a": deep(LEVELS)}, "more than 100 deep"),
     ],
     ids=["long", "wide", "deep"],

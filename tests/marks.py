@@ -1,0 +1,15 @@
+"""Parameters of tests that only the slow run tries."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def mostly_slow(values: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """All values, of which the quick run tries some."""
+    return [value if value in quick else slow(value) for value in values]
