@@ -28,7 +28,7 @@ from quantize import plan, quantize_to_zarr
 from quantize.execution import Task, run_tasks
 from quantize.grid import Batches
 from quantize.metadata import Layout
-from quantize.pipeline import Counter
+from quantize.progress import Counter
 from quantize.siblings import batch_size
 
 from .floors import COLUMNS, MIB, THREADS, save_gaussian

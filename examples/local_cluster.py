@@ -8,8 +8,7 @@ import numpy as np
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
-from quantize import Plan, quantize_to_zarr
-from quantize.pipeline import Progress
+from quantize import Plan, Progress, quantize_to_zarr
 from quantize.restoring import verify
 
 COLUMNS = 1024

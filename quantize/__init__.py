@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .metadata import WorkersError as WorkersError
     from .parts import quantize_part as quantize_part
     from .parts import seal as seal
-    from .pipeline import Progress as Progress
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .planning import Plan as Plan
     from .planning import plan as plan
+    from .progress import Progress as Progress
     from .quantize import Int4Values as Int4Values
     from .quantize import NanInt4Values as NanInt4Values
     from .quantize import PackedInt4Values as PackedInt4Values
@@ -59,7 +59,8 @@ HOMES = {
     "planning": ("Plan", "plan"),
     "measuring": ("measure_error",),
     "errors": ("ErrorFigures",),
-    "pipeline": ("Progress", "quantize_to_zarr"),
+    "progress": ("Progress",),
+    "pipeline": ("quantize_to_zarr",),
     "parts": ("quantize_part", "seal"),
 }
 

@@ -18,7 +18,7 @@ from .array import Int4Array, open_int4
 from .blocks import blocks, checked_dtype, processors
 from .errors import ErrorFigures, PartErrors, Sums
 from .grid import Grid, Region, Shape, shape_of, shifted, within
-from .pipeline import Progress
+from .progress import Progress
 from .readers import Source
 from .restoring import scales_of
 from .rulers import Counts, Ruler, compare_arrays

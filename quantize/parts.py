@@ -7,8 +7,9 @@ from typing import Any
 
 from .array import Int4Array
 from .metadata import StoreError, UnfinishedStoreError
-from .pipeline import CHANGED, Job, Progress
+from .pipeline import CHANGED, Job
 from .planning import Plan, Settings
+from .progress import Progress
 from .storage import find
 
 

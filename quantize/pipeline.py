@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 from .array import Int4Array
 from .execution import Task, run_tasks
 from .files import Files
-from .grid import index_at, shape_of
-from .metadata import DamagedChunkError, Layout, Metadata, Siblings, SourceChangedError, StoreError
+from .grid import index_at
+from .metadata import DamagedChunkError, Metadata, Siblings, SourceChangedError, StoreError
 from .planning import Plan, Settings, planned
+from .progress import Counter, Progress
 from .readers import DaskSource
 from .retrying import retried
 from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
@@ -25,29 +25,6 @@ from .tasks import Shelf, Work
 from .workers import check_destination, check_workers
 
 CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase is.
-
-    Attributes
-    ----------
-    phase : {"scan", "scale", "write", "verify", "restore", "measure"}
-        "scale" comes where there is a scale for each index of an axis that lies in several units.
-    done, total : int
-        Units (output chunks or shards), those of an earlier run included; in "scale" their places along the axis.
-    skipped : int
-        Units that an earlier run had done.
-    nbytes : int
-        Bytes of values that this run has gone through in this phase.
-    """
-
-    phase: str
-    done: int
-    total: int
-    skipped: int
-    nbytes: int
 
 
 def quantize_to_zarr(
@@ -497,25 +474,3 @@ def difference(old: Any, new: Any, path: str = "") -> str:
     if path == CHANGED:
         return "its source changed while it was read"
     return "the values of the source" if path == "sample" else f"{path} was {old} and is {new}"
-
-
-class Counter:
-    """Adds up what is done, and reports it."""
-
-    def __init__(
-        self,
-        phase: str,
-        layout: Layout,
-        skipped: int,
-        report: Callable[[Progress], None],
-        total: int | None = None,
-    ) -> None:
-        self.units, self.itemsize, self.report = layout.units, layout.dtype.itemsize, report
-        self.state = Progress(phase, skipped, self.units.count if total is None else total, skipped, 0)
-        report(self.state)
-
-    def add(self, numbers: list[int]) -> None:
-        values = sum(math.prod(shape_of(self.units.region(number))) for number in numbers)
-        state = self.state
-        self.state = replace(state, done=state.done + len(numbers), nbytes=state.nbytes + values * self.itemsize)
-        self.report(self.state)

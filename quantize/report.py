@@ -13,7 +13,7 @@ from .comparison import Comparison, compare
 from .errors import ErrorFigures
 from .measuring import measured
 from .page import page
-from .pipeline import Progress
+from .progress import Progress
 from .restoring import check_target, replacing
 from .sources import as_source
 from .verdict import Verdict, verdict_of

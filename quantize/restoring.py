@@ -16,16 +16,17 @@ import numpy as np
 
 from .array import ChunkReader, Int4Array, open_int4
 from .blocks import processors
+from .documents import check_group, node_type
 from .execution import Task, run_tasks
 from .files import Files
 from .grid import Region, packed_region, shape_of, within
-from .metadata import DamagedChunkError, Layout, Metadata, StoreError, check_group
-from .pipeline import Counter, Progress
+from .metadata import DamagedChunkError, Layout, Metadata, StoreError
+from .progress import Counter, Progress
 from .readers import runs
 from .scaling import BFLOAT16, Rule, Scale
 from .siblings import Parameters, batch_size
 from .sources import as_source
-from .storage import Variable, node_type, sealed_variable
+from .storage import Variable, sealed_variable
 from .tasks import Work
 
 TOLD = 1000  # damaged places that are named

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from .codec import ChunkCodec, Compressor
+from .documents import array_document, codecs_document, loaded, same, serialized
 from .files import chunk_key, present
 from .grid import Batches, Grid, Shape
 from .histogram import COARSE, FINE, Bins, Histogram, coarse
-from .metadata import INDEX_CODECS, DamagedChunkError, Layout, array_document, loaded, same, serialized
+from .metadata import DamagedChunkError, Layout
 from .scaling import ROW, Rule, no_rows
 from .storage import Variable
 
@@ -51,14 +52,11 @@ class Sibling:
 
     def document(self) -> bytes:
         """Its ``zarr.json``."""
-        first, last = INDEX_CODECS
-        named = self.compressor.name
-        between = [{"name": named, "configuration": self.compressor.options}] if named else []
         document = array_document(
             self.shape,
             str(self.dtype),
             self.chunk,
-            [first, *between, last],
+            codecs_document(self.compressor, wide=True),
             {"int4": {"belongs_to": self.variable.name}},
             None if self.dimension is None else (self.dimension,),
         )

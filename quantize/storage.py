@@ -7,7 +7,6 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -18,9 +17,10 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
+from .documents import group_document, node_type
 from .files import Files, chunk_key, present
 from .grid import Grid, packed_shape, shape_of
-from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError, group_document
+from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError
 from .retrying import retried
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
@@ -322,14 +322,6 @@ class Variable:
 def is_name(name: str) -> bool:
     """Whether a variable may have this name."""
     return bool(NAME.fullmatch(name)) and not name.endswith(SIBLINGS) and name != "zarr.json"
-
-
-def node_type(data: bytes) -> str | None:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return document.get("node_type") if isinstance(document, dict) and document.get("zarr_format") == 3 else None
 
 
 # Finding --------------------------------------------------------------------------------------------------------------

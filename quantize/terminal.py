@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .pipeline import Progress
     from .planning import Plan
+    from .progress import Progress
 
 DONE, WRONG, USAGE, UNFINISHED, BUG, STOPPED, PIPE = 0, 1, 2, 3, 70, 130, 141
 

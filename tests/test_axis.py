@@ -27,7 +27,7 @@ from quantize import (
     quantize_to_zarr,
 )
 from quantize.grid import Grid
-from quantize.pipeline import Progress
+from quantize.progress import Progress
 from quantize.restoring import restore, verify
 
 VALUES = field((12, 10, 14))

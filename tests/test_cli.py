@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from marks import slow
 
-from quantize import cli, terminal
+from quantize import cli, options, terminal
 from quantize.array import open_int4
 
 VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
@@ -149,7 +149,7 @@ def test_version():
     ],
 )
 def test_regions_are_those_of_numpy(text, expected):
-    assert cli.region(text) == expected
+    assert options.region(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "1:2:3:4", "1,,2", "1.5", "None"])
@@ -163,7 +163,7 @@ def test_other_regions_are_refused(made, text):
     ("text", "expected"), [("declared", "declared"), ("none", None), ("-9999", -9999), ("1e20", 1e20), ("nan", None)]
 )
 def test_missing_values(text, expected):
-    found = cli.missing(text)
+    found = options.missing(text)
     assert type(found) is float if text == "nan" else (found, type(found)) == (expected, type(expected))
 
 

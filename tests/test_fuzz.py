@@ -24,7 +24,8 @@ from zarr.storage import MemoryStore
 
 from quantize import QuantizeError, cli, open_int4, quantize_to_zarr
 from quantize.codec import ChunkCodec, Compressor, sealed
-from quantize.metadata import Metadata, StoreError, checksum
+from quantize.documents import checksum
+from quantize.metadata import Metadata, StoreError
 from quantize.restoring import verify
 
 VALUES = field((6, 40))

@@ -13,7 +13,8 @@ from strategies import DTYPES
 
 from quantize import StoreError
 from quantize.codec import Compressor
-from quantize.metadata import Layout, Metadata, checksum, tagged, untagged
+from quantize.documents import checksum, tagged, untagged
+from quantize.metadata import Layout, Metadata
 from quantize.scaling import Scale
 
 LAYOUT = Layout((5, 7), np.dtype(np.float32), (2, 4))

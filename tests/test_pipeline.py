@@ -29,7 +29,7 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.pipeline import Progress
+from quantize.progress import Progress
 from quantize.restoring import verify
 
 VALUES = field((40, 30))

@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 from quantize import plan, quantize_to_zarr
 from quantize.grid import covers
 from quantize.metadata import UNITS
-from quantize.pipeline import Progress
+from quantize.progress import Progress
 
 VALUES = field((64, 48))
 MIB = 1 << 20

@@ -17,7 +17,7 @@ from stores import check, expected, field
 from zarr.storage import LocalStore
 
 from quantize import StoreError, open_int4, quantize_to_zarr
-from quantize.pipeline import Progress
+from quantize.progress import Progress
 from quantize.restoring import verify
 
 VALUES = field((40, 30))

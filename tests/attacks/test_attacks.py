@@ -18,7 +18,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, cli, open_int4, quantize_to_zarr
-from quantize.metadata import LEVELS
+from quantize.documents import LEVELS
 from quantize.restoring import TOLD, verify
 
 CORNER = (slice(0, 2), slice(0, 3))
