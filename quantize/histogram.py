@@ -43,6 +43,7 @@ COARSE = Bins(6, 32, np.uint32)  # of each index of an axis: there may be thousa
 WIDE = COARSE._replace(dtype=np.int64)  # where one bin may hold more than uint32 counts
 SAMPLE = 1024  # values that show where the middle of the data lies, and how wide it is
 SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
+FARTHEST = float(np.finfo(np.float64).max)
 NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
 
 
@@ -169,9 +170,11 @@ def together(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tuple[
     The origin is the middle one, by weight; the unit is as wide as the middle one and the distance from it to the
     others.
     """
-    centre = -origin * unit
-    middle = median(centre, weight)
-    return placed(middle, median(unit / 2, weight) + np.minimum(median(np.abs(centre - middle), weight), LARGEST / 4))
+    with np.errstate(over="ignore"):  # next to the ends of float64
+        centre = np.clip(-origin * unit, -FARTHEST, FARTHEST)
+        middle = median(centre, weight)
+        away = np.minimum(median(np.abs(centre - middle), weight), LARGEST / 4)
+    return placed(middle, median(unit / 2, weight) + away)
 
 
 def median(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -144,6 +144,15 @@ def test_ranges_by_the_data_are_as_good_as_those_in_memory(scale_method: str, ax
         assert np.mean([mine - theirs for mine, theirs in found]) >= -0.02
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("scale_method", EXACT + BY_DATA)
+def test_the_ends_of_float64_go_through_everything(scale_method: str, axis: int | None) -> None:
+    values = np.finfo(np.float64).max * np.where(np.arange(64).reshape(8, 8) % 3, 1.0, -1.0)
+    job: dict[str, Any] = {"scale_method": scale_method, "axis": axis, "chunks": (2, 4)}
+    array = quantize_to_zarr(values, MemoryStore(), **job)
+    np.testing.assert_allclose(array[...], values, rtol=0.07)  # half a step
+
+
 @pytest.mark.parametrize("axis", [None, 0, 2])
 @pytest.mark.parametrize("scale_method", EXACT + BY_DATA)
 def test_a_land_mask_goes_through_everything(tmp_path: Path, scale_method: str, axis: int | None) -> None:

@@ -267,20 +267,21 @@ class Deadly(distributed.WorkerPlugin):
     def setup(self, worker: Any) -> None:
         from quantize.tasks import Work
 
-        read = Work.read
+        unit_values = Work.unit_values
 
-        def deadly_read(work: Any, piece: Any) -> Any:
-            if piece[0].start == 35:
-                marks = [self.folder / f"{piece[1].start}-{number}" for number in range(self.times)]
+        def deadly(work: Any, number: int, block: Any) -> Any:
+            region = work.layout.units.region(number)
+            if region[0].start == 35:
+                marks = [self.folder / f"{region[1].start}-{number}" for number in range(self.times)]
                 left = [mark for mark in marks if not mark.exists()]
                 # one death in each pass: the first half is for pass 1, in which the store has no scale yet
                 first = b'"scanning"' in work.variable.files.get(work.variable.key)
                 if len(left) > (self.times // 2 if first else 0):
                     left[0].touch()
                     os.kill(os.getpid(), signal.SIGSEGV) if self.way == "segfault" else sys.exit(3)
-            return read(work, piece)
+            return unit_values(work, number, block)
 
-        Work.read = deadly_read  # type: ignore[method-assign]
+        Work.unit_values = deadly  # type: ignore[method-assign]
 
 
 def on_deadly_workers(source: Path, folder: Path, way: str, times: int) -> int:

@@ -172,6 +172,14 @@ def test_the_order_of_merging_does_not_matter(dtypes: list[np.dtype[Any]], data:
         np.testing.assert_array_equal(total.counts, again.counts)
 
 
+def test_the_ends_of_float64_merge() -> None:
+    most = np.finfo(np.float64).max
+    for ends in ([most], [-most, -most], [most, -most, most]):
+        total, rows = merged([np.array([end]) for end in ends])
+        assert total.counts.sum() == len(ends)
+        assert 0 < chosen(Rule("mse"), rows[0], total).scale < math.inf
+
+
 def test_nothing_merges_with_something() -> None:
     nan = np.full(5, math.nan, np.float32)
     values = np.linspace(280, 281, 100, dtype=np.float32)
