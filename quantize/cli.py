@@ -130,7 +130,7 @@ def run(
         array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
     elapsed = time.monotonic() - began
     where = f"{array.path}/{array.name}"
-    whole = ", and what was read of it is what was written" if settings["verify"] else ""
+    whole = ", and every chunk of it is whole" if settings["verify"] else ""
     finished = f"nothing to do: {where} is finished already{whole}"
     done = f"wrote {where} in {duration(elapsed)}" if display.worked else finished
     document = {**described(array), "worked": display.worked, "elapsed": elapsed}

@@ -27,6 +27,7 @@ WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
 PATIENCE = 60.0  # seconds without a task done, after which it is said
+NO_WORKERS = {"NoWorkerError", "NoValidWorkerError"}  # Dask's, where it was told how long to wait for one
 KILLED = 3  # times that Dask may give a task up, having seen four workers die with it
 SLOW = 20  # times the median between two tasks: so long it takes at least
 
@@ -115,6 +116,8 @@ def client() -> Any:
 def processing(client: Any) -> str:
     """Which workers of the cluster have tasks, and when they were last heard of."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        return ". The cluster has no workers left: the run goes on once it has some, or when it is run again"
     now = time.time()
     busy = [
         f"{worker} ({len(keys)} tasks, heard of {now - workers[worker]['last_seen']:.0f} s ago)"
@@ -211,6 +214,11 @@ def on_cluster(
                     done(task, result)
                     continue
                 error = future.exception()
+                if type(error).__name__ in NO_WORKERS:
+                    raise WorkersError(
+                        f"the cluster had no workers for {error.timeout:.0f} s, as long as its setting "
+                        "distributed.scheduler.no-workers-timeout says. See their logs; run again to go on"
+                    ) from error
                 if not isinstance(error, KilledWorker):
                     raise error
                 killed[task.numbers[0]] += 1

@@ -177,8 +177,12 @@ class Files:
 
     def holds(self, key: str, data: bytes | np.ndarray) -> bool:
         """Whether these are the bytes of a key."""
-        found = self.view(key)
-        return found is not None and np.array_equal(np.frombuffer(found, np.uint8), np.frombuffer(data, np.uint8))
+        own = np.frombuffer(data, np.uint8)
+        try:
+            found = self.view(key, most=own.size)
+        except ValueError:  # longer, or no file
+            return False
+        return found is not None and np.array_equal(np.frombuffer(found, np.uint8), own)
 
     @retried
     def delete(self, key: str) -> None:

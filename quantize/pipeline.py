@@ -413,7 +413,8 @@ class Job:
         damaged = np.flatnonzero(self.own_units & ~present)
         if damaged.size:
             key = variable.chunk_key(self.plan.layout, int(damaged[0]))
-            why = ValueError(f"it and {damaged.size - 1:,} more do not hold what was written, or are missing")
+            count = f"{damaged.size:,} of {len(present):,}"
+            why = ValueError(f"{count} are missing or hold other bytes than were written, it the first")
             raise DamagedChunkError.at(variable.files.label, key, why)
 
     def check_present(self, metadata: Metadata, present: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """On a cluster of processes the bytes are those of threads; what lives in this process stays in it, and it is said."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -288,6 +289,7 @@ def on_deadly_workers(source: Path, folder: Path, way: str, times: int) -> int:
     """Run the job on workers that die; how often they did."""
     (folder / "deaths").mkdir()
     with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),  # or it gives up those that die again
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -310,6 +312,43 @@ def test_workers_that_always_die_end_the_run(on_threads: dict[str, bytes], tmp_p
         on_deadly_workers(source, tmp_path, "segfault", times=1000)
     quantize_to_zarr(source, tmp_path / "z", **JOB)
     assert files(tmp_path / "z") == on_threads
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_cluster_without_workers_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, patient: bool
+) -> None:
+    """The run waits for new ones, or ends where Dask was told how long to wait."""
+    monkeypatch.setattr("quantize.execution.PATIENCE", 0.4)
+    setting = {"distributed.scheduler.no-workers-timeout": None if patient else "1s"}
+    source = npy(tmp_path)
+    with (
+        dask.config.set(setting),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", processes=False) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        class Hiring(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if patient and "no workers left" in record.getMessage():
+                    cluster.scale(1)
+
+        def leave(event: Any) -> None:
+            if getattr(event, "phase", "") == "write" and event.done == 0:
+                cluster.scale(0)
+                while client.scheduler_info()["workers"]:
+                    pass
+
+        handler = Hiring()
+        logging.getLogger("quantize").addHandler(handler)
+        ended = pytest.raises(WorkersError, match="had no workers for 1 s, as long as its setting")
+        try:
+            with contextlib.nullcontext() if patient else ended:
+                quantize_to_zarr(source, tmp_path / "z", **JOB, progress=leave)
+        finally:
+            logging.getLogger("quantize").removeHandler(handler)
+    assert not patient or "The cluster has no workers left: the run goes on once it has some" in caplog.text
+    check(quantize_to_zarr(source, tmp_path / "z", **JOB), VALUES)
 
 
 def test_a_worker_that_hangs_is_told_of(
