@@ -38,7 +38,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "blosc": {"chunks": (5, 4), "compressors": "blosc"},
     "sharded": {"chunks": (2, 2), "shards": (4, 4)},
     "axis": {"chunks": (2, 4), "axis": 0, "compressors": None},
-    "axis, sharded": {"chunks": (2, 2), "shards": (4, 4), "axis": 1, "nan_policy": "propagate"},
+    "axis, sharded": {"chunks": (4, 4), "shards": (8, 4), "axis": 1, "nan_policy": "propagate"},
 }
 LENIENT = ("zarr.json", "data_scale/zarr.json", "data_zero_point/zarr.json")
 

@@ -191,7 +191,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["memmap", "zstd zarr", "sharded zarr", "hdf5"],
     ),
     "narrow columns": (
-        {"chunks": [-1, 64], "compressors": None, "verify": True},
+        {"chunks": [-1, 256], "compressors": None, "verify": True},
         ["npy", "plain zarr", "hdf5", "dask"],
     ),
     "value range": ({"value_range": [-3, 3]}, ["npy", "array", "sharded zarr"]),
