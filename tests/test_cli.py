@@ -674,6 +674,7 @@ def test_demo_keeps_what_it_made_in_a_folder(tmp_path):
     assert quantize("demo", "--size", "1MB", "--folder", tmp_path, "--overwrite").exit_code == 0
 
 
+@pytest.mark.slow
 def test_demo_without_a_folder_keeps_the_picture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = quantize("demo", "--size", "200kB")

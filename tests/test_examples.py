@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from marks import slow
+from marks import mostly_slow
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -32,10 +32,7 @@ def test_every_example_is_run() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(RUNS)
 
 
-SLOW = ["dask_expression.py", "lazy_reading.py", "local_cluster.py"]
-
-
-@pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in RUNS])
+@pytest.mark.parametrize("name", mostly_slow(RUNS, ["usage.py", "npy_out_of_core.py"]))
 def test_example(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     printed = run(name, *arguments, folder=tmp_path)

@@ -50,7 +50,7 @@ def floats(packed: np.ndarray, attributes: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("reader", [with_zarr, with_tensorstore])
-@pytest.mark.parametrize("grid", mostly_slow(GRIDS, GRIDS[1:3]), ids=str)
+@pytest.mark.parametrize("grid", mostly_slow(GRIDS, GRIDS[2:3]), ids=str)
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=str)
 def test_others_read_the_same_floats(tmp_path: Path, compressor: Any, grid: dict[str, Any], reader: Any) -> None:
     array: Int4Array = quantize_to_zarr(VALUES, tmp_path, compressors=compressor, **grid)
@@ -71,7 +71,7 @@ def test_others_notice_a_flipped_bit(tmp_path: Path, grid: dict[str, Any], reade
         reader(tmp_path)
 
 
-@pytest.mark.parametrize("grid", mostly_slow(GRIDS, GRIDS[1:3]), ids=str)
+@pytest.mark.parametrize("grid", mostly_slow(GRIDS, GRIDS[2:3]), ids=str)
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=str)
 def test_what_zarr_writes_in_our_place_is_read(tmp_path: Path, compressor: Any, grid: dict[str, Any]) -> None:
     array = quantize_to_zarr(VALUES, tmp_path, compressors=compressor, **grid)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marks import slow
-from strategies import BFLOAT16, DTYPES, FLOATS, arrays, some_dtypes_at_once
+from marks import mostly_slow, slow
+from strategies import BFLOAT16, DTYPES, FLOATS, SOME, arrays, some_dtypes_at_once
 
 from quantize.blocks import sampled, scan_rows
 from quantize.histogram import (
@@ -131,7 +131,7 @@ def test_nan_of_both_signs_and_infinities_are_left_out(dtype: np.dtype[Any]) -> 
 
 
 @pytest.mark.parametrize("columns", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", mostly_slow(DTYPES, SOME), ids=str)
 def test_each_index_has_a_histogram_of_its_own(dtype: np.dtype[Any], columns: bool) -> None:
     random = np.random.default_rng(5)
     block = random.integers(0, 100, (12, 2500 if not columns else 7)).astype(dtype)

@@ -182,7 +182,7 @@ def stages(source: Any, store: Any, **job: Any) -> tuple[Progress | None, Progre
     return first.get("scan"), first["write"]
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [slow(1), 3])
 @pytest.mark.parametrize("shards", [None, (8, 10)])
 @pytest.mark.parametrize(
     ("phase", "done"), [("scan", 0), ("scan", 7), ("scan", 15), ("write", 0), ("write", 7), ("write", 15)]
@@ -397,7 +397,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [slow(1), 3])
 @pytest.mark.parametrize(("values", "message"), REFUSED, ids=["nan", "all"])
 def test_refused_values_leave_no_store_behind(
     tmp_path: Path, values: np.ndarray, message: str, workers: int, kind: str

@@ -13,6 +13,7 @@ import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import Counting, field
 from zarr.storage import MemoryStore
 
@@ -243,7 +244,7 @@ def test_only_what_is_not_there_yet_needs_room(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("compressors", [None, "zstd", "gzip", "blosc"])
-@pytest.mark.parametrize("options", [{"chunks": 1024}, {"chunks": 16}, {"chunks": 16, "shards": 1024}], ids=str)
+@pytest.mark.parametrize("options", [slow({"chunks": 1024}), {"chunks": 16}, {"chunks": 16, "shards": 1024}], ids=str)
 def test_the_result_takes_no_more_disk_than_said(tmp_path: Path, options: Any, compressors: Any) -> None:
     values = np.random.default_rng(0).uniform(size=1 << 12)
     said = plan(values, tmp_path, compressors=compressors, **options).disk

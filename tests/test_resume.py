@@ -234,7 +234,7 @@ def client() -> Iterator[distributed.Client]:
         yield client
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["changed", "cut"])
+@pytest.mark.parametrize("cut", [False, slow(True)], ids=["changed", "cut"])
 def test_a_file_that_changes_between_the_passes_stops_a_cluster(
     client: distributed.Client, tmp_path: Path, cut: bool
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from marks import mostly_slow, slow
 from stores import check, expected, field
 from zarr.storage import LocalStore
 
@@ -90,7 +91,7 @@ def test_between_a_look_and_a_write_another_job_takes_the_place(tmp_path: Path, 
     assert verify(tmp_path, source=VALUES).ok
 
 
-@pytest.mark.parametrize("delay", range(20))
+@pytest.mark.parametrize("delay", mostly_slow(range(20), range(0, 20, 2)))
 def test_two_threads_at_once(tmp_path: Path, delay: int) -> None:
     """The same job, begun as the other comes to one of its first changes."""
     job = {"chunks": (8, 10), "workers": 2}
@@ -124,7 +125,7 @@ def test_two_threads_at_once(tmp_path: Path, delay: int) -> None:
 RUN = "import sys; from quantize.cli import main; main()"
 
 
-@pytest.mark.parametrize("second", ["minmax", "absmax"])
+@pytest.mark.parametrize("second", ["minmax", slow("absmax")])
 def test_two_processes_at_once(tmp_path: Path, second: str) -> None:
     """The same job twice ends right in both; of two different ones the second to come is refused."""
     np.save(tmp_path / "x.npy", VALUES)
