@@ -338,6 +338,7 @@ def test_shares_keep_within_their_limits(limits: list[int], most: int) -> None:
     assert all(1 <= number <= limit for number, limit in zip(found, limits, strict=True))
 
 
+@pytest.mark.slow
 def test_long_axes_are_judged_by_some_of_their_indices() -> None:
     values = field((2 * LONGEST, 64)) * np.exp(rng().normal(size=(2 * LONGEST, 1))).astype(np.float32)
     found = row(compare(values), "minmax", 0)

@@ -204,7 +204,7 @@ def metadata_of_any_bytes(made: Made, data: st.DataObject) -> None:
 
 
 FUZZES = [bytes_of_stores, chunks_with_right_checksums, metadata_with_right_checksums, metadata_of_any_bytes]
-EXAMPLES = [100, slow(2500)]  # of each: 10,000 with those of stores
+EXAMPLES = [50, slow(2500)]  # of each: 10,000 with those of stores
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -72,10 +72,11 @@ def check(values: np.ndarray, scale_method: str = "minmax", nan_policy: str = "r
 # The law ------------------------------------------------------------------------------------------------------------
 
 
+@some_dtypes_at_once
 @settings(max_examples=300)
-@given(arrays(), methods)
-def test_codes_and_errors_keep_the_law(values: np.ndarray, scale_method: str) -> None:
-    check(values, scale_method)
+@given(data=st.data(), scale_method=methods)
+def test_codes_and_errors_keep_the_law(dtypes: list[np.dtype[Any]], data: st.DataObject, scale_method: str) -> None:
+    check(data.draw(arrays(dtypes)), scale_method)
 
 
 @given(arrays(FLOATS, special=(math.nan,)), methods)

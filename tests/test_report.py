@@ -147,6 +147,7 @@ def test_the_verdict_is_one_word(tmp_path, word, values, options):
     assert {"class": f"verdict {word}"} in page.all("section")
 
 
+@pytest.mark.slow
 def test_the_verdict_tells_of_saturated_values_and_of_better_choices(tmp_path):
     report, _ = made(tmp_path, *CASES["range"][:1], value_range=(-1, 1))
     said = " ".join(report.verdict.sentences)
@@ -192,6 +193,7 @@ def test_arrays_need_no_path(tmp_path):
     assert "array in memory" in checked(Page((tmp_path / "x.html").read_text())).text
 
 
+@pytest.mark.slow
 def test_the_same_store_has_the_same_page(tmp_path):
     stored(tmp_path, normal(40, 50), chunks=(8, 10))
     for name in ("a.html", "b.html"):

@@ -90,6 +90,7 @@ def test_which_errors_pass() -> None:
     assert not any(map(is_temporary, (ValueError(), KeyError(), KeyboardInterrupt(), MemoryError())))
 
 
+@pytest.mark.slow
 def test_every_call_of_a_run_may_fail_once(tmp_path: Path) -> None:
     calls = calls_of_a_run(tmp_path / "right")
     expected = files(tmp_path / "right")
