@@ -535,14 +535,14 @@ def search_loop(counts, low, high, origin, steps, scale, lowest, bits, side, mos
         at_best[1], at_best[2], FITS, origin, steps, at_best, counts, edges, total, first, bits, side, most
     )
     tried = scale
-    while True:
+    while tried > SMALLEST_NORMAL:
         start, clipped = window(tried, steps, counts, edges, total, first, bits, side, most)
         if not clipped < at_best[0]:
             break
         at_best = at_start(start, tried, False, origin, steps, at_best, counts, edges, total, first, bits, side, most)
         tried *= COARSE_STEP
     tried, end = at_best[1] / COARSE_STEP**2, at_best[1] * COARSE_STEP**2
-    while tried > end:
+    while tried > max(end, SMALLEST_NORMAL):
         start, _ = window(tried, steps, counts, edges, total, first, bits, side, most)
         at_best = at_start(start, tried, False, origin, steps, at_best, counts, edges, total, first, bits, side, most)
         tried *= FINE_STEP
