@@ -25,11 +25,11 @@ import numpy as np
 from zarr.storage import MemoryStore
 
 from quantize import plan, quantize_to_zarr
-from quantize.execution import Task, run_tasks
-from quantize.grid import Batches
-from quantize.metadata import Layout
-from quantize.progress import Counter
-from quantize.siblings import batch_size
+from quantize.numerics.grid import Batches
+from quantize.runtime.progress import Counter
+from quantize.runtime.schedulers import Task, run_tasks
+from quantize.store.metadata import Layout
+from quantize.store.side_arrays import batch_size
 
 from .floors import COLUMNS, MIB, THREADS, save_gaussian
 from .measuring import in_child, interleaved, milliseconds, peak_memory, ratio, timed

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantize import kernels
-from quantize.blocks import scan_rows
+from quantize.numerics.blocks import scan_rows
 
 from .floors import MIB
 from .measuring import in_child, interleaved, ratio, timed

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from llvmlite import binding
 
-from quantize.blocks import processors
+from quantize.numerics.blocks import processors
 
 Result = TypeVar("Result")
 

@@ -21,9 +21,9 @@ import numpy as np
 import zarr
 
 from quantize import Plan, Progress, quantize_to_zarr
-from quantize.blocks import block_of, blocks, sampled, scan_rows
-from quantize.histogram import FINE, SAMPLE, Histogram, about
-from quantize.tasks import CACHED
+from quantize.calibration.histogram import FINE, SAMPLE, Histogram, about
+from quantize.numerics.blocks import block_of, blocks, sampled, scan_rows
+from quantize.runtime.tasks import CACHED
 
 from .measuring import in_child, interleaved, timed
 from .samples import sample

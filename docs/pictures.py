@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from quantize import pictures, quantize_to_zarr
-from quantize.comparison import compare
-from quantize.demo import elevations
-from quantize.measuring import measured
+from quantize import quantize_to_zarr
+from quantize.cli.demo import elevations
+from quantize.quality.measure import measured
+from quantize.quality.report import pictures
+from quantize.quality.suggest import compare
 
 HERE = Path(__file__).parent / "pictures"
 

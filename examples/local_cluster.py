@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from quantize import Plan, Progress, quantize_to_zarr
-from quantize.restoring import verify
+from quantize.reading.restore import verify
 
 COLUMNS = 1024
 

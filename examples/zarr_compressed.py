@@ -8,7 +8,7 @@ import numpy as np
 import zarr
 
 from quantize import RefusedValuesError, quantize_to_zarr
-from quantize.restoring import restore
+from quantize.reading.restore import restore
 
 
 def main() -> None:

@@ -4,22 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .array import Int4Array as Int4Array
-    from .array import open_int4 as open_int4
-    from .errors import ErrorFigures as ErrorFigures
-    from .measuring import measure_error as measure_error
-    from .metadata import DamagedChunkError as DamagedChunkError
-    from .metadata import QuantizeError as QuantizeError
-    from .metadata import SourceChangedError as SourceChangedError
-    from .metadata import StoreError as StoreError
-    from .metadata import UnfinishedStoreError as UnfinishedStoreError
-    from .metadata import WorkersError as WorkersError
+    from .numerics.scales import RefusedValuesError as RefusedValuesError
     from .parts import quantize_part as quantize_part
     from .parts import seal as seal
     from .pipeline import quantize_to_zarr as quantize_to_zarr
-    from .planning import Plan as Plan
-    from .planning import plan as plan
-    from .progress import Progress as Progress
+    from .quality.figures import ErrorFigures as ErrorFigures
+    from .quality.measure import measure_error as measure_error
     from .quantize import Int4Values as Int4Values
     from .quantize import NanInt4Values as NanInt4Values
     from .quantize import PackedInt4Values as PackedInt4Values
@@ -29,7 +19,17 @@ if TYPE_CHECKING:
     from .quantize import quantize_to_int4 as quantize_to_int4
     from .quantize import quantize_to_packed_int4 as quantize_to_packed_int4
     from .quantize import unpack_int8_to_int4 as unpack_int8_to_int4
-    from .scaling import RefusedValuesError as RefusedValuesError
+    from .reading.array import Int4Array as Int4Array
+    from .reading.array import open_int4 as open_int4
+    from .runtime.plan import Plan as Plan
+    from .runtime.plan import plan as plan
+    from .runtime.progress import Progress as Progress
+    from .store.metadata import DamagedChunkError as DamagedChunkError
+    from .store.metadata import QuantizeError as QuantizeError
+    from .store.metadata import SourceChangedError as SourceChangedError
+    from .store.metadata import StoreError as StoreError
+    from .store.metadata import UnfinishedStoreError as UnfinishedStoreError
+    from .store.metadata import WorkersError as WorkersError
 
 __version__ = "0.1.0"
 
@@ -46,8 +46,8 @@ HOMES = {
         "quantize_to_packed_int4",
         "unpack_int8_to_int4",
     ),
-    "scaling": ("RefusedValuesError",),
-    "metadata": (
+    "numerics.scales": ("RefusedValuesError",),
+    "store.metadata": (
         "DamagedChunkError",
         "QuantizeError",
         "SourceChangedError",
@@ -55,11 +55,11 @@ HOMES = {
         "UnfinishedStoreError",
         "WorkersError",
     ),
-    "array": ("Int4Array", "open_int4"),
-    "planning": ("Plan", "plan"),
-    "measuring": ("measure_error",),
-    "errors": ("ErrorFigures",),
-    "progress": ("Progress",),
+    "reading.array": ("Int4Array", "open_int4"),
+    "runtime.plan": ("Plan", "plan"),
+    "quality.measure": ("measure_error",),
+    "quality.figures": ("ErrorFigures",),
+    "runtime.progress": ("Progress",),
     "pipeline": ("quantize_to_zarr",),
     "parts": ("quantize_part", "seal"),
 }

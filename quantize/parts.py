@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .array import Int4Array
-from .metadata import StoreError, UnfinishedStoreError
 from .pipeline import CHANGED, Job
-from .planning import Plan, Settings
-from .progress import Progress
+from .reading.array import Int4Array
+from .runtime.plan import Plan, Settings
+from .runtime.progress import Progress
 from .storage import find
+from .store.metadata import StoreError, UnfinishedStoreError
 
 
 def quantize_part(

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from .array import Int4Array
-from .execution import Task, run_tasks
-from .files import Files
-from .grid import index_at
-from .metadata import DamagedChunkError, Metadata, Siblings, SourceChangedError, StoreError
-from .planning import Plan, Settings, planned
-from .progress import Counter, Progress
-from .readers import DaskSource
-from .retrying import retried
-from .scaling import RefusedValuesError, Scale, Statistics, folded, from_row
-from .sources import as_source
+from .io.registry import as_source
+from .io.source import DaskSource
+from .numerics.grid import index_at
+from .numerics.scales import RefusedValuesError, Scale, Statistics, folded, from_row
+from .reading.array import Int4Array
+from .runtime.cluster import check_destination, check_workers
+from .runtime.plan import Plan, Settings, planned
+from .runtime.progress import Counter, Progress
+from .runtime.schedulers import Task, run_tasks
+from .runtime.tasks import Shelf, Work
 from .storage import Variable
-from .tasks import Shelf, Work
-from .workers import check_destination, check_workers
+from .store.keys import Files
+from .store.metadata import DamagedChunkError, Metadata, Siblings, SourceChangedError, StoreError
+from .store.retrying import retried
 
 CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
 

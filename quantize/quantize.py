@@ -9,19 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .blocks import (
-    block_of,
-    checked_axis,
-    checked_dtype,
-    each_block,
-    first_index,
-    lines_of,
-    packed_block_of,
-)
-from .grid import Region, packed_region, packed_shape
-from .lookup import CODES, Table, along
-from .ranging import scales_of
-from .scaling import HIGHEST, LOWEST, Rule, Scale, check_scale
+from .calibration.calibrate import scales_of
+from .numerics.blocks import block_of, checked_axis, checked_dtype, each_block, first_index, lines_of, packed_block_of
+from .numerics.grid import Region, packed_region, packed_shape
+from .numerics.scales import HIGHEST, LOWEST, Rule, Scale, check_scale
+from .numerics.tables import CODES, Table, along
 
 
 class Int4Values(NamedTuple):

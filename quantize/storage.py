@@ -17,11 +17,11 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from .documents import group_document, node_type
-from .files import Files, chunk_key, present
-from .grid import Grid, packed_shape, shape_of
-from .metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError
-from .retrying import retried
+from .numerics.grid import Grid, packed_shape, shape_of
+from .store.keys import Files, chunk_key, present
+from .store.metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError
+from .store.retrying import retried
+from .store.zarr_json import group_document, node_type
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays

@@ -11,13 +11,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from quantize import (
-    StoreError,
-    dequantize_from_packed_int4,
-    open_int4,
-    quantize_to_packed_int4,
-    quantize_to_zarr,
-)
+from quantize import StoreError, dequantize_from_packed_int4, open_int4, quantize_to_packed_int4, quantize_to_zarr
 
 
 def expected(values: np.ndarray, dtype: Any = None, **options: Any) -> tuple[np.ndarray, np.ndarray, float, int]:

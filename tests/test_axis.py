@@ -26,9 +26,9 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.grid import Grid
-from quantize.progress import Progress
-from quantize.restoring import restore, verify
+from quantize.numerics.grid import Grid
+from quantize.reading.restore import restore, verify
+from quantize.runtime.progress import Progress
 
 VALUES = field((12, 10, 14))
 EXACT = ["minmax", "absmax"]

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from marks import slow
 
-from quantize import cli, options, terminal
-from quantize.array import open_int4
+from quantize.cli import commands as cli
+from quantize.cli import options, terminal
+from quantize.reading.array import open_int4
 
 VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
 SMALL = ("--chunks", "8,10", "--workers", "1")
@@ -256,7 +257,7 @@ def test_run_passes_on_how_scales_are_chosen(tmp_path, made, options, method, ax
 
 @pytest.mark.parametrize("most", [50, 49])
 def test_scales_of_an_axis_are_summed_up(tmp_path, made, monkeypatch, most):
-    monkeypatch.setattr("quantize.describing.MOST", most)
+    monkeypatch.setattr("quantize.reading.summary.MOST", most)
     made_now = quantize("run", made / "a.npy", tmp_path / "x.zarr", "--axis", "1", "--scale-method", "mse").stdout
     shown = quantize("info", tmp_path / "x.zarr").stdout
     assert shown.split("\n", 1)[1] in made_now
@@ -275,17 +276,17 @@ def test_scales_of_an_axis_are_summed_up(tmp_path, made, monkeypatch, most):
 
 
 def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
-    from quantize.describing import description
-    from quantize.siblings import Parameters
+    from quantize.reading.summary import description
+    from quantize.store.side_arrays import Parameters
 
     quantize("run", made / "a.npy", made / "axis.zarr", "--axis", "0")
-    monkeypatch.setattr("quantize.describing.MOST", 39)
+    monkeypatch.setattr("quantize.reading.summary.MOST", 39)
     monkeypatch.setattr(Parameters, "get", lambda *_: pytest.fail("scales are read"))
     assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
 
 
 def test_suggest_prints_what_compare_gives_and_writes_nothing(tmp_path, made, monkeypatch):
-    from quantize.comparison import compare
+    from quantize.quality.suggest import compare
 
     monkeypatch.chdir(tmp_path)
     result = quantize("suggest", made / "holes.npy")
@@ -561,7 +562,7 @@ def test_a_command_whose_extra_is_missing_says_which(monkeypatch, made, argument
 
 
 def test_a_bug_is_one_line_unless_asked(monkeypatch, made):
-    monkeypatch.setattr("quantize.array.open_int4", lambda *_: 1 / 0)
+    monkeypatch.setattr("quantize.reading.array.open_int4", lambda *_: 1 / 0)
     monkeypatch.delenv("QUANTIZE_DEBUG", raising=False)
     result = quantize("read", made / "a.zarr")
     assert result.exit_code == 70
@@ -687,12 +688,12 @@ def test_demo_without_a_folder_keeps_the_picture(tmp_path, monkeypatch):
 
 
 def test_demo_fails_where_the_errors_exceed_the_bound(tmp_path, monkeypatch):
-    from quantize.demo import measure_error
+    from quantize.cli.demo import measure_error
 
     def wrong(*arguments):
         return dataclasses.replace(measure_error(*arguments), outside=1)
 
-    monkeypatch.setattr("quantize.demo.measure_error", wrong)
+    monkeypatch.setattr("quantize.cli.demo.measure_error", wrong)
     result = quantize("demo", "--size", "200kB", "--folder", tmp_path)
     assert result.exit_code == 1
     assert "NOT all values" in result.stdout

@@ -32,8 +32,8 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.execution import Task, run_tasks
-from quantize.restoring import restore, verify
+from quantize.reading.restore import restore, verify
+from quantize.runtime.schedulers import Task, run_tasks
 
 VALUES = field((120, 30))
 JOB: dict[str, Any] = {"chunks": (35, 10)}
@@ -226,7 +226,7 @@ def patched(client: distributed.Client) -> Iterator[Any]:
 
 
 def test_a_worker_of_another_version_is_refused(client: distributed.Client, patched: Any, tmp_path: Path) -> None:
-    worker = patched("quantize.workers", "__version__", "0.0.9")
+    worker = patched("quantize.runtime.cluster", "__version__", "0.0.9")
     source = npy(tmp_path)
     with pytest.raises(
         WorkersError, match=rf"worker {worker} has quantize 0.0.9, and this process {__version__}\. Install"
@@ -242,7 +242,7 @@ def test_a_worker_that_does_not_find_the_source_is_refused(
         raise FileNotFoundError(2, "No such file or directory", "x.npy")
 
     source = npy(tmp_path)
-    worker = patched("quantize.readers", "FileSource.read", lost)
+    worker = patched("quantize.io.source", "FileSource.read", lost)
     with pytest.raises(
         WorkersError, match=rf"worker {worker} cannot do the job: FileNotFoundError.*x.npy.*shared folders"
     ):
@@ -266,7 +266,7 @@ class Deadly(distributed.WorkerPlugin):
         self.folder, self.way, self.times = folder, way, times
 
     def setup(self, worker: Any) -> None:
-        from quantize.tasks import Work
+        from quantize.runtime.tasks import Work
 
         unit_values = Work.unit_values
 
@@ -319,7 +319,7 @@ def test_a_cluster_without_workers_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, patient: bool
 ) -> None:
     """The run waits for new ones, or ends where Dask was told how long to wait."""
-    monkeypatch.setattr("quantize.execution.PATIENCE", 0.4)
+    monkeypatch.setattr("quantize.runtime.schedulers.PATIENCE", 0.4)
     setting = {"distributed.scheduler.no-workers-timeout": None if patient else "1s"}
     source = npy(tmp_path)
     with (
@@ -359,7 +359,7 @@ def test_a_worker_that_hangs_is_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is stopped as by a debugger or a file system that does not answer, and goes on once that was said."""
-    monkeypatch.setattr("quantize.execution.PATIENCE", 0.4)
+    monkeypatch.setattr("quantize.runtime.schedulers.PATIENCE", 0.4)
     pids = client.run(os.getpid)
     worker = one_worker(client)
     source = npy(tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantize.codec import ABSENT, ChunkCodec, Compressor, ShardCodec, frame_size, opened, sealed
+from quantize.store.codec import ABSENT, ChunkCodec, Compressor, ShardCodec, frame_size, opened, sealed
 
 COMPRESSORS = [
     Compressor(None),

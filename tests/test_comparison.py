@@ -18,10 +18,11 @@ from stores import Counting, WatchedStore, expected, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
 
-from quantize import cli, open_int4, quantize_to_zarr
-from quantize.comparison import LONGEST, Choice, Comparison, compare, percent
-from quantize.sampling import sample_of, shares
-from quantize.sources import as_source
+from quantize import open_int4, quantize_to_zarr
+from quantize.cli import commands as cli
+from quantize.io.registry import as_source
+from quantize.io.sampling import sample_of, shares
+from quantize.quality.suggest import LONGEST, Choice, Comparison, compare, percent
 
 METHODS = ("minmax", "absmax", "percentile", "mse")
 
@@ -273,7 +274,7 @@ class Generated:
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "laplace"])
 def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], distribution: str) -> None:
     most = 1 << 19
-    monkeypatch.setattr("quantize.comparison.MOST", most)
+    monkeypatch.setattr("quantize.quality.suggest.MOST", most)
     source = Generated(shape, lambda random, lengths: getattr(random, distribution)(size=lengths))
     found = compare(source)
     assert most * 0.8 < found.sampled <= most
@@ -293,7 +294,7 @@ def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tupl
 
 def test_few_chunks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most_values = 1 << 19
-    monkeypatch.setattr("quantize.comparison.MOST", most_values)
+    monkeypatch.setattr("quantize.quality.suggest.MOST", most_values)
     small = WatchedStore(tmp_path / "x.zarr")
     zarr.create_array(small, shape=(20_000, 20_000), chunks=(100, 100), dtype=np.float32, fill_value=2)
     large = WatchedStore(tmp_path / "y.zarr")

@@ -9,7 +9,7 @@ import pytest
 from stores import files
 
 from quantize import quantize_to_zarr
-from quantize.files import Files
+from quantize.store.keys import Files
 
 VALUES = np.linspace(-3, 5, 24 * 6, dtype=np.float32).reshape(24, 6)
 

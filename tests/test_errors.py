@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.errors import ErrorFigures, PartErrors, Sums
-from quantize.rulers import compare_arrays
+from quantize.quality.figures import ErrorFigures, PartErrors, Sums
+from quantize.quality.residuals import compare_arrays
 
 FIGURES = ErrorFigures(10, 2, 0, 0, -0.1, 0.2, 0.25, 0.5, (3, 4), 20.0)
 STORED = replace(

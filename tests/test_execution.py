@@ -9,7 +9,7 @@ import dask.array
 import numpy as np
 import pytest
 
-from quantize.execution import WINDOW, Task, run_tasks
+from quantize.runtime.schedulers import WINDOW, Task, run_tasks
 
 
 def tasks(n: int, taken: list[int] | None = None) -> Iterator[Task]:

@@ -15,10 +15,11 @@ from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from quantize import StoreError, open_int4, quantize_to_zarr, restoring
-from quantize import files as files_of_stores
-from quantize.execution import Task
-from quantize.restoring import verify
+from quantize import StoreError, open_int4, quantize_to_zarr
+from quantize.reading import restore as restoring
+from quantize.reading.restore import verify
+from quantize.runtime.schedulers import Task
+from quantize.store import keys as files_of_stores
 
 VALUES = field((5, 7))
 HOLES = np.where(VALUES > 30, np.nan, VALUES)

@@ -22,11 +22,12 @@ from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from quantize import QuantizeError, cli, open_int4, quantize_to_zarr
-from quantize.codec import ChunkCodec, Compressor, sealed
-from quantize.documents import checksum
-from quantize.metadata import Metadata, StoreError
-from quantize.restoring import verify
+from quantize import QuantizeError, open_int4, quantize_to_zarr
+from quantize.cli import commands as cli
+from quantize.reading.restore import verify
+from quantize.store.codec import ChunkCodec, Compressor, sealed
+from quantize.store.metadata import Metadata, StoreError
+from quantize.store.zarr_json import checksum
 
 VALUES = field((6, 40))
 JOBS: list[dict[str, Any]] = [

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.grid import Grid, covers, packed_region, packed_shape, shape_of, shifted, within
+from quantize.numerics.grid import Grid, covers, packed_region, packed_shape, shape_of, shifted, within
 
 
 @st.composite

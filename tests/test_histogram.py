@@ -13,8 +13,7 @@ from hypothesis.extra import numpy as hnp
 from marks import mostly_slow, slow
 from strategies import BFLOAT16, DTYPES, FLOATS, SOME, arrays, some_dtypes_at_once
 
-from quantize.blocks import sampled, scan_rows
-from quantize.histogram import (
+from quantize.calibration.histogram import (
     COARSE,
     FINE,
     SAMPLE,
@@ -28,7 +27,8 @@ from quantize.histogram import (
     together,
 )
 from quantize.kernels import Lines
-from quantize.scaling import Rule, Scale, Statistics, bounds, folded, from_row
+from quantize.numerics.blocks import sampled, scan_rows
+from quantize.numerics.scales import Rule, Scale, Statistics, bounds, folded, from_row
 
 BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 CLOSE = 0.05  # dB

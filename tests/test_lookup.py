@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import DTYPES, FLOATS
 
-from quantize.lookup import CODES, Table, along
+from quantize.numerics.scales import Scale
+from quantize.numerics.tables import CODES, Table, along
 from quantize.quantize import pack_int4_to_int8
-from quantize.scaling import Scale
 
 
 @st.composite

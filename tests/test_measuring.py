@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from strategies import DTYPES, arrays
 from zarr.storage import MemoryStore
 
-from quantize import measuring
-from quantize.array import Int4Array, open_int4
-from quantize.measuring import in_order, measure_error, measured, parts_grid
 from quantize.pipeline import quantize_to_zarr
-from quantize.rulers import ERROR_BINS, VALUE_BINS
+from quantize.quality import measure as measuring
+from quantize.quality.measure import in_order, measure_error, measured, parts_grid
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
+from quantize.reading.array import Int4Array, open_int4
 
 METHODS = ["minmax", "absmax", "percentile", "mse"]
 

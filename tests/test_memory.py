@@ -25,14 +25,14 @@ ROWS, COLUMNS = 16 * 1024, 4096  # 256 MiB of float32
 MEASURE = """
 import json, sys
 import dask.array, h5py, numpy as np, zarr
-import quantize, quantize.array, quantize.kernels, quantize.pipeline, quantize.restoring
+import quantize, quantize.reading.array, quantize.kernels, quantize.pipeline, quantize.reading.restore
 
 def memory(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 def baseline():
-    import quantize.array, quantize.kernels, quantize.pipeline
+    import quantize.reading.array, quantize.kernels, quantize.pipeline
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak is counted from here on
     return memory("VmRSS")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from strategies import DTYPES
 
 from quantize import StoreError
-from quantize.codec import Compressor
-from quantize.documents import checksum, tagged, untagged
-from quantize.metadata import Layout, Metadata
-from quantize.scaling import Scale
+from quantize.numerics.scales import Scale
+from quantize.store.codec import Compressor
+from quantize.store.metadata import Layout, Metadata
+from quantize.store.zarr_json import checksum, tagged, untagged
 
 LAYOUT = Layout((5, 7), np.dtype(np.float32), (2, 4))
 METADATA = Metadata(LAYOUT, "minmax", None, None, {"source": {}}, status="sealed", scale=Scale(0.5, -3))

@@ -22,12 +22,12 @@ from quantize import (
     SourceChangedError,
     StoreError,
     UnfinishedStoreError,
-    cli,
     open_int4,
     quantize_part,
     quantize_to_zarr,
     seal,
 )
+from quantize.cli import commands as cli
 
 VALUES = field((24, 18))
 JOBS: list[dict[str, Any]] = [

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.comparison import Choice
-from quantize.errors import PartErrors
-from quantize.rulers import ERROR_BINS, VALUE_BINS
+from quantize.quality.figures import PartErrors
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
+from quantize.quality.suggest import Choice
 
 pytest.importorskip("matplotlib")
 
-from quantize import pictures
-from quantize.pictures import compare_picture, drawn, folded_map
+from quantize.quality.report import pictures
+from quantize.quality.report.pictures import compare_picture, drawn, folded_map
 
 VALUE_JOINS, ERROR_JOINS = (4, 8, 16, 32), (2, 6, 14, 18, 42, 126)
 

@@ -29,8 +29,8 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.progress import Progress
-from quantize.restoring import verify
+from quantize.reading.restore import verify
+from quantize.runtime.progress import Progress
 
 VALUES = field((40, 30))
 JOB: dict[str, Any] = {"chunks": (4, 10), "workers": 1}  # 30 units, each a batch

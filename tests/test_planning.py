@@ -18,9 +18,9 @@ from stores import Counting, field
 from zarr.storage import MemoryStore
 
 from quantize import plan, quantize_to_zarr
-from quantize.grid import covers
-from quantize.metadata import UNITS
-from quantize.progress import Progress
+from quantize.numerics.grid import covers
+from quantize.runtime.progress import Progress
+from quantize.store.metadata import UNITS
 
 VALUES = field((64, 48))
 MIB = 1 << 20

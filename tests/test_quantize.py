@@ -14,13 +14,8 @@ from hypothesis.extra import numpy as hnp
 from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers, some_dtypes_at_once, with_axis
 
-from quantize import (
-    dequantize_from_int4,
-    dequantize_from_packed_int4,
-    quantize_to_int4,
-    quantize_to_packed_int4,
-)
-from quantize.blocks import blocks
+from quantize import dequantize_from_int4, dequantize_from_packed_int4, quantize_to_int4, quantize_to_packed_int4
+from quantize.numerics.blocks import blocks
 from quantize.quantize import pack_int4_to_int8, unpack_int8_to_int4
 
 INFINITIES = (math.inf, -math.inf)

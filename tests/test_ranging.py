@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import LAYOUTS, arrays, with_axis
 
-from quantize.ranging import histogram_each, scales_of, scanned, whole_histogram
-from quantize.scaling import RefusedValuesError, Rule, folded, no_rows
+from quantize.calibration.calibrate import histogram_each, scales_of, scanned, whole_histogram
+from quantize.numerics.scales import RefusedValuesError, Rule, folded, no_rows
 
 BY_DATA = ["percentile", "mse"]
 

@@ -11,9 +11,10 @@ from marks import mostly_slow, slow
 
 pytest.importorskip("matplotlib")
 
-from quantize import DamagedChunkError, StoreError, measuring, quantize_to_zarr
-from quantize.array import Int4Array
-from quantize.report import Report, write_report
+from quantize import DamagedChunkError, StoreError, quantize_to_zarr
+from quantize.quality import measure as measuring
+from quantize.quality.report.report import Report, write_report
+from quantize.reading.array import Int4Array
 
 VOID = {"meta", "img", "br"}
 
@@ -244,7 +245,7 @@ def test_a_damaged_chunk_leaves_no_page_behind(tmp_path):
 def test_without_matplotlib_nothing_is_read(tmp_path, monkeypatch):
     array = stored(tmp_path, normal(30, 40))
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.setattr("quantize.report.measured", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("quantize.quality.report.report.measured", lambda *_: pytest.fail("measured"))
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         write_report(array, tmp_path / "x.npy", tmp_path / "x.html")
 

@@ -13,7 +13,7 @@ from strategies import DTYPES
 from zarr.storage import MemoryStore
 
 from quantize import UnfinishedStoreError, open_int4, quantize_to_zarr
-from quantize.restoring import restore, verify
+from quantize.reading.restore import restore, verify
 
 VALUES = field((17, 9, 7))
 ATTRIBUTES = {"units": "K", "valid_min": -9.5, "nothing": None, "flag": "@float:x", "limits": [math.inf, 1]}

@@ -15,7 +15,7 @@ from marks import slow
 from stores import Counting, Died, DyingStore, check, field, files
 
 from quantize import SourceChangedError, StoreError, UnfinishedStoreError, open_int4, plan, quantize_to_zarr
-from quantize.progress import Progress
+from quantize.runtime.progress import Progress
 
 VALUES = field((40, 30))
 JOB: dict[str, Any] = {"chunks": (4, 10), "workers": 1}  # 30 units, each a batch

@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from quantize import open_int4, quantize_to_zarr
-from quantize.retrying import ATTEMPTS, TEMPORARY, is_temporary
+from quantize.store.retrying import ATTEMPTS, TEMPORARY, is_temporary
 
 VALUES = np.linspace(-3, 5, 24 * 6, dtype=np.float32).reshape(24, 6)
 JOB: dict[str, Any] = {"chunks": (4, 6), "workers": 1}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.rulers import ERROR_BINS, VALUE_BINS, Bins, Ruler, count_into, three, ulp
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, Bins, Ruler, count_into, three, ulp
 
 
 def ruler(scales: Any, zero_points: Any, axis: int | None = None, dtype: Any = np.float64, **options: Any) -> Ruler:

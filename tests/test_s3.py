@@ -24,10 +24,11 @@ from stores import Died, check, field, files
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, ObjectStore
 
-from quantize import StoreError, cli, open_int4, plan, quantize_to_zarr
-from quantize.files import Files, fsspec_options
-from quantize.retrying import translated
+from quantize import StoreError, open_int4, plan, quantize_to_zarr
+from quantize.cli import commands as cli
 from quantize.storage import Variable, variables
+from quantize.store.keys import Files, fsspec_options
+from quantize.store.retrying import translated
 
 BUCKET = "bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import BFLOAT16, DTYPES, FLOATS, numbers
 
-from quantize.scaling import (
+from quantize.numerics.scales import (
     Rule,
     Scale,
     Statistics,

@@ -19,7 +19,7 @@ def imported_by(code: str) -> set[str]:
     [
         ("import quantize; quantize.__version__, dir(quantize)", set()),
         ("from quantize import quantize_to_int4", {"numpy", "numba", "ml_dtypes"}),
-        ("from quantize.scaling import Rule", {"numpy", "ml_dtypes"}),
+        ("from quantize.numerics.scales import Rule", {"numpy", "ml_dtypes"}),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str, heavy: set[str]) -> None:

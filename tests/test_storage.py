@@ -11,13 +11,13 @@ from stores import check, field, files, memory_keys
 from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
-from quantize.codec import sealed
-from quantize.files import Files
-from quantize.metadata import Layout
-from quantize.restoring import verify
-from quantize.scaling import Rule
-from quantize.siblings import Scans, batch_size
+from quantize.numerics.scales import Rule
+from quantize.reading.restore import verify
 from quantize.storage import Variable
+from quantize.store.codec import sealed
+from quantize.store.keys import Files
+from quantize.store.metadata import Layout
+from quantize.store.side_arrays import Scans, batch_size
 
 VALUES = field((8, 12))
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'

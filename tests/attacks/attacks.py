@@ -19,8 +19,8 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from quantize import DamagedChunkError, StoreError, quantize_to_zarr
-from quantize.codec import sealed
-from quantize.documents import checksum
+from quantize.store.codec import sealed
+from quantize.store.zarr_json import checksum
 
 VALUES = np.random.default_rng(0).normal(10, 30, (16, 128)).astype(np.float32)
 CHUNK = "data/c/0/0"

@@ -17,9 +17,10 @@ from marks import mostly_slow, slow
 from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore, MemoryStore
 
-from quantize import DamagedChunkError, StoreError, cli, open_int4, quantize_to_zarr
-from quantize.documents import LEVELS
-from quantize.restoring import TOLD, verify
+from quantize import DamagedChunkError, StoreError, open_int4, quantize_to_zarr
+from quantize.cli import commands as cli
+from quantize.reading.restore import TOLD, verify
+from quantize.store.zarr_json import LEVELS
 
 CORNER = (slice(0, 2), slice(0, 3))
 MIB = 1 << 20
@@ -59,7 +60,7 @@ from pathlib import Path
 import numpy as np
 from attacks import ATTACKS
 from quantize import QuantizeError, open_int4
-from quantize.restoring import verify
+from quantize.reading.restore import verify
 
 def memory(key):
     with open("/proc/self/status") as file:

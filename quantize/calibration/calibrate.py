@@ -1,0 +1,126 @@
+"""Scales for an array in memory: scanned, and counted into histograms where a rule asks, by several threads."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from ..numerics.blocks import block_of, blocks, each_block, first_refused, lines_of, processors, sampled, scan_rows
+from ..numerics.grid import Region, index_at
+from ..numerics.scales import RefusedValuesError, Rule, folded, from_row, no_rows
+from .histogram import FINE, SAMPLE, Histogram, about, choose, coarse
+
+GROUP = 256  # indices of an axis whose histograms are held at once by a thread
+SAMPLE_EACH = 64  # values of an index that show where its middle lies
+
+
+def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """A scale and a zero point for each index of the rule's axis, or one for all: float64 and int64, 1-D.
+
+    Raises
+    ------
+    RefusedValuesError
+        If there are values that the rule takes no code for.
+    """
+    count = 1 if rule.axis is None else array.shape[rule.axis]
+    rows = no_rows(count)
+    if rule.value_range is None or rule.nan_code is None:
+        rows = scanned(array, rule.axis, workers)
+        statistics = from_row(folded(rows))
+        if rule.refused(statistics):
+            raise RefusedValuesError(rule.refusal(statistics, first_of(array, rule)))
+    if rule.histogrammed and rule.axis is None:
+        return choose(rule, rows, whole_histogram(array, rows, workers))
+    return scales_by_rows(array, rule, rows, workers=workers or processors())
+
+
+def scanned(array: np.ndarray, axis: int | None, workers: int | None) -> np.ndarray:
+    """The statistics of each index of an axis, or of all values: rows."""
+
+    def work(region: Region) -> tuple[slice, np.ndarray]:
+        block = block_of(array, region, axis)
+        indices = slice(0, 1) if axis is None else region[axis]
+        return indices, scan_rows(block, lines_of(array[region].shape, axis))
+
+    found = each_block(work, array.shape, workers)
+    if axis is None:
+        return folded(np.stack([rows for _, rows in found]))
+    total = no_rows(array.shape[axis])
+    for indices, rows in found:
+        total[indices] = folded(np.stack([total[indices], rows]))
+    return total
+
+
+def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) -> Histogram:
+    """That of all values: each thread counts into one of its own."""
+    unit, origin = about(sampled(array, None, SAMPLE), rows)
+    idle: SimpleQueue[Histogram] = SimpleQueue()
+    made: list[Histogram] = []
+
+    def work(region: Region) -> None:
+        try:
+            own = idle.get_nowait()
+        except Empty:
+            own = Histogram.about(FINE, unit, origin)
+            made.append(own)
+        own.add(block_of(array, region))
+        idle.put(own)
+
+    each_block(work, array.shape, workers)
+    first, *others = made
+    for other in others:
+        first.counts[...] += other.counts
+    first.leave_out(rows)
+    return first
+
+
+def scales_by_rows(
+    values: np.ndarray, rule: Rule, rows: np.ndarray, missing: float | int | None = None, workers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of values whose statistics are known, for each index of an axis by their histogram if the rule wants one.
+
+    Some indices at a time are looked at together, and each such group by one thread.
+    """
+    axis = rule.axis
+    if axis is None or not rule.histogrammed:
+        return choose(rule, rows, None)
+    size = min(GROUP, max(1, math.ceil(len(rows) / workers)))
+
+    def work(start: int) -> tuple[np.ndarray, np.ndarray]:
+        part = slice(start, start + size)
+        own = values[(*[slice(None)] * axis, part)]
+        return choose(rule, rows[part], histogram_each(own, axis, rows[part], missing))
+
+    starts = range(0, len(rows), size)
+    if workers == 1:
+        found = [work(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(work, starts))
+    scales, zero_points = zip(*found, strict=True)
+    return np.concatenate(scales), np.concatenate(zero_points)
+
+
+def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: float | int | None = None) -> Histogram:
+    """The histogram of each index of an axis, of which `rows` are the statistics."""
+    histogram = Histogram.about(
+        coarse(values.size // len(rows)), *about(sampled(values, axis, SAMPLE_EACH), rows, missing)
+    )
+    for region in blocks(values.shape):
+        block = block_of(values, region, axis)
+        histogram.part(region[axis]).add(block, lines_of(values[region].shape, axis), missing)
+    histogram.leave_out(rows)
+    return histogram
+
+
+def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
+    """Index of the first value of an array that `rule` takes no code for."""
+    for region in blocks(array.shape):
+        position = first_refused(array[region], rule)
+        if position >= 0:
+            inside = index_at(position, array[region].shape)
+            return tuple(i + part.start for i, part in zip(inside, region, strict=True))
+    raise AssertionError("no value is refused")

@@ -1,0 +1,5 @@
+"""``python -m quantize.cli`` is the command `quantize`."""
+
+from . import main
+
+main()

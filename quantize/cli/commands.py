@@ -1,0 +1,371 @@
+"""The command line: parses, calls, prints. The numbers and the messages are the library's."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from .options import JOB, JSON, MISSING, NAME, OVERWRITE, STORE, part, region, size
+from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of a disk which has room again once somebody makes some
+
+
+class Commands(click.Group):
+    """Commands in working order, whose errors become one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE
+        return code
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        arguments = sys.argv[1:] if args is None else list(args)
+        try:
+            code = super().main(arguments, "quantize", standalone_mode=False, obj=arguments, **extra)
+        except Exception as error:
+            code = explain(error)
+        sys.exit(code)
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="quantize %(version)s")
+def main() -> None:
+    """Turn float arrays larger than memory into int4 arrays an eighth their size, in Zarr, and read them back.
+
+    SRC is an .npy file, a Zarr array (x.zarr/group/array) or an HDF5 dataset (x.h5::/dataset); DST and STORE are Zarr
+    groups. A run that was stopped goes on when it is run again.
+
+    Exit codes: 0 done, 1 wrong data, 2 usage, 3 unfinished (run again to go on).
+    """
+
+
+@main.command()
+@click.argument("source", metavar="SRC")
+@MISSING
+@JSON
+def suggest(source: str, missing: Any, as_json: bool) -> None:
+    """Compare the scale methods on a sample of SRC.
+
+    For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
+    the command that runs it. Reads a small part of SRC, and writes nothing.
+    """
+    from ..quality.suggest import compare
+
+    with stoppable():
+        found = compare(source, missing=missing)
+    say(as_json, {"source": source, **found.to_json()}, found)
+
+
+@main.command()
+@JOB
+def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
+    """Say what a run will need, without reading the data."""
+    from ..runtime.plan import plan
+
+    planned = plan(source, store, **settings)
+    say(as_json, planned.to_json(), planned)
+
+
+@main.command()
+@JOB
+@OVERWRITE
+@click.option("--verify", is_flag=True, help="Read back every chunk that is written, and those of an earlier run.")
+@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@click.option(
+    "--part",
+    type=part,
+    metavar="K/N",
+    help="Do only this part, as one of N processes that know nothing of one another; `quantize seal` comes last.",
+)
+@click.pass_obj
+def run(
+    arguments: list[str],
+    /,
+    source: str,
+    store: str,
+    as_json: bool,
+    part: tuple[int, int] | None,
+    overwrite: bool,
+    durable: bool,
+    **settings: Any,
+) -> None:
+    """Quantize SRC into DST. Run again to go on where it stopped."""
+    if part is not None and (overwrite or durable):
+        option = "--overwrite" if overwrite else "--durable"
+        other = "remove what is there, or give another --name" if overwrite else "pass it to `quantize seal`"
+        raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
+    command = shlex.join(["quantize", *arguments])
+    if part is not None:
+        run_part(command, source, store, as_json, *part, settings)
+        return
+    began = time.monotonic()
+    with stoppable(), resumable(command) as display:
+        from ..pipeline import quantize_to_zarr
+        from ..reading.summary import described, description, how_to_read
+
+        array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
+    elapsed = time.monotonic() - began
+    where = f"{array.path}/{array.name}"
+    whole = ", and every chunk of it is whole" if settings["verify"] else ""
+    finished = f"nothing to do: {where} is finished already{whole}"
+    done = f"wrote {where} in {duration(elapsed)}" if display.worked else finished
+    document = {**described(array), "worked": display.worked, "elapsed": elapsed}
+    say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
+
+
+def run_part(
+    command: str, source: str, store: str, as_json: bool, number: int, parts: int, settings: dict[str, Any]
+) -> None:
+    with stoppable(), resumable(command) as display:
+        from ..parts import quantize_part
+
+        written = quantize_part(source, store, number, parts, progress=display, **settings)
+    this = f"part {number} of {parts}"
+    sealing = shlex.join(["quantize", "seal", store, "--name", settings["name"]])
+    say(
+        as_json,
+        {"part": number, "parts": parts, "written": written},
+        f"{this} is written. Once all are, run\n  {sealing}"
+        if written
+        else f"{this} has done its pass 1, not all others have. Once they have, run again\n  {command}",
+    )
+
+
+@main.command()
+@STORE
+@NAME
+@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@JSON
+def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
+    """Make STORE readable once all parts of a run are written."""
+    from ..parts import seal
+    from ..reading.summary import described, description, how_to_read
+
+    with stoppable():
+        array = seal(store, name, durable=durable)
+    text = f"sealed {array.path}/{array.name}\n{description(array)}\n{how_to_read(store, array.name)}"
+    say(as_json, described(array), text)
+
+
+@main.command()
+@STORE
+@NAME
+@JSON
+def info(store: str, name: str | None, as_json: bool) -> int:
+    """Print what STORE holds: shape, scale, status."""
+    from ..reading.array import Int4Array
+    from ..reading.summary import described, description
+    from ..storage import find
+
+    variable, metadata = find(store, name)
+    if metadata.status == "sealed":
+        array = Int4Array(variable, metadata)
+        say(as_json, described(array), f"{array.path}/{array.name}\n{description(array)}")
+        return DONE
+    layout = metadata.layout
+    document = {
+        "path": variable.files.label,
+        "name": variable.name,
+        "status": metadata.status,
+        "shape": layout.shape,
+        "dtype": str(layout.dtype),
+        "chunks": layout.chunks,
+        "shards": layout.shards,
+        "written": f"{variable.present(layout).sum():,} of {layout.units.count:,}",
+    }
+    say(as_json, document, "\n".join(f"{key:<12}{value}" for key, value in document.items()))
+    complain(f"{variable.where} is unfinished: run `quantize run` with the same source and settings again to go on")
+    return UNFINISHED
+
+
+@main.command()
+@STORE
+@click.argument("source", metavar="[SRC]", required=False)
+@NAME
+@JSON
+def verify(store: str, source: str | None, name: str | None, as_json: bool) -> int:
+    """Read and check every chunk of STORE. With SRC, also that its codes are those of the source."""
+    from ..reading.restore import verify
+
+    with stoppable(), Display() as display:
+        found = verify(store, name, source, progress=display)
+    lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
+    lines += [f"not what the source gives: {key}" for key in found.differing]
+    as_source = f", with the codes of {source}" if source else ""
+    lines.append(f"{found.whole:,} of {found.chunks:,} chunks are whole{as_source}")
+    document = {
+        "ok": found.ok,
+        "chunks": found.chunks,
+        "damaged": [{"key": key, "why": why} for key, why in found.damaged],
+        "differing": found.differing,
+    }
+    say(as_json, document, "\n".join(lines))
+    if found.damaged:
+        complain(f"{store} is damaged: restore it from a copy, or quantize its source again with --overwrite")
+    elif found.differing:
+        complain(f"{store} was not made from what {source} holds now: quantize it again with --overwrite")
+    return DONE if found.ok else WRONG
+
+
+@main.command()
+@STORE
+@click.argument("source", metavar="SRC")
+@click.option("-o", "--output", default="report.html", show_default=True, metavar="X.html", help="Where to write it.")
+@NAME
+@OVERWRITE
+@JSON
+def report(store: str, source: str, output: str, name: str | None, overwrite: bool, as_json: bool) -> int:
+    """Measure the errors of STORE against SRC and show them on a page.
+
+    The page is one HTML file, with pictures of values, errors and codes, and what other scales would give.
+    """
+    from ..quality.report.report import write_report
+
+    with stoppable(), Display() as display:
+        found = write_report(store, source, output, name=name, overwrite=overwrite, progress=display)
+    say(as_json, {"path": output, **found.to_json()}, f"{found}\n\nwrote {output}: open it in a browser")
+    if not found.figures.within_bound:
+        complain(f"{store} does not hold what {source} holds now: quantize it again with --overwrite")
+    return DONE if found.figures.within_bound else WRONG
+
+
+@main.command()
+@STORE
+@NAME
+@click.option("--region", type=region, default="...", metavar="0:10,:", help="NumPy's basic indexing; by default all.")
+@click.option("-o", "--output", metavar="X.npy", help="Write the values here instead of printing them.")
+@OVERWRITE
+@JSON
+def read(
+    store: str, name: str | None, region: tuple[Any, ...], output: str | None, overwrite: bool, as_json: bool
+) -> None:
+    """Print part of STORE as floats, or write it to a file."""
+    from ..reading.array import open_int4
+    from .excerpt import Excerpt
+
+    excerpt = Excerpt.of(open_int4(store, name), region)
+    document = {"shape": excerpt.shape, "dtype": str(excerpt.dtype)}
+    if output is not None:
+        excerpt.save(output, overwrite)
+        say(as_json, {**document, "path": output}, f"wrote {output}: {excerpt.shape} {excerpt.dtype}")
+    elif as_json:
+        say(as_json, {**document, "values": excerpt.values().tolist()}, "")
+    else:
+        click.echo(excerpt.preview())
+
+
+@main.command()
+@STORE
+@click.argument("destination", metavar="DST")
+@NAME
+@OVERWRITE
+@JSON
+def restore(store: str, destination: str, name: str | None, overwrite: bool, as_json: bool) -> None:
+    """Turn STORE back into floats, an .npy file or a Zarr array."""
+    from ..reading.restore import restore
+
+    with stoppable(), Display() as display:
+        restore(store, destination, name, overwrite=overwrite, progress=display)
+    say(as_json, {"path": destination}, f"wrote {destination}")
+
+
+@main.command()
+@click.option("--size", "nbytes", type=size, default="1GiB", show_default=True, help="Of the floats to quantize.")
+@click.option("--folder", help="Keep all files here; by default only the picture is kept, in the current folder.")
+@click.option("--picture", metavar="X.png", help="Draw original, restored and error here.")
+@OVERWRITE
+@JSON
+def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, as_json: bool) -> int:
+    """Quantize real elevations, measure the errors and draw them."""
+    from ..reading.summary import described, description, how_to_read
+    from .demo import Demonstration, bits_of_one_tile
+
+    tell = (lambda text: None) if as_json else click.echo
+    with stoppable(), contextlib.ExitStack() as stack:
+        place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="quantize-demo-")))
+        place.mkdir(parents=True, exist_ok=True)
+        here = Path("quantize-demo.png")
+        drawn = Path(picture or (place / "elevation.png" if folder else here if overwrite else free(here)))
+        demonstration = Demonstration(place / "elevation.npy", place / "elevation.zarr", drawn, overwrite)
+        shape = demonstration.prepare(nbytes)
+        tell(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
+        with Display() as display:
+            array, figures = demonstration.run(display)
+        alone = bits_of_one_tile()
+        tell(f"\nwrote {array.path}/{array.name}\n{description(array)}")
+        tell(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
+        tell(f"\n{figures}\n\nwrote the picture {drawn}")
+        document = {
+            **described(array),
+            "bits_of_one_tile": alone,
+            "errors": figures.to_json(),
+            "picture": str(drawn),
+            "kept": folder is not None,
+        }
+    if folder:
+        tell(how_to_read(array.path, array.name))
+    else:
+        tell(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps the store. Then")
+        tell(how_to_read("elevations/elevation.zarr", array.name))
+    if as_json:
+        say(as_json, document, "")
+    if not figures.within_bound:
+        complain("the errors are larger than the format promises. This is a bug in quantize")
+    return DONE if figures.within_bound else WRONG
+
+
+def free(path: Path) -> Path:
+    """The path, or with a number behind its name the first one that is not there yet."""
+    others = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not one.exists())
+
+
+# Around a run ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM stop the program as Ctrl-C does, so that it says how to go on."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def resumable(command: str) -> Iterator[Display]:
+    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on."""
+    display = Display()
+    try:
+        with display:
+            yield display
+    except (KeyboardInterrupt, OSError) as error:
+        if display.last is None and isinstance(error, OSError) and error.errno not in FULL:
+            raise
+        reached = display.place(display.last) if display.last else "nothing done yet"
+        raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error

@@ -1,0 +1,113 @@
+"""The demonstration: real elevations, tiled to any size, through the pipeline and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..pipeline import quantize_to_zarr
+from ..quality.figures import ErrorFigures
+from ..quality.measure import measure_error
+from ..quality.report.pictures import compare_picture
+from ..reading.restore import check_free, check_target, replacing
+
+if TYPE_CHECKING:
+    from ..reading.array import Int4Array
+
+SAMPLE = "jacksboro_fault_dem.npz"
+DTYPE = np.dtype("<f4")
+PIECE = 1 << 22  # values written at a time
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """The files of one demonstration.
+
+    Attributes
+    ----------
+    data, store, picture : Path
+        The ``.npy`` file, the Zarr group and the PNG.
+    overwrite : bool
+        Whether to replace them.
+    """
+
+    data: Path
+    store: Path
+    picture: Path
+    overwrite: bool = False
+
+    def prepare(self, nbytes: int) -> tuple[int, int]:
+        """Write the data; their shape.
+
+        Raises
+        ------
+        FileExistsError
+            If one of the files exists and may not be replaced.
+        FileNotFoundError
+            If the picture's folder does not exist.
+        ModuleNotFoundError
+            If matplotlib, which has the elevations, is not installed.
+        """
+        tile = elevations()
+        check_free(self.store, self.overwrite)
+        for path in (self.data, self.picture):
+            check_target(path, self.overwrite)
+        side = max(1, math.isqrt(nbytes // DTYPE.itemsize))
+        write_tiled(self.data, tile, (side, side))
+        return side, side
+
+    def run(self, progress: Callable[[Any], None]) -> tuple[Int4Array, ErrorFigures]:
+        """Quantize the data, measure the errors, and draw them."""
+        array = quantize_to_zarr(self.data, self.store, overwrite=self.overwrite, progress=progress)
+        figures = measure_error(array, self.data, progress)
+        corner = tuple(slice(0, n) for n in np.minimum(array.shape, elevations().shape))
+        compare_picture(
+            np.load(self.data, mmap_mode="r")[corner],
+            array[corner],
+            self.picture,
+            bound=array.max_error,
+            title=f"Elevations around the Jacksboro fault in 4 bits: scale s = {array.scale:.4g} m",
+            label="elevation (m)",
+        )
+        return array, figures
+
+
+def bits_of_one_tile() -> float:
+    """Bits a value that the elevations take on their own: tiled they repeat, and the compressor finds that."""
+    tile = elevations()
+    with TemporaryDirectory() as folder:
+        return 8 * quantize_to_zarr(tile, Path(folder) / "tile.zarr").nbytes_stored / tile.size
+
+
+def elevations() -> np.ndarray:
+    """Metres above sea level around the Jacksboro fault, Tennessee: 344 x 403 points, 3 arc seconds apart."""
+    from matplotlib.cbook import get_sample_data
+
+    with np.load(get_sample_data(SAMPLE, asfileobj=False)) as sample:
+        return np.asarray(sample["elevation"], DTYPE)
+
+
+def write_tiled(path: Path, tile: np.ndarray, shape: tuple[int, int]) -> None:
+    """Write an .npy file of `shape` in pieces: the tile repeated, each time mirrored, so that no seam shows."""
+    rows, columns = (mirrored(n, period) for n, period in zip(shape, tile.shape, strict=True))
+    step = max(1, PIECE // shape[1])
+    with replacing(path, overwrite=True) as partial, open(partial, "xb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": tile.dtype.str, "fortran_order": False, "shape": shape})
+        for start in range(0, shape[0], step):
+            file.write(tile[np.ix_(rows[start : start + step], columns)].data)
+
+
+def mirrored(length: int, period: int) -> np.ndarray:
+    """Indices that run up and down again through ``0..period - 1``.
+
+    >>> mirrored(7, 3).tolist()
+    [0, 1, 2, 2, 1, 0, 0]
+    """
+    index = np.arange(length) % (2 * period)
+    return np.minimum(index, 2 * period - 1 - index)

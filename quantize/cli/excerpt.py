@@ -1,0 +1,98 @@
+"""Part of a stored array, printed or written to an .npy file without holding more than a piece of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..kernels import BFLOAT16
+from ..numerics.blocks import blocks
+from ..numerics.grid import Region
+from ..reading.array import Axis, Int4Array, full_index
+from ..reading.restore import replacing
+
+PIECE = 1 << 24  # values written at a time
+EDGE = 3  # values shown at each end of a long axis, as NumPy does
+SHORT = 1000  # values that are shown one and all
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What a basic index takes of an array: a range of each axis, or one index, which drops the axis."""
+
+    array: Int4Array
+    axes: tuple[range | int, ...]
+
+    @classmethod
+    def of(cls, array: Int4Array, index: Any) -> Excerpt:
+        parts = full_index(index, array.ndim)
+        for part, n in zip(parts, array.shape, strict=True):
+            Axis.of(part, n)
+        return cls(array, tuple(range(n)[part] for part, n in zip(parts, array.shape, strict=True)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(axis) for axis in self.axes if isinstance(axis, range))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values here: .npy has no bfloat16."""
+        return np.dtype(np.float32) if self.array.dtype == BFLOAT16 else self.array.dtype
+
+    def values(self, region: Sequence[slice] | None = None) -> np.ndarray:
+        """The values, or those of a region of the excerpt."""
+        parts = iter(region or [slice(None)] * len(self.shape))
+        axes = [axis if isinstance(axis, int) else indices(axis[next(parts)]) for axis in self.axes]
+        return np.asarray(self.array[tuple(axes)]).astype(self.dtype, copy=False)
+
+    def preview(self) -> str:
+        """The values as NumPy prints them. Of a long excerpt only what is shown is read."""
+        if math.prod(self.shape) <= SHORT:
+            return np.array2string(self.values(), threshold=SHORT)
+        corners = np.zeros([min(n, 2 * EDGE + 1) for n in self.shape], self.dtype)
+        for ends in product(*[ends_of(n) for n in self.shape]):
+            corners[tuple(shown for shown, _ in ends)] = self.values([taken for _, taken in ends])
+        return np.array2string(corners, threshold=0, edgeitems=EDGE)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write an .npy file, which is there only once it is whole.
+
+        Raises
+        ------
+        FileExistsError
+            If there is one and `overwrite` is not set.
+        FileNotFoundError
+            If there is no folder for it.
+        """
+        with replacing(Path(path), overwrite) as partial, open(partial, "xb") as file:
+            header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for region in regions(self.shape):
+                file.write(np.ascontiguousarray(self.values(region)).data)
+
+
+def indices(axis: range) -> slice:
+    """A range of an axis as a slice."""
+    return slice(axis.start, axis.stop if axis.stop >= 0 else None, axis.step) if axis else slice(0, 0)
+
+
+def ends_of(n: int) -> list[tuple[slice, slice]]:
+    """Where the ends of an axis stand in what is shown, and where in the axis; a short axis is shown whole."""
+    if n <= 2 * EDGE:
+        return [(slice(0, n), slice(0, n))]
+    return [(slice(0, EDGE), slice(0, EDGE)), (slice(EDGE + 1, None), slice(n - EDGE, n))]
+
+
+def regions(shape: tuple[int, ...]) -> Iterator[Region]:
+    """Regions that lie one behind the other in C order."""
+    if not shape:
+        yield ()
+    elif math.prod(shape):
+        yield from blocks(shape, PIECE)

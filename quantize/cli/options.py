@@ -1,0 +1,155 @@
+"""Arguments and options of the command line, and what their texts stand for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+# Texts ----------------------------------------------------------------------------------------------------------------
+
+
+def lengths(text: str) -> int | tuple[int, ...]:
+    """``100,-1`` as a tuple, ``100`` as one length for every axis."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not one length for each axis, such as 100,-1") from None
+    return found if len(found) > 1 else found[0]
+
+
+def missing(text: str) -> str | int | float | None:
+    """``declared`` as itself, ``none`` as None, else a number, an integer where it is written as one."""
+    if text in ("declared", "none"):
+        return "declared" if text == "declared" else None
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    raise click.BadParameter(f"{text!r} is not a number, 'declared' or 'none'")
+
+
+def size(text: str) -> int:
+    """``64MiB`` in bytes."""
+    from ..runtime.plan import parsed_bytes
+
+    try:
+        found = parsed_bytes(text)
+    except ValueError:
+        found = None
+    if not found:
+        raise click.BadParameter(f"{text!r} is not a size, such as 64MiB")
+    return found
+
+
+def region(text: str) -> tuple[Any, ...]:
+    """NumPy's basic indexing.
+
+    >>> region("3, ::-2, ...")
+    (3, slice(None, None, -2), Ellipsis)
+    """
+    try:
+        return tuple(index(part.strip()) for part in text.strip("[] ").removesuffix(",").split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NumPy's basic indexing, such as 0:10,: or ...,5") from None
+
+
+def index(text: str) -> Any:
+    if text == "...":
+        return ...
+    if ":" not in text:
+        return int(text)
+    parts = [int(part) if part.strip() else None for part in text.split(":")]
+    if len(parts) > 3:
+        raise ValueError(text)
+    return slice(*parts)
+
+
+def part(text: str) -> tuple[int, int]:
+    """``3/8`` as two numbers."""
+    try:
+        number, parts = (int(piece) for piece in text.split("/"))
+    except ValueError:
+        number, parts = 0, 0
+    if not 1 <= number <= parts:
+        raise click.BadParameter(f"{text!r} is not a part such as 3/8, counted from 1/8 to 8/8")
+    return number, parts
+
+
+def options(*table: Callable[[T], T]) -> Callable[[T], T]:
+    """A decorator that adds all arguments and options of a table, in its order."""
+
+    def add(command: T) -> T:
+        for one in reversed(table):
+            command = one(command)
+        return command
+
+    return add
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+STORE = click.argument("store")
+NAME = click.option("--name", help="The variable; not needed where the store holds only one.")
+MISSING = click.option(
+    "--missing",
+    type=missing,
+    default="declared",
+    show_default=True,
+    metavar="VALUE|none|declared",
+    help="The value that stands for missing: this one, none, or the one that the source declares.",
+)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+# The keyword arguments of quantize_to_zarr.
+JOB = options(
+    click.argument("source", metavar="SRC"),
+    click.argument("store", metavar="DST"),
+    click.option("--name", default="data", show_default=True, help="Of the variable in the store."),
+    click.option(
+        "--scale-method",
+        type=click.Choice(["minmax", "absmax", "percentile", "mse"]),
+        default="minmax",
+        show_default=True,
+        help="minmax covers the range of the data; absmax keeps zero in its middle; percentile leaves out the tails; "
+        "mse finds the range with the least squared error. Values beyond the range of the last two saturate.",
+    ),
+    click.option("--axis", type=int, metavar="N", help="Keep a scale for each index of this axis, counted from 0."),
+    click.option(
+        "--percentile",
+        type=float,
+        metavar="SHARE",
+        help="What the method percentile keeps, in % of the values.  [default: 99.9]",
+    ),
+    click.option(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar="LOW HIGH",
+        help="The range to cover; saves the first pass, and saturates what lies outside.",
+    ),
+    MISSING,
+    click.option(
+        "--nan-policy",
+        type=click.Choice(["raise", "propagate"]),
+        default="raise",
+        show_default=True,
+        help="raise refuses missing values; propagate keeps them.",
+    ),
+    click.option("--chunks", type=lengths, metavar="100,-1", help="In values; -1 is the whole axis."),
+    click.option("--shards", type=lengths, metavar="1000,-1", help="Several chunks in one file, in values."),
+    click.option(
+        "--compressors",
+        type=click.Choice(["auto", "none", "zstd", "gzip", "blosc"]),
+        default="auto",
+        show_default=True,
+        help="auto is zstd, level 1.",
+    ),
+    click.option("--memory", metavar="SIZE", help="What the run may hold, such as 4GiB."),
+    click.option("--workers", type=click.IntRange(min=1), help="Threads; by default one for each processor."),
+    JSON,
+)

@@ -1,0 +1,247 @@
+"""Errors measured: of two arrays in memory, or of a store and its source, in one pass that holds a few chunks."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..io.registry import as_source
+from ..io.source import Source
+from ..numerics.blocks import blocks, checked_dtype, processors
+from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
+from ..numerics.scales import Rule
+from ..reading.array import Int4Array, open_int4
+from ..reading.restore import scales_of
+from ..runtime.progress import Progress
+from .figures import ErrorFigures, PartErrors, Sums
+from .residuals import Counts, Ruler, compare_arrays
+
+BLOCK_VALUES = 1 << 22  # values of a store that a thread has at a time, where a chunk is not larger
+BLOCK_CHUNKS = 1 << 10  # and chunks
+PIECE_VALUES = 1 << 17  # values compared at a time: their float64 stay in a processor's cache
+MOST_PARTS = 4096  # parts of an array with figures of their own
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# One pass over a store and its source ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The figures of a store, and how its values and errors are distributed."""
+
+    figures: ErrorFigures
+    counts: Counts
+
+
+def measure_error(original: Any, restored: Any, progress: Callable[[Progress], object] | None = None) -> ErrorFigures:
+    """Compare what was quantized with what is restored: two arrays in memory, or a store with its source.
+
+    Parameters
+    ----------
+    original : array_like; or Int4Array, path, URL or Zarr store
+        Before quantization; or the store, as `open_int4` takes or gives it, which is then read in one pass that holds
+        a few chunks at a time.
+    restored : array_like; or path, array or Source
+        After it, of the same shape; or for a store what it was made from.
+    progress : callable, optional
+        For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks.
+
+    Returns
+    -------
+    ErrorFigures
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+    TypeError
+        If arrays hold neither floats nor integers.
+    DamagedChunkError
+        If a chunk of the store is missing or damaged.
+
+    Examples
+    --------
+    >>> print(measure_error([1.0, 2.0, 4.0, math.nan], [1.0, 2.5, 4.0, math.nan]))
+    values compared  3, and 1 missing on both sides
+    largest error    0.5 at (1,)
+    mean error       +0.167
+    mean abs. error  0.166667
+    RMS error        0.288675
+    SQNR             12.71 dB
+    """
+    if isinstance(original, Int4Array):
+        return measured(original, restored, progress).figures
+    if is_store(original):
+        return measured(open_int4(original), restored, progress).figures
+    return compared_arrays(np.asarray(original), np.asarray(restored)).figures()
+
+
+def is_store(value: Any) -> bool:
+    if isinstance(value, str | os.PathLike):
+        return True
+    return not isinstance(value, np.ndarray | list | tuple | float | int) and hasattr(value, "supports_listing")
+
+
+def compared_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
+    if original.shape != restored.shape:
+        raise ValueError(f"the original has shape {original.shape}, but what is restored has shape {restored.shape}")
+    for array in (original, restored):
+        checked_dtype(array.dtype)
+    shape = original.shape or (1,)
+    x, y = original.reshape(shape), restored.reshape(shape)
+    total = Sums()
+    for region in blocks(shape, PIECE_VALUES):
+        total += compare_arrays(x[region], y[region], tuple(part.start for part in region))
+    if not original.shape and total.at is not None:
+        return replace(total, at=())
+    return total
+
+
+def measured(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
+    """The figures of a store and its source, and the distributions, in one pass on several threads."""
+    origin = as_source(source)
+    if origin.shape != array.shape:
+        raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
+    report = progress or (lambda event: None)
+    grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)
+    sums: dict[int, Sums] = {}
+    counts, bound, nbytes = Counts(), 0.0, 0
+    report(Progress("measure", 0, grid.count, 0, 0))
+
+    def work(number: int) -> tuple[list[tuple[int, Sums]], Counts, float]:
+        return compare_block(array, origin, grid.region(number), parts)
+
+    for number, (found, own, half) in enumerate(in_order(work, range(grid.count), processors())):
+        for part, one in found:
+            sums[part] = sums.get(part, Sums()) + one
+        counts.add(own)
+        bound = max(bound, half)
+        nbytes += math.prod(shape_of(grid.region(number))) * origin.dtype.itemsize
+        report(Progress("measure", number + 1, grid.count, 0, nbytes))
+    each = [sums[part] for part in range(parts.count)]
+    total = functools.reduce(operator.add, each)
+    figures = total.figures(
+        bound=bound,
+        largest_in_range=total.in_range,
+        saturated=total.saturated,
+        outside=total.outside,
+        code_counts=tuple(counts.codes.tolist()),
+        bits_per_value=8 * array.nbytes_stored / array.size,
+        parts=part_errors(parts, each),
+    )
+    return Measurement(figures, counts)
+
+
+def part_errors(parts: Grid, each: list[Sums]) -> PartErrors:
+    def of(figure: Callable[[Sums], float]) -> tuple[float, ...]:
+        return tuple(figure(one) if one.values else math.nan for one in each)
+
+    return PartErrors(
+        parts.box,
+        parts.counts,
+        of(lambda one: one.rmse if one.count else math.nan),
+        of(lambda one: one.largest if one.count else math.nan),
+        of(lambda one: one.saturated / one.values),
+    )
+
+
+def compare_block(
+    array: Int4Array, origin: Source, region: Region, parts: Grid
+) -> tuple[list[tuple[int, Sums]], Counts, float]:
+    """Sums of each part that a region shares in, counts of all of it, and its largest half step."""
+    ruler = ruler_of(array, region)
+    codes = array.codes(region)
+    sums: dict[int, Sums] = {}
+    counts = Counts()
+    for piece in origin.pieces(region):
+        values = origin.read(piece)
+        for part, shared in parts.touched(piece):
+            for small in blocks(shape_of(shared), PIECE_VALUES):
+                own = shifted(small, shared)
+                inside = within(own, region)
+                corner = tuple(axis.start for axis in own)
+                one, counted = ruler.part(inside).compare(values[within(own, piece)], codes[inside], corner)
+                sums[part] = sums.get(part, Sums()) + one
+                counts.add(counted)
+    return list(sums.items()), counts, float(ruler.scales.max()) / 2
+
+
+def ruler_of(array: Int4Array, region: Region) -> Ruler:
+    metadata, rule = array.metadata, rule_of(array)
+    return Ruler(
+        *scales_of(array._reader, region),
+        metadata.axis,
+        rule.lowest,
+        rule.histogrammed or given_range(array) is not None,
+        metadata.nan_code,
+        metadata.missing if metadata.nan_code is not None else None,
+        array.dtype,
+    )
+
+
+def rule_of(array: Int4Array) -> Rule:
+    """How the scales of a store were chosen, but for a `value_range`."""
+    metadata = array.metadata
+    policy = "raise" if metadata.nan_code is None else "propagate"
+    share = settings_of(array).get("percentile") if metadata.scale_method == "percentile" else None
+    return Rule(metadata.scale_method, nan_policy=policy, percentile=share, axis=metadata.axis)
+
+
+def given_range(array: Int4Array) -> tuple[float, float] | None:
+    """The `value_range` that the store was made with."""
+    found = settings_of(array).get("value_range")
+    return (float(found[0]), float(found[1])) if found else None
+
+
+def settings_of(array: Int4Array) -> dict[str, Any]:
+    found: dict[str, Any] = array.metadata.fingerprint.get("settings", {})
+    return found
+
+
+def comparison_grid(shape: Shape, chunks: Shape) -> Grid:
+    """Blocks of whole chunks, of several where they are small."""
+    box = list(chunks)
+    times = max(1, min(BLOCK_VALUES // math.prod(box), BLOCK_CHUNKS))
+    for axis in reversed(range(len(box))):
+        along = min(times, -(-shape[axis] // box[axis]))
+        box[axis] *= along
+        times //= along
+    return Grid(shape, tuple(box))
+
+
+def parts_grid(shape: Shape, chunks: Shape) -> Grid:
+    """Chunks, or boxes of neighbouring ones where there are more than `MOST_PARTS`.
+
+    >>> parts_grid((10**6, 10**4), (100, 100)).counts
+    (79, 50)
+    """
+    grid = Grid(shape, chunks)
+    while grid.count > MOST_PARTS:
+        axis = int(np.argmax(grid.counts))
+        box = list(grid.box)
+        box[axis] *= 2
+        grid = Grid(shape, tuple(box))
+    return grid
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results of `work` in the order of the items, from several threads that are never far ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[Result]] = deque()
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

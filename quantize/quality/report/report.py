@@ -1,0 +1,115 @@
+"""The report: a store compared with its source, and written down as a page that says whether it is good enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...io.registry import as_source
+from ...reading.array import Int4Array, open_int4
+from ...reading.restore import check_target, replacing
+from ...runtime.progress import Progress
+from ..figures import ErrorFigures
+from ..measure import measured
+from ..suggest import Comparison, compare
+from .page import page
+from .verdict import Verdict, verdict_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    Attributes
+    ----------
+    figures : ErrorFigures
+    verdict : Verdict
+    comparison : Comparison or None
+        None where the source holds nothing to compare choices on.
+    """
+
+    figures: ErrorFigures
+    verdict: Verdict
+    comparison: Comparison | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; those that JSON has no number for are None."""
+        return {
+            "verdict": self.verdict.word,
+            "headline": self.verdict.headline,
+            "figures": self.figures.to_json(),
+            "comparison": None if self.comparison is None else self.comparison.to_json(),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict.headline, *self.verdict.sentences, "", str(self.figures)])
+
+
+def write_report(
+    store: Any,
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], object] | None = None,
+) -> Report:
+    """Compare a store with its source, and write what there is to see into one HTML file without scripts.
+
+    Parameters
+    ----------
+    store : Int4Array, path, URL or Zarr store
+    source : path or array
+        What the store was made from. Both are read once; in addition, a sample of the source.
+    path : path
+        Of the HTML file, which appears once it is whole.
+    name : str, optional
+        Of the variable; not needed where the store holds only one.
+    overwrite : bool
+        Replace the file if it is there.
+    progress : callable, optional
+        Called with a `Progress` of the phase "measure".
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    FileExistsError
+        If the file is there and `overwrite` is not set.
+    ModuleNotFoundError
+        If matplotlib is not installed.
+    ValueError
+        If the shapes differ.
+    UnfinishedStoreError, StoreError
+        As for `open_int4`, and `DamagedChunkError` if a chunk is missing or damaged.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from quantize import quantize_to_zarr
+    >>> values = np.random.default_rng(0).normal(size=(100, 50)).astype(np.float32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     array = quantize_to_zarr(values, f"{folder}/x.zarr")
+    ...     print(write_report(array, values, f"{folder}/report.html").verdict.word)
+    fair
+    """
+    import matplotlib  # noqa: F401  before anything takes long
+
+    target = Path(path)
+    check_target(target, overwrite)
+    array = store if isinstance(store, Int4Array) else open_int4(store, name)
+    measurement, origin = measured(array, source, progress), as_source(source)
+    comparison = None
+    if measurement.figures.count:
+        missing = "declared" if origin.missing == array.missing else array.missing
+        comparison = compare(source, current=array, missing=missing)
+    verdict = verdict_of(array, measurement.figures, comparison)
+    html = page(array, origin.label, measurement, verdict, comparison)
+    with replacing(target, overwrite) as partial:
+        partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
+    return Report(measurement.figures, verdict, comparison)

@@ -1,0 +1,123 @@
+"""What the figures of a store mean, in words for someone who sees such figures for the first time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ...reading.array import Int4Array
+from ..figures import ErrorFigures
+from ..suggest import Comparison, decibels, percent
+
+GRADES = (  # by SQNR in dB: typical errors of an eighth, and of a quarter, of the values' standard deviation
+    (18.0, "good", "Good: the errors are small beside what is in the data."),
+    (12.0, "fair", "Fair: the data keep their shape, and lose their fine detail."),
+    (-math.inf, "coarse", "Coarse: much of what is in the data is lost."),
+)
+CODES_ALONE = 4.5  # bits a value: more than codes and a few checksums take
+WORTH = 1.0  # dB that make another choice worth a look
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result is good enough, as a word, a sentence, and what there is to know beside it."""
+
+    word: str
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison | None) -> Verdict:
+    """What the figures mean to someone who sees such a page for the first time."""
+    if not figures.within_bound:
+        return defect(figures)
+    if not figures.count:
+        return Verdict("empty", "Nothing to judge: every value is missing, here and in the source.", ())
+    if figures.max_error == 0:
+        return Verdict("exact", "Exact: every value comes back as it was.", (size_of(array, figures),))
+    word, headline = next(((word, said) for least, word, said in GRADES if figures.sqnr_db >= least), GRADES[-1][1:])
+    sentences = (typical(figures), reach_of(array, figures), size_of(array, figures), advice(comparison))
+    return Verdict(word, headline, tuple(filter(None, sentences)))
+
+
+def typical(figures: ErrorFigures) -> str:
+    """What a typical error is, beside the values."""
+    if figures.sqnr_db == -math.inf:
+        return f"A typical error (RMS) is {figures.rmse:.3g}, and the values do not vary at all."
+    share = 10 ** (-figures.sqnr_db / 20)
+    return (
+        f"A typical error (RMS) is {figures.rmse:.3g}: {100 * share:.2g} % of how much the values themselves vary, "
+        f"whose standard deviation is {figures.rmse / share:.3g}."
+    )
+
+
+def defect(figures: ErrorFigures) -> Verdict:
+    said = []
+    if figures.outside:
+        said.append(f"{figures.outside:,} values are further off than the format allows.")
+    if figures.mismatched:
+        said.append(f"{figures.mismatched:,} values are missing on one side only.")
+    said.append(
+        "Most likely the store was made from other data, or the source has changed since. `quantize verify STORE SRC` "
+        "tells which chunks differ; quantize the source again to mend it."
+    )
+    return Verdict("wrong", "Wrong: this store does not hold this source.", tuple(said))
+
+
+def reach_of(array: Int4Array, figures: ErrorFigures) -> str:
+    """What the largest errors are."""
+    half = f"half a step ({figures.bound:.3g}{'' if array.axis is None else ' at most'})"
+    if array.dtype.kind in "iu":
+        half += ", but for rounding to whole numbers"
+    if not figures.saturated:
+        return f"No value is off by more than {half}; the largest error is {figures.max_error:.3g}."
+    share = figures.saturated_share or 0.0
+    return (
+        f"Mind the outliers: {figures.saturated:,} values ({percent(share)}) lie beyond what the 16 levels reach, and "
+        f"are cut off there, with errors up to {figures.max_error:.3g}. All others are off by no more than {half}."
+    )
+
+
+def size_of(array: Int4Array, figures: ErrorFigures) -> str:
+    times = f"{ratio(array)} times less than {array.dtype}"
+    if (figures.bits_per_value or 0.0) > CODES_ALONE:
+        times += "; what exceeds 4 is scales, checksums, and what compression adds where chunks are small"
+    return f"It takes {bits(figures)} bits a value, {times}."
+
+
+def bits(figures: ErrorFigures) -> str:
+    stored = figures.bits_per_value or 0.0
+    return f"{stored:.2f}" if stored >= 0.1 else f"{stored:.2g}"
+
+
+def ratio(array: Int4Array) -> str:
+    times = array.nbytes / array.nbytes_stored
+    return f"{times:.1f}" if times < 100 else f"{times:,.0f}"
+
+
+def advice(comparison: Comparison | None) -> str:
+    """Whether another choice would do better."""
+    if comparison is None:
+        return ""
+    current, best = next(row for row in comparison.rows if row.current), comparison.recommended
+    finest = max(comparison.rows, key=lambda row: -math.inf if math.isnan(row.sqnr_db) else row.sqnr_db)
+    gain, bits_more = best.sqnr_db - current.sqnr_db, current.bits_per_value - best.bits_per_value
+    said = []
+    if best is not current and gain >= WORTH:
+        said.append(
+            f"Another choice would do better: {best.label} gives {decibels(best.sqnr_db)} instead of "
+            f"{decibels(current.sqnr_db)}, at {best.bits_per_value:.2f} bits a value before compression instead of "
+            f"{current.bits_per_value:.2f}."
+        )
+    elif gain <= -WORTH and bits_more > 0:
+        said.append(
+            f"It is {-gain:.1f} dB better than {best.label}, which is recommended for being cheaper by {bits_more:.2g} "
+            "bits a value before compression: keep it if that is worth it to you."
+        )
+    if finest.sqnr_db - max(best.sqnr_db, current.sqnr_db) >= WORTH:
+        said.append(
+            f"The finest of those tried is {finest.label}, with {decibels(finest.sqnr_db)} at "
+            f"{finest.bits_per_value:.2f} bits a value."
+        )
+    said = said or ["None of the other choices that were tried is to be preferred."]
+    return " ".join([*said, "They are side by side on the page, each with its command."])

@@ -1,0 +1,159 @@
+"""How the result is cut: chunks, shards and the compressor, as the user asks or as the source suggests."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..io.source import FileSource, Source
+from ..numerics.grid import Shape, covers
+from ..store.codec import Compressor
+from ..store.metadata import Layout
+
+MIB = 1 << 20
+LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
+
+
+def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, axis: int | None = None) -> Layout:
+    """The layout for a source, with what the user asked for, and where there is a scale for each index of an axis.
+
+    Raises
+    ------
+    ValueError
+        If chunks, shards or the compressor are not as the format has them.
+    """
+    shape = source.shape
+    outer = None if shards is None else box(shards, shape, "shards")
+    if chunks is not None:
+        inner = box(chunks, shape, "chunks")
+    else:
+        inner = spanning(source, axis) if outer is None else divided(outer, source.dtype.itemsize)
+    return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
+
+
+def box(value: Any, shape: Shape, what: str) -> Shape:
+    """Lengths for each axis from a number or a sequence; -1 is the whole axis.
+
+    >>> box((100, -1), (1000, 64), "chunks")
+    (100, 64)
+    """
+    try:
+        parts = [int(value)] * len(shape) if isinstance(value, int | np.integer) else [int(part) for part in value]
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} is {value!r}, but must be lengths for each axis, such as (1000, -1)") from None
+    if len(parts) != len(shape) or any(part == 0 or part < -1 for part in parts):
+        raise ValueError(
+            f"{what} is {value!r}, but must have a length for each axis of {shape}: above 0, or -1 for the whole axis"
+        )
+    return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
+
+
+def default_chunks(source: Source) -> Shape:
+    """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB.
+
+    Those are whole multiples of smaller chunks, and C-order blocks of larger ones or of a source without any. Along the
+    packed axis they are even, or the whole axis.
+    """
+    shape, itemsize = source.shape, source.dtype.itemsize
+    chunks = source.chunks
+    if chunks is None:
+        if isinstance(source, FileSource) and source.fortran:
+            return fortran_blocks(shape, itemsize)
+        return even(c_order_block(shape, itemsize), shape)
+    chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))
+    size = math.prod(chunks) * itemsize
+    if size > MOST:
+        return even(c_order_block(chunks, itemsize), shape)
+    chunks = even(chunks, shape)
+    size = math.prod(chunks) * itemsize
+    if size >= LEAST:
+        return chunks
+    grown = list(chunks)
+    for axis in reversed(range(len(shape))):
+        factor = max(TARGET // (math.prod(grown) * itemsize), 1)
+        grown[axis] = min(grown[axis] * factor, shape[axis])
+    return even(tuple(grown), shape)
+
+
+def spanning(source: Source, axis: int | None) -> Shape:
+    """The default chunks; with an axis such that hold all values of some of its indices, if 64 MiB can."""
+    chunks = default_chunks(source)
+    if axis is None:
+        return chunks
+    one = math.prod(source.shape) // source.shape[axis] * source.dtype.itemsize
+    least = 2 if axis == len(source.shape) - 1 else 1
+    length = chunks[axis]
+    if length * one > MOST:
+        step = min(source.chunks[axis], source.shape[axis]) if source.chunks else least
+        length = max(TARGET // one // step * step, step)
+    if length * one > MOST or (length % least and length < source.shape[axis]):
+        return chunks
+    return tuple(length if along == axis else n for along, n in enumerate(source.shape))
+
+
+def c_order_block(shape: Shape, itemsize: int) -> Shape:
+    """A box near the target size that is whole in the last axes, so that its values lie side by side."""
+    lengths = []
+    room = max(TARGET // itemsize, 2)
+    for n in reversed(shape):
+        lengths.append(max(min(n, room), 1))
+        room //= lengths[-1]
+    return tuple(reversed(lengths))
+
+
+def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
+    return even(c_order_block(shape[::-1], itemsize)[::-1], shape)
+
+
+def even(chunks: Shape, shape: Shape) -> Shape:
+    """The same box, or twice as long in the last axis where it would end in the middle of a byte.
+
+    Twice an odd length, so that it stays a whole multiple of a source's chunks.
+    """
+    if covers(shape, chunks):
+        return chunks
+    return (*chunks[:-1], min(2 * chunks[-1], shape[-1]))
+
+
+def divided(shards: Shape, itemsize: int) -> Shape:
+    """Chunks near 1 MiB that divide a shard: cut along the first axis first, which keeps rows whole."""
+    chunks = list(shards)
+    for axis, length in enumerate(shards):
+        parts = math.prod(chunks) * itemsize / MIB
+        whole = [
+            d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)
+        ]
+        chunks[axis] = length // next((d for d in whole if d >= parts), max(whole, default=1))
+    return tuple(chunks)
+
+
+def chosen_compressor(compressors: Any) -> Compressor:
+    """The compressor for an argument: "auto", None, a name, or Zarr's own codec object or its dictionary.
+
+    Raises
+    ------
+    ValueError
+        If it is not one that the format allows.
+    """
+    if isinstance(compressors, list | tuple):
+        inner = [codec for codec in map(codec_document, compressors) if codec["name"] != "crc32c"]
+        if len(inner) > 1:
+            raise ValueError(f"compressors has {len(inner)} entries, but the format takes one, and a crc32c of its own")
+        compressors = inner[0] if inner else None
+    if compressors is None or compressors == "none":
+        return Compressor(None)
+    if compressors == "auto":
+        return Compressor()
+    document = codec_document(compressors)
+    return Compressor(document["name"], dict(document.get("configuration") or {}))
+
+
+def codec_document(codec: Any) -> dict[str, Any]:
+    if isinstance(codec, str):
+        return {"name": codec}
+    document = codec if isinstance(codec, dict) else codec.to_dict() if hasattr(codec, "to_dict") else None
+    if not isinstance(document, dict) or "name" not in document:
+        raise ValueError(f"compressors {codec!r} must be 'auto', None, 'zstd', 'gzip', 'blosc', or such a Zarr codec")
+    return document

@@ -1,0 +1,55 @@
+"""How far a run is: events for whoever watches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..numerics.grid import shape_of
+from ..store.metadata import Layout
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase is.
+
+    Attributes
+    ----------
+    phase : {"scan", "scale", "write", "verify", "restore", "measure"}
+        "scale" comes where there is a scale for each index of an axis that lies in several units.
+    done, total : int
+        Units (output chunks or shards), those of an earlier run included; in "scale" their places along the axis.
+    skipped : int
+        Units that an earlier run had done.
+    nbytes : int
+        Bytes of values that this run has gone through in this phase.
+    """
+
+    phase: str
+    done: int
+    total: int
+    skipped: int
+    nbytes: int
+
+
+class Counter:
+    """Adds up what is done, and reports it."""
+
+    def __init__(
+        self,
+        phase: str,
+        layout: Layout,
+        skipped: int,
+        report: Callable[[Progress], None],
+        total: int | None = None,
+    ) -> None:
+        self.units, self.itemsize, self.report = layout.units, layout.dtype.itemsize, report
+        self.state = Progress(phase, skipped, self.units.count if total is None else total, skipped, 0)
+        report(self.state)
+
+    def add(self, numbers: list[int]) -> None:
+        values = sum(math.prod(shape_of(self.units.region(number))) for number in numbers)
+        state = self.state
+        self.state = replace(state, done=state.done + len(numbers), nbytes=state.nbytes + values * self.itemsize)
+        self.report(self.state)

@@ -1,0 +1,233 @@
+"""Runs tasks on a Dask scheduler: threads of this process, or a `distributed` cluster. Bounded in number at a time."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import statistics
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import dask.base
+import dask.local
+import dask.threaded
+from dask.callbacks import Callback
+from dask.delayed import delayed
+
+from ..store.metadata import WorkersError
+
+WINDOW = 64  # tasks for each worker that a scheduler is handed at once
+QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
+GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
+PATIENCE = 60.0  # seconds without a task done, after which it is said
+NO_WORKERS = {"NoWorkerError", "NoValidWorkerError"}  # Dask's, where it was told how long to wait for one
+KILLED = 3  # times that Dask may give a task up, having seen four workers die with it
+SLOW = 20  # times the median between two tasks: so long it takes at least
+
+
+logger = logging.getLogger("quantize")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The units it does, the arguments of the call, and the dask arrays to compute and pass with them, if any."""
+
+    numbers: list[int]
+    arguments: tuple[Any, ...]
+    blocks: list[Any] | None = None
+
+
+def run_tasks(
+    work: Callable[..., Any],
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    scheduler: str,
+    workers: int,
+    stop: threading.Event,
+) -> None:
+    """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread.
+
+    The first exception ends the run: tasks under way are told by `stop`, no other is begun. The log says so if none is
+    done for long.
+    """
+    with Watch(functools.partial(processing, client()) if scheduler == "distributed" else str) as watch:
+
+        def seen(task: Task, result: Any) -> None:
+            watch.beat()
+            done(task, result)
+
+        if scheduler == "distributed":
+            on_cluster(work, tasks, seen, workers)
+        else:
+            get = dask.local.get_sync if scheduler == "synchronous" else dask.threaded.get
+            on_threads(work, tasks, seen, get, workers, stop)
+
+
+class Watch:
+    """Warns in the log if nothing is done for much longer than it mostly takes; `where` says what is waited for."""
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        self.where = where
+        self.over = threading.Event()
+        self.last = time.monotonic()
+        self.pauses: deque[float] = deque(maxlen=1000)
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        self.pauses.append(now - self.last)
+        self.last = now
+
+    def watch(self) -> None:
+        said = 0.0  # how long the silence was when it was told of
+        while not self.over.wait(PATIENCE / 4):
+            silence = time.monotonic() - self.last
+            usual = statistics.median(self.pauses) if self.pauses else 0.0
+            said = said if silence > said else 0.0
+            if silence > max(PATIENCE, SLOW * usual, 2 * said):
+                said = silence
+                mostly = f", where {usual:.1f} s is usual" if self.pauses else ""
+                where = ""
+                with suppress(Exception):  # a scheduler that does not answer either
+                    where = self.where()
+                logger.warning("nothing was done for %.0f s%s%s", silence, mostly, where)
+
+
+def client() -> Any:
+    from distributed import Client
+
+    return Client.current()
+
+
+def processing(client: Any) -> str:
+    """Which workers of the cluster have tasks, and when they were last heard of."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        return ". The cluster has no workers left: the run goes on once it has some, or when it is run again"
+    now = time.time()
+    busy = [
+        f"{worker} ({len(keys)} tasks, heard of {now - workers[worker]['last_seen']:.0f} s ago)"
+        for worker, keys in client.processing().items()
+        if keys and worker in workers
+    ]
+    return f". Waiting for {', '.join(busy)}" if busy else ". No worker of the cluster has anything to do"
+
+
+def asked(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What each worker of the cluster answers, or the exception that it gets."""
+    with Watch(lambda: ". Waiting for every worker of the cluster to answer"):
+        answers: dict[str, Any] = client().run(question, *arguments, on_error="return")
+    return answers
+
+
+def on_threads(
+    work: Callable[..., Any],
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    get: Callable[..., Any],
+    workers: int,
+    stop: threading.Event,
+) -> None:
+    with ThreadPoolExecutor(workers) as pool, stopping(stop):
+        options = {} if get is dask.local.get_sync else {"pool": pool, "num_workers": workers}
+        for window in windows(tasks, workers):
+            keys = {f"units-{task.numbers[0]}": task for task in window}
+
+            def finished(key: Any, result: Any, *_: Any, keys: dict[str, Task] = keys) -> None:
+                if key in keys:
+                    done(keys[key], result)
+
+            with Callback(posttask=finished):
+                if window[0].blocks is None:
+                    graph = {key: (work, *task.arguments) for key, task in keys.items()}
+                    get(graph, list(keys), **options)
+                else:
+                    calls = [
+                        delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
+                    ]
+                    dask.base.compute(*calls, scheduler=get, **options)
+
+
+@contextmanager
+def stopping(stop: threading.Event) -> Iterator[None]:
+    """Tell running tasks to stop if something goes wrong, before the pool that runs them waits for their end."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
+    rest = iter(tasks)
+    for first in rest:
+        size = workers * (WINDOW if first.blocks is None else GRAPH_WINDOW)
+        yield [first, *islice(rest, size - 1)]
+
+
+def on_cluster(
+    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
+) -> None:
+    from distributed import KilledWorker, as_completed
+
+    cluster = client()
+    rest = iter(tasks)
+    running: dict[str, Task] = {}
+
+    def submit(tasks: list[Task]) -> list[Any]:
+        """All in one message: each takes the scheduler longer than a task."""
+        if not tasks:
+            return []
+        if tasks[0].blocks is None:
+            futures: list[Any] = cluster.map(work, *zip(*(task.arguments for task in tasks), strict=True), pure=False)
+        else:
+            futures = cluster.compute([delayed(work)(*task.arguments, task.blocks) for task in tasks])
+        running.update(zip((future.key for future in futures), tasks, strict=True))
+        return futures
+
+    # Tasks that wait at a worker keep it busy; but where fewer may run than the cluster has threads, none may wait.
+    first = list(islice(rest, 1))
+    queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
+    width = workers * queue if workers >= sum(cluster.nthreads().values()) else workers
+    completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True, raise_errors=False)
+    killed: Counter[int] = Counter()
+    try:
+        for batch in completed.batches():
+            again = []
+            for future, result in batch:
+                task = running.pop(future.key)
+                if future.status != "error":
+                    done(task, result)
+                    continue
+                error = future.exception()
+                if type(error).__name__ in NO_WORKERS:
+                    raise WorkersError(
+                        f"the cluster had no workers for {error.timeout:.0f} s, as long as its setting "
+                        "distributed.scheduler.no-workers-timeout says. See their logs; run again to go on"
+                    ) from error
+                if not isinstance(error, KilledWorker):
+                    raise error
+                killed[task.numbers[0]] += 1
+                if killed[task.numbers[0]] == KILLED:
+                    raise WorkersError(
+                        f"workers died again and again while they had the chunks from number {task.numbers[0]} on, for "
+                        "lack of memory or by a crash in what reads the source. See their logs; run again to go on"
+                    ) from error
+                again.append(task)  # a task may have waited at workers that others killed
+            completed.update(submit([*again, *islice(rest, len(batch) - len(again))]))
+    finally:
+        cluster.cancel(list(completed.futures))

@@ -1,0 +1,398 @@
+"""The metadata of one variable, format version 1: what its ``zarr.json`` says, written and checked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..numerics.blocks import checked_dtype
+from ..numerics.grid import Grid, Shape, covers, packed_shape
+from ..numerics.scales import NAN_CODE, SCALE_METHODS, Scale, as_missing, check_scale
+from .codec import ChunkCodec, Compressor, ShardCodec
+from .zarr_json import array_document, checksum, codecs_document, loaded, same, serialized, tagged, untagged
+
+VERSION = 1
+STATUSES = ("scanning", "writing", "sealed")
+PACKED = "_packed"  # behind the name of the packed dimension
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+DTYPES = ("float16", "bfloat16", "float32", "float64", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))
+
+# What a variable may come to. More is refused, of a source before anything is written, of a store before anything is
+# made of what it claims.
+AXES = 64  # as in NumPy
+CHUNK_BYTES = 1 << 30  # of one chunk, packed, or of the scales beside it: compressors take less than 2^31
+INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is read as a whole
+UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
+METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
+LATER = 1 << 12  # of those, kept for what is not known when the variable is made
+REMEDY = "Restore it from a copy, or quantize the source again with overwrite=True"
+
+
+class QuantizeError(Exception):
+    """Base of the errors that only this library raises."""
+
+
+class StoreError(QuantizeError):
+    """A store is not what it should be: not ours, of a newer version, contradicting itself, or of another job."""
+
+
+class UnfinishedStoreError(StoreError):
+    """A store whose run has not come to its end cannot be read."""
+
+
+class DamagedChunkError(StoreError):
+    """A chunk of a sealed store is missing or holds other bytes than were written.
+
+    `place` is its key, in a shard with its place there.
+    """
+
+    place = ""
+
+    @classmethod
+    def at(cls, where: str, place: str, why: ValueError) -> DamagedChunkError:
+        error = cls(f"{where}/{place} is damaged: {why}. {REMEDY}")
+        error.place = place
+        return error
+
+
+class WorkersError(QuantizeError):
+    """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
+
+
+class SourceChangedError(QuantizeError):
+    """The source is not what it was in pass 1."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunks: Shape
+    shards: Shape | None = None
+    compressor: Compressor = field(default_factory=Compressor)
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.shape), len(self.chunks), len(self.shards or self.shape)}
+        if len(ranks) != 1:
+            raise ValueError(f"shape {self.shape}, chunks {self.chunks} and shards {self.shards} differ in dimensions")
+        if not self.shape or min(self.shape) < 1 or min(self.chunks) < 1:
+            raise ValueError(f"shape {self.shape} and chunks {self.chunks} must have axes, each at least 1 long")
+        if not covers(self.shape, self.chunks):
+            even = self.chunks[-1] + 1
+            raise ValueError(
+                f"chunks {self.chunks} end at an odd index of the last axis, in the middle of a byte; "
+                f"take an even length there, such as {even}, or the whole axis, {self.shape[-1]}"
+            )
+        if len(self.shape) > AXES:
+            raise ValueError(f"an array of {len(self.shape)} axes has more than the {AXES} that there can be")
+        if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
+            raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
+        # Longer than the array is no longer than the array: one form for each layout.
+        chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
+        object.__setattr__(self, "chunks", chunks)
+        if self.shards:
+            reach = zip(self.shards, chunks, self.shape, strict=True)
+            shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
+            object.__setattr__(self, "shards", shards)
+        self.check_limits()
+
+    def check_limits(self) -> None:
+        size, units = math.prod(packed_shape(self.chunks)), self.units.count
+        if size > CHUNK_BYTES:
+            raise ValueError(
+                f"chunks {self.chunks} take {size:,} bytes each, packed, and may take {CHUNK_BYTES:,}: "
+                "take smaller ones"
+            )
+        if units > UNITS:
+            raise ValueError(
+                f"shape {self.shape} has {units:,} chunks or shards {self.unit}, and may have {UNITS:,}: "
+                "take larger ones"
+            )
+        if self.shard_codec is not None and self.shard_codec.grid.count > INNER:
+            raise ValueError(
+                f"shards {self.shards} hold {self.shard_codec.grid.count:,} chunks {self.chunks} each, and may hold "
+                f"{INNER:,}: take larger chunks or smaller shards"
+            )
+
+    @property
+    def unit(self) -> Shape:
+        """What is written at once: a chunk, or a shard where there are any."""
+        return self.shards or self.chunks
+
+    @functools.cached_property
+    def units(self) -> Grid:
+        return Grid(self.shape, self.unit)
+
+    @functools.cached_property
+    def chunk_codec(self) -> ChunkCodec:
+        return ChunkCodec(packed_shape(self.chunks), self.compressor)
+
+    @functools.cached_property
+    def shard_codec(self) -> ShardCodec | None:
+        return ShardCodec(packed_shape(self.shards), self.chunk_codec) if self.shards else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in `dtype`."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def nbytes_most(self) -> int:
+        """Bytes that all chunks take at most, stored."""
+        return self.units.count * (self.shard_codec or self.chunk_codec).most
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """Where the scales lie if there is one for each index of an axis: names of arrays in the same group."""
+
+    scale: str
+    zero_point: str
+
+    @classmethod
+    def of(cls, name: str) -> Siblings:
+        return cls(f"{name}_scale", f"{name}_zero_point")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All that the store says of one variable.
+
+    `statistics` is that of pass 1, None where there is none; `scale` is None until pass 1 is done, and with an `axis`
+    it says where the scales lie; `fingerprint` tells one job from another; `dimension_names` and `attributes` are the
+    source's own.
+    """
+
+    layout: Layout
+    scale_method: str
+    nan_code: int | None
+    missing: float | int | None
+    fingerprint: dict[str, Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    dimension_names: tuple[str | None, ...] | None = None
+    status: str = "scanning"
+    scale: Scale | Siblings | None = None
+    statistics: dict[str, Any] | None = None
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.axis is not None:
+            check_axis(self.axis, self.layout)
+        if self.status == STATUSES[0] and self.attributes:
+            size = len(self.to_json())
+            if size > METADATA_MOST - LATER:
+                raise ValueError(
+                    f"the attributes of the source make the metadata {size:,} bytes long, and they may have "
+                    f"{METADATA_MOST - LATER:,}: keep what is large in an array of its own"
+                )
+
+    def at(self, status: str, **changes: Any) -> Metadata:
+        return replace(self, status=status, **changes)
+
+    def to_json(self) -> bytes:
+        """The bytes of ``zarr.json``: the same for the same metadata, whatever the version of zarr."""
+        return self._json
+
+    @functools.cached_property
+    def _json(self) -> bytes:
+        layout = self.layout
+        header = {
+            "version": VERSION,
+            "status": self.status,
+            "shape": layout.shape,
+            "dtype": str(layout.dtype),
+            "axis": self.axis,
+            "scale_method": self.scale_method,
+            "nan_code": self.nan_code,
+            "missing": self.missing,
+            "statistics": self.statistics,
+            "fingerprint": self.fingerprint,
+            "attributes": tagged(self.attributes),
+        }
+        scale = {} if self.scale is None else {"scale": self.scale.scale, "zero_point": self.scale.zero_point}
+        names = self.dimension_names
+        document = array_document(
+            packed_shape(layout.shape),
+            "uint8",
+            packed_shape(layout.unit),
+            codecs_of(layout),
+            {**scale, "int4": header},
+            (*names[:-1], None if names[-1] is None else names[-1] + PACKED) if names else None,
+        )
+        header["checksum"] = checksum(document)
+        return serialized(document)
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Metadata:
+        """Read ``zarr.json``, checking every part of it against every other.
+
+        Raises
+        ------
+        StoreError
+            Naming `where`, what is wrong, and what to do.
+        """
+        document, header = opened_document(data, where)
+        try:
+            return parsed(document, header)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise StoreError(f"{where} contradicts itself: {what}. {REMEDY}") from error
+
+
+def codecs_of(layout: Layout) -> list[dict[str, Any]]:
+    codecs = codecs_document(layout.compressor)
+    if layout.shards is None:
+        return codecs
+    configuration = {
+        "chunk_shape": packed_shape(layout.chunks),
+        "codecs": codecs,
+        "index_codecs": codecs_document(Compressor(None), wide=True),
+        "index_location": "end",
+    }
+    return [{"name": "sharding_indexed", "configuration": configuration}]
+
+
+def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON and the part of it that is ours, once the version and the checksum are right."""
+    try:
+        document = loaded(data)
+    except ValueError as error:
+        raise StoreError(f"{where} is damaged: it is not JSON ({error}). {REMEDY}") from error
+    attributes = document.get("attributes") if isinstance(document, dict) else None
+    header = attributes.get("int4") if isinstance(attributes, dict) else None
+    if not isinstance(header, dict):
+        raise StoreError(f"{where} is not an int4 variable of this library: it has no attribute 'int4'")
+    version = header.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise StoreError(f"{where} has format version {version}; this library reads up to {VERSION}. Upgrade quantize")
+    stored = header.pop("checksum", None)
+    if version != VERSION or stored != checksum(document):
+        raise StoreError(
+            f"{where} is damaged: its checksum does not match its contents (they were changed by something other "
+            f"than this library). {REMEDY}"
+        )
+    return document, header
+
+
+def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
+    """Metadata from JSON; what does not fit comes out as the error of the part that refuses it."""
+    if header["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {header['dtype']!r} is none of {', '.join(DTYPES)}")
+    dtype = checked_dtype(header["dtype"])
+    shape = lengths(header["shape"])
+    codecs = document["codecs"]
+    unit = lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
+    sharding = codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
+    inner = unit if sharding is None else lengths(sharding["chunk_shape"])
+    last = shape[-1] if inner[-1] >= packed_shape(shape)[-1] else 2 * inner[-1]
+    chunks = (*inner[:-1], last)
+    shards = None
+    if sharding is not None:
+        shards = tuple(outer // step * n for outer, step, n in zip(unit, inner, chunks, strict=True))
+        codecs = sharding["codecs"]
+    compressors = [
+        Compressor(codec["name"], codec.get("configuration", {}))
+        for codec in codecs
+        if codec["name"] not in ("bytes", "crc32c")
+    ]
+    layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
+    attributes = document["attributes"]
+    nan_code = header["nan_code"]
+    scale = parsed_scale(attributes, nan_code)
+    axis = header["axis"]
+    if scale is not None and isinstance(scale, Siblings) != (axis is not None):
+        raise ValueError(f"axis is {axis!r}, and scale is {attributes['scale']!r}")
+    if nan_code not in (None, NAN_CODE):
+        raise ValueError(f"nan_code {nan_code!r} is unknown")
+    if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
+        raise ValueError(f"status {header['status']!r} or scale_method {header['scale_method']!r} is unknown")
+    if (scale is None) != (header["status"] == "scanning"):
+        raise ValueError(f"status is {header['status']!r}, and there is {'no' if scale is None else 'a'} scale")
+    metadata = Metadata(
+        layout=layout,
+        scale_method=header["scale_method"],
+        nan_code=nan_code,
+        missing=parsed_missing(header["missing"], dtype),
+        fingerprint=dictionary(header["fingerprint"], "fingerprint"),
+        attributes=untagged(dictionary(header["attributes"], "attributes")),
+        dimension_names=parsed_names(document.get("dimension_names"), len(shape)),
+        status=header["status"],
+        scale=scale,
+        axis=axis,
+        statistics=parsed_statistics(header["statistics"], layout),
+    )
+    rewritten = json.loads(metadata.to_json())
+    del rewritten["attributes"]["int4"]["checksum"]
+    differing = [key for key in sorted({*rewritten, *document}) if not same(rewritten.get(key), document.get(key))]
+    if differing:
+        raise ValueError(f"{', '.join(differing)} is not what the rest calls for")
+    return metadata
+
+
+def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | Siblings | None:
+    if "scale" not in attributes:
+        return None
+    scale, zero_point = attributes["scale"], attributes["zero_point"]
+    if isinstance(scale, str) and isinstance(zero_point, str):
+        return Siblings(scale, zero_point)
+    return Scale(*check_scale(scale, zero_point), nan_code)
+
+
+def parsed_missing(value: Any, dtype: np.dtype[Any]) -> float | int | None:
+    if value is None or (type(value) in (int, float) and as_missing(value, dtype) == value):
+        missing: float | int | None = value
+        return missing
+    raise ValueError(f"missing {value!r} is no number that {dtype} holds")
+
+
+def parsed_names(names: Any, ndim: int) -> tuple[str | None, ...] | None:
+    """Dimension names as the source has them, the last without its suffix."""
+    if names is None:
+        return None
+    if not isinstance(names, list) or len(names) != ndim or not all(isinstance(name, str | None) for name in names):
+        raise ValueError(f"dimension_names {names!r} are no names of {ndim} axes")
+    last = names[-1]
+    return *names[:-1], None if last is None else last.removesuffix(PACKED)
+
+
+def parsed_statistics(value: Any, layout: Layout) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    count, missing, low, high = (dictionary(value, "statistics")[key] for key in ("count", "missing", "min", "max"))
+    counted = all(type(n) is int and n >= 0 for n in (count, missing)) and count + missing <= math.prod(layout.shape)
+    ends = (low, high) == (None, None) if not count else type(low) is type(high) is float and low <= high
+    if len(value) != 4 or not counted or not ends:
+        raise ValueError(f"statistics {value!r} are none of an array of shape {layout.shape}")
+    return dict(value)
+
+
+def dictionary(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r}, and no dictionary")
+    return value
+
+
+def check_axis(axis: Any, layout: Layout) -> None:
+    """Refuse an axis that is none, or that has more scales in a chunk of them than can be."""
+    if type(axis) is not int or not 0 <= axis < len(layout.shape):
+        raise ValueError(f"axis {axis!r} is none of an array of shape {layout.shape}")
+    length = min(layout.unit[axis], layout.shape[axis])
+    if 8 * length > CHUNK_BYTES:
+        raise ValueError(
+            f"chunks or shards {layout.unit} have {length:,} scales along axis {axis}, and may have "
+            f"{CHUNK_BYTES // 8:,}: take smaller ones"
+        )
+
+
+def lengths(value: Any) -> Shape:
+    if not isinstance(value, list) or not all(type(n) is int and 0 < n < 2**62 for n in value):
+        raise ValueError(f"{value!r} is not a shape")
+    return tuple(value)
