@@ -27,9 +27,9 @@ from zarr.storage import MemoryStore
 from quantize import plan, quantize_to_zarr
 from quantize.numerics.grid import Batches
 from quantize.runtime.progress import Counter
+from quantize.runtime.scans import batch_size
 from quantize.runtime.schedulers import Task, run_tasks
-from quantize.store.metadata import Layout
-from quantize.store.side_arrays import batch_size
+from quantize.store.layout import Layout
 
 from .floors import COLUMNS, MIB, THREADS, save_gaussian
 from .measuring import in_child, interleaved, milliseconds, peak_memory, ratio, timed

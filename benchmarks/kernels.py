@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantize import kernels
-from quantize.numerics.blocks import scan_rows
+from quantize.calibration.scan import scan_rows
+from quantize.numerics.dtypes import BFLOAT16, FLOATS
+from quantize.numerics.tables import pairs_of
 
 from .floors import MIB
 from .measuring import in_child, interleaved, ratio, timed
@@ -29,8 +31,8 @@ from .tables import Table, at_least
 
 BLOCK = 2 * MIB  # bytes
 THREADS = (1, 2)
-DTYPES = (*kernels.FLOATS, np.dtype(np.int16))
-HALVES = (np.dtype(np.float16), kernels.BFLOAT16)
+DTYPES = (*FLOATS, np.dtype(np.int16))
+HALVES = (np.dtype(np.float16), BFLOAT16)
 SPREAD = 1000  # standard deviation of the values: float16 holds them, and integers among them differ
 SCALE = SPREAD / 2
 FINITE, MIXED = "finite", "1 % NaN, some infinities"
@@ -131,7 +133,7 @@ def pack(part: Part) -> None:
 
 
 def unpack(part: Part) -> None:
-    pairs = kernels.pairs_of((np.arange(-8, 8) * SCALE).astype(part.out.dtype))
+    pairs = pairs_of((np.arange(-8, 8) * SCALE).astype(part.out.dtype))
     for codes, block in zip(part.packed, part.out, strict=True):
         kernels.unpack(codes, block, pairs)
 

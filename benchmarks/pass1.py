@@ -22,8 +22,10 @@ import zarr
 
 from quantize import Plan, Progress, quantize_to_zarr
 from quantize.calibration.histogram import FINE, SAMPLE, Histogram, about
-from quantize.numerics.blocks import block_of, blocks, sampled, scan_rows
-from quantize.runtime.tasks import CACHED
+from quantize.calibration.scan import scan_rows
+from quantize.numerics.blocks import block_of, blocks
+from quantize.numerics.granularity import sampled
+from quantize.runtime.units import CACHED
 
 from .measuring import in_child, interleaved, timed
 from .samples import sample

@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from quantize import Plan, Progress, quantize_to_zarr
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 
 COLUMNS = 1024
 

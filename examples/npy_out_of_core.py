@@ -10,7 +10,7 @@ import numpy as np
 from dask.utils import format_bytes, parse_bytes
 
 from quantize import plan, quantize_to_zarr
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 
 COLUMNS = 1024
 

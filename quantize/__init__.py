@@ -4,10 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .numerics.scales import RefusedValuesError as RefusedValuesError
-    from .parts import quantize_part as quantize_part
-    from .parts import seal as seal
+    from .exceptions import DamagedChunkError as DamagedChunkError
+    from .exceptions import QuantizeError as QuantizeError
+    from .exceptions import RefusedValuesError as RefusedValuesError
+    from .exceptions import SourceChangedError as SourceChangedError
+    from .exceptions import StoreError as StoreError
+    from .exceptions import UnfinishedStoreError as UnfinishedStoreError
+    from .exceptions import WorkersError as WorkersError
+    from .pipeline import quantize_part as quantize_part
     from .pipeline import quantize_to_zarr as quantize_to_zarr
+    from .pipeline import seal as seal
     from .quality.figures import ErrorFigures as ErrorFigures
     from .quality.measure import measure_error as measure_error
     from .quantize import Int4Values as Int4Values
@@ -24,12 +30,6 @@ if TYPE_CHECKING:
     from .runtime.plan import Plan as Plan
     from .runtime.plan import plan as plan
     from .runtime.progress import Progress as Progress
-    from .store.metadata import DamagedChunkError as DamagedChunkError
-    from .store.metadata import QuantizeError as QuantizeError
-    from .store.metadata import SourceChangedError as SourceChangedError
-    from .store.metadata import StoreError as StoreError
-    from .store.metadata import UnfinishedStoreError as UnfinishedStoreError
-    from .store.metadata import WorkersError as WorkersError
 
 __version__ = "0.1.0"
 
@@ -46,10 +46,10 @@ HOMES = {
         "quantize_to_packed_int4",
         "unpack_int8_to_int4",
     ),
-    "numerics.scales": ("RefusedValuesError",),
-    "store.metadata": (
+    "exceptions": (
         "DamagedChunkError",
         "QuantizeError",
+        "RefusedValuesError",
         "SourceChangedError",
         "StoreError",
         "UnfinishedStoreError",
@@ -60,8 +60,7 @@ HOMES = {
     "quality.measure": ("measure_error",),
     "quality.figures": ("ErrorFigures",),
     "runtime.progress": ("Progress",),
-    "pipeline": ("quantize_to_zarr",),
-    "parts": ("quantize_part", "seal"),
+    "pipeline": ("quantize_part", "quantize_to_zarr", "seal"),
 }
 
 __all__ = sorted(name for names in HOMES.values() for name in names)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -14,22 +14,34 @@ import re
 import types
 import zlib
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_dtypes
 import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+from .numerics.dtypes import BFLOAT16, FLOATS
+from .numerics.granularity import ONE, Lines, in_lines, lines_of
+from .numerics.tables import Affine, Table, affine, affines
+
+PACKAGE = Path(__file__).parent
+WITH_LOOPS = ("kernels.py", "numerics/granularity.py", "numerics/tables.py", "calibration", "quality/residuals.py")
 
 
-SOURCE = f"{zlib.crc32(Path(__file__).read_bytes()):08x}"
+def digest_of_loops(package: Path = PACKAGE) -> str:
+    """What changes with any file that holds loops, or what loops call or look up."""
+    digest = 0
+    for name in WITH_LOOPS:
+        path = package / name
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest = zlib.crc32(file.read_bytes(), digest)
+    return f"{digest:08x}"
+
+
+SOURCE = digest_of_loops()
 
 
 @functools.cache
@@ -38,7 +50,8 @@ def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
 
     Numba keeps all signatures of a function in one index; two processes that write it at once can swap two
     signatures' machine code (numba#4807). With one signature a file, what they overwrite is the same code. Nor does it
-    see that another file has changed than the loop's: those of this one are known by their digest.
+    see that another file has changed than the loop's, which may hold what the loop calls: so the name has the digest of
+    all such files.
     """
     name = re.sub(r"\W+", "_", "_".join([loop.__name__, *map(str, kinds), SOURCE]))
     own = types.FunctionType(loop.__code__, loop.__globals__, name)
@@ -62,109 +75,7 @@ def to_read(block: np.ndarray, dtype: Any = None) -> np.ndarray:
     return view
 
 
-class Lines(NamedTuple):
-    """Which index of an axis each line of a block belongs to.
-
-    Lines are rows, row `r` of index ``r // repeat % indices``; where the axis is the last, columns, one of each index.
-    """
-
-    indices: int = 1
-    repeat: int = 1
-    columns: bool = False
-
-
-ONE = Lines()
-
-
 # Pack ---------------------------------------------------------------------------------------------------------------
-
-
-class Affine(NamedTuple):
-    """The numbers of `pack_loop`: ``code = clip(rint((x * factor - anchor) * inverse + offset))``.
-
-    This is ``rint(x / s) + z`` about an `anchor`, the level of the lowest code: the difference is taken before anything
-    is scaled, so that it loses nothing where the data lie far from zero. `factor` is a power of two that keeps the
-    difference and the reciprocal of very large and very small scales in range, 1 where these are neither. `magic` is
-    1.5 * 2^23 (float64: 2^52): added to a number it rounds it half to even and leaves it in the low bits, above those
-    of `magic` itself, whose last bit is that of z: so the ties are those of x / s.
-
-    Loops take them as a table of shape ``(8, count)``, a column for each scale.
-    """
-
-    factor: Any
-    anchor: Any
-    inverse: Any
-    offset: Any
-    low: Any
-    high: Any
-    nan: Any
-    magic: Any
-
-
-def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """The float type that `dtype` is quantized in: float32 where it holds every value of `dtype` exactly."""
-    return np.float64 if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else np.float32
-
-
-FAR = Fraction(1 << 60)  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
-EDGE = {np.float32: 100, np.float64: 1000}  # exponents of scales that need no factor
-MANTISSA = {np.float32: 23, np.float64: 52}
-
-
-@functools.lru_cache(maxsize=256)
-def affine(dtype: np.dtype[Any], scale: float, zero_point: int, nan_code: int | None, low: int) -> np.ndarray:
-    """Coefficients for blocks of `dtype`, shape (8, 1), rounded once from exact rational numbers.
-
-    An extreme `value_range` may ask for more than the arithmetic has: `inverse` is then the nearest it has, which
-    takes all values to one side or the other as they should be.
-    """
-    number = arithmetic(dtype)
-    edge = EDGE[number]
-    exponent = math.frexp(scale)[1]
-    factor = Fraction(1) if -edge <= exponent <= edge else Fraction(2) ** (edge if exponent < 0 else -edge)
-    step = Fraction(scale)
-    smallest, largest = Fraction(float(np.finfo(number).tiny)), Fraction(float(np.finfo(number).max))
-    lowest_level = min(max((low - zero_point) * step, -largest), largest)
-    anchor = Fraction(float(number(float(lowest_level))))
-    found = Affine(
-        factor=float(factor),
-        anchor=float(anchor * factor),
-        inverse=float(min(max(1 / (step * factor), smallest), largest)),
-        offset=float(min(max(anchor / step + zero_point, -FAR), FAR)),
-        low=low,
-        high=7,
-        nan=low if nan_code is None else nan_code,
-        magic=1.5 * 2.0 ** MANTISSA[number] + zero_point % 2,
-    )
-    return np.array(found, number).reshape(-1, 1)
-
-
-def affines(
-    dtype: np.dtype[Any], scales: np.ndarray, zero_points: np.ndarray, nan_code: int | None, low: int
-) -> np.ndarray:
-    """As `affine`, of many scales at once, shape ``(8, count)``.
-
-    Where scale and zero point are of an ordinary size, float64 is as good as exact: the offset is then off by less than
-    2^-22 of a step.
-    """
-    number = arithmetic(dtype)
-    exponent = np.frexp(scales)[1]
-    with np.errstate(over="ignore"):  # those are not ordinary
-        levels = (low - zero_points).astype(np.float64) * scales
-    ordinary = (np.abs(exponent) < EDGE[number]) & (zero_points > -(1 << 30)) & (zero_points < 1 << 30)
-    ordinary &= np.abs(levels) < np.finfo(number).max / 2
-    table = np.empty((len(Affine._fields), len(scales)), number)
-    anchor = np.where(ordinary, levels, 0.0).astype(number)
-    table[0] = 1
-    table[1] = anchor
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        table[2] = 1 / scales
-        table[3] = (anchor - levels) / scales + low
-    table[4], table[5], table[6] = low, 7, low if nan_code is None else nan_code
-    table[7] = 1.5 * 2.0 ** MANTISSA[number] + zero_points % 2
-    for i in np.flatnonzero(~ordinary):
-        table[:, i : i + 1] = affine(dtype, float(scales[i]), int(zero_points[i]), nan_code, low)
-    return table
 
 
 def pack(
@@ -360,13 +271,6 @@ def pack_columns_loop(block, out, table, repeat, sentinel, extreme, widening):  
 # Unpack -------------------------------------------------------------------------------------------------------------
 
 
-def pairs_of(table: np.ndarray) -> np.ndarray:
-    """Both values of each byte, shape (256,), by a table of 16: an entry is the bits of the two, side by side."""
-    codes = np.arange(256, dtype=np.uint8)
-    both: np.ndarray[Any, Any] = np.stack([table[(codes & 15) ^ 8], table[(codes >> 4) ^ 8]], axis=1)
-    return both.view(PAIRS[table.dtype.itemsize])[:, 0]
-
-
 def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
     """Write the values of a packed block into `out`, one look-up in `pairs` for each byte: bit for bit its table's."""
     rows, n = out.shape
@@ -377,12 +281,15 @@ def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
         out[...] = even[:, :n]
 
 
-PAIRS: dict[int, np.dtype[Any]] = {
-    1: np.dtype(np.uint16),
-    2: np.dtype(np.uint32),
-    4: np.dtype(np.uint64),
-    8: np.dtype(np.complex128),
-}
+def unpack_values(table: Table, packed: np.ndarray, out: np.ndarray) -> None:
+    """Write the values of packed bytes, of shape ``(..., ceil(n / 2))``, into `out`; both are C-contiguous."""
+    lines = lines_of(out.shape, table.axis)
+    block = in_lines(out, table.axis)
+    packed_block = packed.reshape(len(block), -1).view(np.uint8)
+    if table.axis is None:
+        unpack(packed_block, block, table.pairs)
+    else:
+        unpack_each(packed_block, block, table.values, lines)
 
 
 def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]

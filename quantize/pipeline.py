@@ -9,22 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from .io.registry import as_source
-from .io.source import DaskSource
+from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
+from .io import as_source
+from .io.formats.dask import DaskSource
 from .numerics.grid import index_at
-from .numerics.scales import RefusedValuesError, Scale, Statistics, folded, from_row
+from .numerics.scales import Scale
+from .numerics.statistics import Statistics, folded, from_row
 from .reading.array import Int4Array
+from .runtime.claim import CHANGED, difference
 from .runtime.cluster import check_destination, check_workers
-from .runtime.plan import Plan, Settings, planned
+from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
-from .runtime.tasks import Shelf, Work
-from .storage import Variable
-from .store.keys import Files
-from .store.metadata import DamagedChunkError, Metadata, Siblings, SourceChangedError, StoreError
+from .runtime.settings import Settings
+from .runtime.tasks import Work
+from .runtime.units import Shelf
+from .storage import Variable, find
+from .store.keys import Keys
+from .store.metadata import Metadata, ScaleNames
 from .store.retrying import retried
-
-CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
 
 
 def quantize_to_zarr(
@@ -181,9 +184,9 @@ class Job:
     ) -> Job:
         """That of one source and store; of so many parts the one of this number, counted from 1, a run of batches."""
         origin = as_source(source)
-        files = Files.of(store)
-        made = planned(origin, files, settings)
-        variable = Variable(replace(files, verify=verify), settings.name)
+        keys = Keys.of(store)
+        made = planned(origin, keys, settings)
+        variable = Variable(replace(keys, verify=verify), settings.name)
         work = Work(origin, variable, made.layout, made.rule, made.missing, Shelf(made.kept if parts == 1 else 0))
         count = work.scans.batches.count
         own = range(count * (part - 1) // parts, count * part // parts)
@@ -265,7 +268,7 @@ class Job:
                     f"{variable.where} is there already, {state}, of another job: "
                     f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
                 )
-        self.check_disk(self.plan.units, variable.files.size(variable.name))
+        self.check_disk(self.plan.units, variable.keys.size(variable.name))
         variable.overwrite(new)
         return new
 
@@ -317,7 +320,7 @@ class Job:
         rule, variable = self.plan.rule, self.work.variable
         if self.work.parameters is not None:
             self.work.parameters.create()
-        scale: Scale | Siblings = Siblings.of(variable.name)
+        scale: Scale | ScaleNames = ScaleNames.of(variable.name)
         statistics = None
         if self.plan.passes == 2:
             if variable.is_sealed(metadata):
@@ -386,7 +389,7 @@ class Job:
     def write(self, metadata: Metadata) -> None:
         """Pass 2: every unit of this run's that is not there yet."""
         present = self.work.variable.present(self.plan.layout)
-        if self.work.variable.files.verify:
+        if self.work.variable.keys.verify:
             self.check_present(metadata, present)
         try:
             self.run("write", functools.partial(self.work.write_batch, metadata=metadata), self.own_units & ~present)
@@ -406,7 +409,7 @@ class Job:
             If any is damaged or missing.
         """
         variable = self.work.variable
-        if not variable.files.verify:
+        if not variable.keys.verify:
             return
         present = variable.present(self.plan.layout)
         self.check_present(metadata, present)
@@ -415,7 +418,7 @@ class Job:
             key = variable.chunk_key(self.plan.layout, int(damaged[0]))
             count = f"{damaged.size:,} of {len(present):,}"
             why = ValueError(f"{count} are missing or hold other bytes than were written, it the first")
-            raise DamagedChunkError.at(variable.files.label, key, why)
+            raise DamagedChunkError.at(variable.keys.label, key, why)
 
     def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
         """Read what an earlier run wrote, and note as absent what is not whole."""
@@ -465,13 +468,100 @@ class Job:
         return [self.work.source.array[self.plan.layout.units.region(number)] for number in numbers]
 
 
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """Where two fingerprints differ, in words."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = [difference(old.get(key), new.get(key), key) for key in {**old, **new}]
-        return ", ".join(part for part in parts if part)
-    if old == new:
-        return ""
-    if path == CHANGED:
-        return "its source changed while it was read"
-    return "the values of the source" if path == "sample" else f"{path} was {old} and is {new}"
+def quantize_part(
+    source: Any,
+    store: Any,
+    part: int,
+    parts: int,
+    *,
+    verify: bool = False,
+    progress: Callable[[Plan | Progress], None] | None = None,
+    **settings: Any,
+) -> bool:
+    """Do one of several parts of what `quantize_to_zarr` does; `seal` makes the variable readable once all are done.
+
+    The parts may run at the same time or one after the other, on any machines that share source and store, and each may
+    die and be run again. A part's pass 2 needs the pass 1 of all: call it a second time once all have returned.
+
+    Parameters
+    ----------
+    source, store, verify, progress
+        As for `quantize_to_zarr`.
+    part, parts : int
+        Which of how many, counted from 1. What is in the store does not depend on them: the number of parts may be
+        another one at the next call.
+    **settings
+        As for `quantize_to_zarr`, and the same for every part.
+
+    Returns
+    -------
+    bool
+        Whether the part is written; False if pass 1 of other parts is not done.
+
+    Raises
+    ------
+    RefusedValuesError (a ValueError)
+        If the data hold NaN, missing values or infinities that the settings do not allow. The store stays, unfinished
+        and not readable.
+    ValueError, TypeError, FileNotFoundError, StoreError, SourceChangedError
+        As for `quantize_to_zarr`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from zarr.storage import MemoryStore
+    >>> values, store = np.linspace(-1, 1, 30, dtype=np.float32), MemoryStore()
+    >>> [quantize_part(values, store, part, 2, chunks=10) for part in (1, 2)]
+    [False, True]
+    >>> quantize_part(values, store, 1, 2, chunks=10)
+    True
+    >>> seal(store).shape
+    (30,)
+    """
+    if not 1 <= part <= parts:
+        raise ValueError(f"part is {part} of {parts}, but parts are counted from 1 to their number")
+    job = Job.of(source, store, Settings(**settings), verify, progress, part, parts)
+    metadata = job.claim(overwrite=False)
+    if metadata.status == "scanning":
+        job.scan(metadata)
+        if not job.is_scanned(metadata):
+            return False
+        metadata = job.settle(metadata)
+    if metadata.status == "sealed":
+        job.check_sealed(metadata)
+    else:
+        job.write(metadata)
+    return True
+
+
+def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4Array:
+    """Make a variable readable once all its chunks are there, whoever wrote them.
+
+    Parameters
+    ----------
+    store, name
+        As for `open_int4`.
+    durable : bool
+        As for `quantize_to_zarr`.
+
+    Returns
+    -------
+    Int4Array
+
+    Raises
+    ------
+    UnfinishedStoreError
+        If chunks are not there yet: how many, and which is the first.
+    FileNotFoundError, StoreError
+        As for `open_int4`; also if the source changed while it was read.
+
+    Examples
+    --------
+    See `quantize_part`.
+    """
+    variable, metadata = find(store, name)
+    if metadata.status == "scanning":
+        raise UnfinishedStoreError(f"{variable.where} has no scale yet: pass 1 is not done. Run its parts again")
+    if CHANGED in metadata.fingerprint:
+        raise StoreError(f"{variable.where}: its source changed while it was read; remove it and begin again")
+    return Int4Array(variable, metadata if metadata.status == "sealed" else variable.seal(metadata, durable))

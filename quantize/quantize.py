@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
 from .calibration.calibrate import scales_of
-from .numerics.blocks import block_of, checked_axis, checked_dtype, each_block, first_index, lines_of, packed_block_of
+from .numerics.blocks import block_of, each_block, first_index, packed_block_of
+from .numerics.dtypes import checked_dtype
+from .numerics.granularity import checked_axis, lines_of
 from .numerics.grid import Region, packed_region, packed_shape
 from .numerics.scales import HIGHEST, LOWEST, Rule, Scale, check_scale
 from .numerics.tables import CODES, Table, along
@@ -342,7 +344,7 @@ def unpacked(
 
     def work(region: Region) -> None:
         own = table if table.axis is None else table.part(region[table.axis])
-        own.unpack(contiguous[packed_region(region)], result[region])
+        kernels.unpack_values(own, contiguous[packed_region(region)], result[region])
 
     each_block(work, result.shape, workers)
     if table.outside.any():

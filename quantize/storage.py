@@ -17,15 +17,16 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
+from .exceptions import StoreError, UnfinishedStoreError
 from .numerics.grid import Grid, packed_shape, shape_of
-from .store.keys import Files, chunk_key, present
-from .store.metadata import NAME, Layout, Metadata, Siblings, StoreError, UnfinishedStoreError
+from .store.keys import Keys, chunk_key, present
+from .store.layout import Layout
+from .store.metadata import NAME, Metadata, ScaleNames
 from .store.retrying import retried
+from .store.side_arrays import ENDINGS, names_beside, owns
 from .store.zarr_json import group_document, node_type
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
-BELONGS = b'"belongs_to"'  # in the metadata of such arrays
-SIBLINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable's name: arrays that belong to it
 EMPTYINGS = 3  # times that what is deleted may come back, from a run that has yet to see that it lost its place
 
 
@@ -36,28 +37,28 @@ EMPTYINGS = 3  # times that what is deleted may come back, from a run that has y
 class Variable:
     """One variable of a store: its keys, and what may be done to them. It knows no more than its name."""
 
-    files: Files
+    keys: Keys
     name: str
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise ValueError(
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not 'zarr.json', nor end with "
-                f"{', '.join(map(repr, SIBLINGS))}, which name what belongs to a variable"
+                f"{', '.join(map(repr, ENDINGS))}, which name what belongs to a variable"
             )
 
     @property
     def where(self) -> str:
-        return f"{self.files.label}/{self.name}"
+        return f"{self.keys.label}/{self.name}"
 
     @property
     def key(self) -> str:
         return f"{self.name}/zarr.json"
 
     @property
-    def siblings(self) -> tuple[str, ...]:
+    def beside(self) -> tuple[str, ...]:
         """Names of the arrays that belong to the variable."""
-        return tuple(f"{self.name}{ending}" for ending in SIBLINGS)
+        return names_beside(self.name)
 
     def metadata(self) -> Metadata | None:
         """What the store says of the variable; None where there is none.
@@ -67,11 +68,11 @@ class Variable:
         StoreError
             If what is there is damaged, of a newer version or not ours.
         """
-        data = self.files.get(self.key)
+        data = self.keys.get(self.key)
         if data is None:
             return None
-        found = Metadata.from_json(data, f"{self.files.label}/{self.key}")
-        if isinstance(found.scale, Siblings) and found.scale != Siblings.of(self.name):
+        found = Metadata.from_json(data, f"{self.keys.label}/{self.key}")
+        if isinstance(found.scale, ScaleNames) and found.scale != ScaleNames.of(self.name):
             raise StoreError(f"{self.where} has its scales in {found.scale.scale}, as a variable of another name would")
         return found
 
@@ -82,16 +83,16 @@ class Variable:
 
     def create(self, metadata: Metadata) -> None:
         """Make the group where there is none, and the variable in it; `check_place` comes before."""
-        self.files.set_new("zarr.json", group_document())
-        self.files.set_new(self.key, metadata.to_json())
+        self.keys.set_new("zarr.json", group_document())
+        self.keys.set_new(self.key, metadata.to_json())
 
     def mend(self, new: Metadata) -> None:
         """Write again what a store took only the beginning of, when the group and the variable were created."""
         for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
-            found = self.files.get(key)
+            found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
             if torn and (key == "zarr.json" or not self.holds_keys(f"{self.name}/c/")):
-                self.files.set(key, whole)
+                self.keys.set(key, whole)
 
     def check_place(self, axis: int | None = None) -> None:
         """Refuse a place that is not one to create the variable in, and with an `axis` its scales too.
@@ -101,74 +102,63 @@ class Variable:
         StoreError
             If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
         """
-        files = self.files
-        nearest = files.nearest
+        keys = self.keys
+        nearest = keys.nearest
         if nearest is not None and not nearest.is_dir():
-            raise StoreError(f"{nearest} is a file, so {files.label} cannot be a folder; name another destination")
-        group = files.get("zarr.json")
+            raise StoreError(f"{nearest} is a file, so {keys.label} cannot be a folder; name another destination")
+        group = keys.get("zarr.json")
         if group is None:
             if self.holds_keys(""):
-                raise StoreError(f"{files.label} exists and is no Zarr v3 group; name another destination")
+                raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
         elif node_type(group) != "group":
-            raise StoreError(f"{files.label} is a Zarr array, or no v3 group; name another destination")
-        new = files.get(self.key) is None
-        scan, histogram, *scales = self.siblings
+            raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
+        new = keys.get(self.key) is None
+        scan, histogram, *scales = self.beside
         for name in (self.name, scan, histogram):
             if new and self.holds_keys(f"{name}/"):
                 raise StoreError(
-                    f"{files.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
+                    f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
                 )
         if axis is not None:
             self.check_owned(scales, "whose scales need")
 
-    def check_owned(self, siblings: Iterable[str], use: str) -> None:
-        """Refuse places of siblings in which something else lies."""
-        for name in siblings:
-            if self.holds_keys(f"{name}/") and not self.owns(name):
+    def check_owned(self, names: Iterable[str], use: str) -> None:
+        """Refuse places of side arrays in which something else lies."""
+        for name in names:
+            if self.holds_keys(f"{name}/") and not owns(self.keys, name):
                 raise StoreError(
-                    f"{self.files.label}/{name} holds files that do not belong to {self.name}, {use} the place: "
+                    f"{self.keys.label}/{name} holds files that do not belong to {self.name}, {use} the place: "
                     "remove them, or give the variable another name"
                 )
 
-    def owns(self, sibling: str, unsaid: bool = False) -> bool:
-        """Whether an array in the group was made for this variable; `unsaid` where it has no metadata.
-
-        They say so, or they are none of any array: then a store did not take or give them whole.
-        """
-        try:
-            found = self.files.get(f"{sibling}/zarr.json")
-        except StoreError:
-            return False
-        return unsaid if found is None else BELONGS in found or node_type(found) is None
-
     def delete_scans(self) -> None:
         """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
-        for name in self.siblings[:2]:
-            if self.owns(name, unsaid=True):
-                self.files.delete_all(f"{name}/c")
-                self.files.delete_all(name)
+        for name in self.beside[:2]:
+            if owns(self.keys, name, unsaid=True):
+                self.keys.delete_all(f"{name}/c")
+                self.keys.delete_all(name)
 
     def delete_scales(self) -> None:
         """Remove the scales of an axis, but no other arrays of the same name."""
-        for name in self.siblings[2:]:
-            if self.owns(name):
-                self.files.delete_all(f"{name}/c")
-                self.files.delete_all(name)
+        for name in self.beside[2:]:
+            if owns(self.keys, name):
+                self.keys.delete_all(f"{name}/c")
+                self.keys.delete_all(name)
 
     @retried
     def holds_keys(self, prefix: str) -> bool:
         """Whether there is anything under a prefix, but for what a killed writer leaves."""
-        if self.files.folder is None:
+        if self.keys.folder is None:
             try:
-                return not sync(self.files.store.is_empty(prefix.rstrip("/")))
+                return not sync(self.keys.store.is_empty(prefix.rstrip("/")))
             except FileNotFoundError as error:  # no such bucket
-                raise FileNotFoundError(f"{self.files.label} cannot be made: {error}") from error
-        folder = self.files.folder / prefix
+                raise FileNotFoundError(f"{self.keys.label} cannot be made: {error}") from error
+        folder = self.keys.folder / prefix
         if not folder.is_dir():
             return folder.exists()
         files = (path for path in folder.rglob("*") if not path.is_dir())
-        with self.files.among_others(prefix):
+        with self.keys.among_others(prefix):
             return any(not STRAY.fullmatch(path.name) for path in files)
 
     def overwrite(self, new: Metadata) -> None:
@@ -181,22 +171,22 @@ class Variable:
         StoreError
             If something else lies where pass 1 would; nothing is changed.
         """
-        self.check_owned(self.siblings[:2], "whose pass 1 needs")
-        with self.files.alone(self.name):
+        self.check_owned(self.beside[:2], "whose pass 1 needs")
+        with self.keys.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.delete_scales()
         for _ in range(EMPTYINGS):
-            self.files.delete_all(f"{self.name}/c")
+            self.keys.delete_all(f"{self.name}/c")
             self.delete_scans()
-            left = [name for name in (f"{self.name}/c", *self.siblings[:2]) if self.holds_keys(f"{name}/")]
+            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.holds_keys(f"{name}/")]
             if not left:
                 break
         else:
-            raise StoreError(f"{self.files.label}/{left[0]} still holds files after they were deleted; run again")
+            raise StoreError(f"{self.keys.label}/{left[0]} still holds files after they were deleted; run again")
         self.set(new)
 
     def set(self, metadata: Metadata) -> None:
-        self.files.set(self.key, metadata.to_json())
+        self.keys.set(self.key, metadata.to_json())
 
     def is_sealed(self, metadata: Metadata) -> bool:
         """Whether another run of the job that these are the metadata of has sealed the variable meanwhile.
@@ -219,7 +209,7 @@ class Variable:
         StoreError
             If another job has taken the variable's place.
         """
-        with self.files.alone(self.name):  # or an overwriting run would go on with chunks that are not its own
+        with self.keys.alone(self.name):  # or an overwriting run would go on with chunks that are not its own
             if self.is_sealed(metadata):
                 return False
             self.set(new)
@@ -228,7 +218,7 @@ class Variable:
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, is on the disk."""
         for name, grid in self.arrays(metadata):
-            absent = np.flatnonzero(~present(self.files, name, grid))
+            absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
                 key = chunk_key(name, grid, int(absent[0]))
                 again = "run again to go on" if name == self.name else "pass overwrite=True to begin again"
@@ -239,12 +229,12 @@ class Variable:
         self.sweep()
         whole = metadata.at("sealed")
         if durable:
-            for name in (self.name, *self.siblings):
-                self.files.flush(name)
+            for name in (self.name, *self.beside):
+                self.keys.flush(name)
         self.advance(metadata, whole)
         if durable:
-            self.files.flush(self.name, below=False)
-            self.files.flush("", below=False)
+            self.keys.flush(self.name, below=False)
+            self.keys.flush("", below=False)
         return whole
 
     def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
@@ -252,17 +242,17 @@ class Variable:
         layout, axis = metadata.layout, metadata.axis
         yield self.name, layout.units
         if axis is not None:
-            for name in self.siblings[2:]:
+            for name in self.beside[2:]:
                 yield name, Grid((layout.shape[axis],), (layout.unit[axis],))
 
     @retried
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        if self.files.folder is None:
+        if self.keys.folder is None:
             return
-        own = [(self.files.folder / name).rglob("*.partial") for name in (self.name, *self.siblings)]
-        with self.files.among_others(self.name):
-            for path in itertools.chain(self.files.folder.glob("zarr.*.partial"), *own):
+        own = [(self.keys.folder / name).rglob("*.partial") for name in (self.name, *self.beside)]
+        with self.keys.among_others(self.name):
+            for path in itertools.chain(self.keys.folder.glob("zarr.*.partial"), *own):
                 if STRAY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
 
@@ -270,24 +260,24 @@ class Variable:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
         self.delete_scales()
         self.delete_scans()
-        self.files.delete_all(f"{self.name}/c")
+        self.keys.delete_all(f"{self.name}/c")
         self.sweep()
-        self.files.delete(self.key)  # last: without it the rest would be nobody's
-        if self.files.folder is not None:
+        self.keys.delete(self.key)  # last: without it the rest would be nobody's
+        if self.keys.folder is not None:
             with suppress(OSError):  # others' files in it
-                (self.files.folder / self.name).rmdir()
+                (self.keys.folder / self.name).rmdir()
         rest: list[str] = []
-        self.files.each("", rest.append)
-        if rest == ["zarr.json"] and self.files.get("zarr.json") == group_document():
-            self.files.delete("zarr.json")
-            if self.files.folder is not None and not any(self.files.folder.iterdir()):
-                self.files.folder.rmdir()
+        self.keys.each("", rest.append)
+        if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():
+            self.keys.delete("zarr.json")
+            if self.keys.folder is not None and not any(self.keys.folder.iterdir()):
+                self.keys.folder.rmdir()
 
     # Chunks
 
     def present(self, layout: Layout) -> np.ndarray:
         """Which units are written, shape ``(units,)``."""
-        return present(self.files, self.name, layout.units)
+        return present(self.keys, self.name, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
         """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0.
@@ -300,44 +290,44 @@ class Variable:
             data = layout.shard_codec.encode(packed, packed_shape(shape_of(layout.units.region(number))))
         key = self.chunk_key(layout, number)
         try:
-            self.files.set(key, data)
+            self.keys.set(key, data)
         except OSError:
-            if self.files.verify:
-                self.files.delete(key)  # or what is torn would pass for done
+            if self.keys.verify:
+                self.keys.delete(key)  # or what is torn would pass for done
             raise
         return data
 
     def packed(self) -> zarr.Array[Any]:
         """The packed codes as Zarr's own array."""
-        return zarr.open_array(self.files.store, path=self.name, mode="r", zarr_format=3)
+        return zarr.open_array(self.keys.store, path=self.name, mode="r", zarr_format=3)
 
     def is_ours(self) -> bool:
         """Whether there is metadata that this library wrote once, whatever state it is in now."""
         try:
-            return b'"int4"' in (self.files.get(self.key) or b"")
+            return b'"int4"' in (self.keys.get(self.key) or b"")
         except StoreError:
             return False
 
 
 def is_name(name: str) -> bool:
     """Whether a variable may have this name."""
-    return bool(NAME.fullmatch(name)) and not name.endswith(SIBLINGS) and name != "zarr.json"
+    return bool(NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != "zarr.json"
 
 
 # Finding --------------------------------------------------------------------------------------------------------------
 
 
 @retried
-def variables(files: Files) -> list[str]:
+def variables(keys: Keys) -> list[str]:
     """Names of the int4 variables in a group."""
     names = []
 
     async def walk() -> None:
-        async for name in files.store.list_dir(""):
+        async for name in keys.store.list_dir(""):
             names.append(name.rstrip("/"))
 
     sync(walk())
-    return [name for name in sorted(names) if is_name(name) and Variable(files, name).is_ours()]
+    return [name for name in sorted(names) if is_name(name) and Variable(keys, name).is_ours()]
 
 
 def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
@@ -367,18 +357,18 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     StoreError
         If there is no such variable, or several and no name; or its metadata is damaged or not ours.
     """
-    files = Files.of(store)
-    if files.folder is not None and not files.folder.is_dir():
-        raise FileNotFoundError(f"{files.label} does not exist, or is no folder")
+    keys = Keys.of(store)
+    if keys.folder is not None and not keys.folder.is_dir():
+        raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
-        names = variables(files)
+        names = variables(keys)
         if len(names) != 1:
             there = f"several variables, {', '.join(names)}: pass name=" if names else "no int4 variable"
-            raise StoreError(f"{files.label} holds {there}")
+            raise StoreError(f"{keys.label} holds {there}")
         (name,) = names
-    variable = Variable(files, name)
+    variable = Variable(keys, name)
     metadata = variable.metadata()
     if metadata is None:
-        there = ", ".join(variables(files)) or "none"
-        raise StoreError(f"{files.label} holds no int4 variable {name!r}; there are: {there}")
+        there = ", ".join(variables(keys)) or "none"
+        raise StoreError(f"{keys.label} holds no int4 variable {name!r}; there are: {there}")
     return variable, metadata

@@ -27,7 +27,8 @@ from quantize import (
     quantize_to_zarr,
 )
 from quantize.numerics.grid import Grid
-from quantize.reading.restore import restore, verify
+from quantize.quality.verify import verify
+from quantize.reading.restore import restore
 from quantize.runtime.progress import Progress
 
 VALUES = field((12, 10, 14))

@@ -40,8 +40,11 @@ cli.main()
 # it, and how many of those once it was told.
 BLOCKED = """
 import os, sys, threading
-from quantize import cli, readers, tasks
-read, reserve, lock = readers.FileSource.read, tasks.Shelf.__init__, threading.Lock()
+from quantize import cli
+from quantize.io import source as sources
+from quantize.io.formats import npy
+from quantize.runtime import units
+read, reserve, lock = npy.FileSource.read, units.Shelf.__init__, threading.Lock()
 count = told = 0
 def remember(shelf, room=0):
     global stop
@@ -58,8 +61,8 @@ def read_or_wait(source, region):
         told += stop.is_set()
         stop.wait(60)
     return read(source, region)
-readers.PIECE = 1 << 8
-tasks.Shelf.__init__, readers.FileSource.read = remember, read_or_wait
+sources.PIECE = npy.PIECE = 1 << 8
+units.Shelf.__init__, npy.FileSource.read = remember, read_or_wait
 try:
     cli.main()
 finally:
@@ -277,11 +280,11 @@ def test_scales_of_an_axis_are_summed_up(tmp_path, made, monkeypatch, most):
 
 def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
     from quantize.reading.summary import description
-    from quantize.store.side_arrays import Parameters
+    from quantize.store.side_arrays import ScaleArrays
 
     quantize("run", made / "a.npy", made / "axis.zarr", "--axis", "0")
     monkeypatch.setattr("quantize.reading.summary.MOST", 39)
-    monkeypatch.setattr(Parameters, "get", lambda *_: pytest.fail("scales are read"))
+    monkeypatch.setattr(ScaleArrays, "get", lambda *_: pytest.fail("scales are read"))
     assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
 
 

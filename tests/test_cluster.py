@@ -32,7 +32,8 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.reading.restore import restore, verify
+from quantize.quality.verify import verify
+from quantize.reading.restore import restore
 from quantize.runtime.schedulers import Task, run_tasks
 
 VALUES = field((120, 30))
@@ -242,7 +243,7 @@ def test_a_worker_that_does_not_find_the_source_is_refused(
         raise FileNotFoundError(2, "No such file or directory", "x.npy")
 
     source = npy(tmp_path)
-    worker = patched("quantize.io.source", "FileSource.read", lost)
+    worker = patched("quantize.io.formats.npy", "FileSource.read", lost)
     with pytest.raises(
         WorkersError, match=rf"worker {worker} cannot do the job: FileNotFoundError.*x.npy.*shared folders"
     ):
@@ -276,7 +277,7 @@ class Deadly(distributed.WorkerPlugin):
                 marks = [self.folder / f"{region[1].start}-{number}" for number in range(self.times)]
                 left = [mark for mark in marks if not mark.exists()]
                 # one death in each pass: the first half is for pass 1, in which the store has no scale yet
-                first = b'"scanning"' in work.variable.files.get(work.variable.key)
+                first = b'"scanning"' in work.variable.keys.get(work.variable.key)
                 if len(left) > (self.times // 2 if first else 0):
                     left[0].touch()
                     os.kill(os.getpid(), signal.SIGSEGV) if self.way == "segfault" else sys.exit(3)

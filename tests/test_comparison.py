@@ -20,9 +20,11 @@ from zarr.storage import MemoryStore
 
 from quantize import open_int4, quantize_to_zarr
 from quantize.cli import commands as cli
-from quantize.io.registry import as_source
+from quantize.io import as_source
 from quantize.io.sampling import sample_of, shares
-from quantize.quality.suggest import LONGEST, Choice, Comparison, compare, percent
+from quantize.quality.choices import Choice, Comparison, percent
+from quantize.quality.suggest import compare
+from quantize.quality.trial import LONGEST
 
 METHODS = ("minmax", "absmax", "percentile", "mse")
 

@@ -122,12 +122,3 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_named_tests_exist(page: str) -> None:
     for name, function in re.findall(r"`tests/([\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
         assert f"def {function}(" in (ROOT / "tests" / name).read_text(), f"{name}::{function}"
-
-
-def test_files_import_only_files_above_them_in_the_house() -> None:
-    house = re.findall(r"^\| `(\w+)\.py` \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
-    assert sorted(house) == sorted(path.stem for path in (ROOT / "quantize").glob("*.py"))
-    for place, name in enumerate(house[1:], 1):
-        text = (ROOT / "quantize" / f"{name}.py").read_text()
-        imported = re.findall(r"^ *from \.(\w+) import|^from \. import (?!__version__)(\w+)", text, re.MULTILINE)
-        assert {"".join(groups) for groups in imported} <= set(house[:place]), name

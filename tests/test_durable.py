@@ -9,7 +9,7 @@ import pytest
 from stores import files
 
 from quantize import quantize_to_zarr
-from quantize.store.keys import Files
+from quantize.store.keys import Keys
 
 VALUES = np.linspace(-3, 5, 24 * 6, dtype=np.float32).reshape(24, 6)
 
@@ -17,18 +17,18 @@ VALUES = np.linspace(-3, 5, 24 * 6, dtype=np.float32).reshape(24, 6)
 def noted(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]]:
     """What is set, and what the disk is made to hold, in order."""
     events: list[tuple[str, str]] = []
-    sync, put = os.fsync, Files.set
+    sync, put = os.fsync, Keys.set
 
     def fsync(number: int) -> None:
         events.append(("sync", str(Path(os.readlink(f"/proc/self/fd/{number}")).relative_to(folder))))
         sync(number)
 
-    def set_key(self: Files, key: str, data: Any) -> None:
+    def set_key(self: Keys, key: str, data: Any) -> None:
         put(self, key, data)
         events.append(("set", key))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Files, "set", set_key)
+    monkeypatch.setattr(Keys, "set", set_key)
     return events
 
 

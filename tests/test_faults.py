@@ -19,8 +19,8 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from quantize import DamagedChunkError, Int4Array, StoreError, open_int4, quantize_part, quantize_to_zarr
-from quantize.reading.restore import verify
-from quantize.store.metadata import QuantizeError
+from quantize.exceptions import QuantizeError
+from quantize.quality.verify import verify
 
 VALUES = np.linspace(-3, 5, 12 * 6, dtype=np.float32).reshape(12, 6)
 JOBS: list[dict[str, Any]] = [

@@ -16,8 +16,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from quantize import StoreError, open_int4, quantize_to_zarr
-from quantize.reading import restore as restoring
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
+from quantize.runtime import schedulers
 from quantize.runtime.schedulers import Task
 from quantize.store import keys as files_of_stores
 
@@ -97,7 +97,7 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
 @pytest.mark.parametrize("job", JOBS)
 def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_of_stores, "sync", at_once)
-    monkeypatch.setattr(restoring, "run_tasks", in_turn)
+    monkeypatch.setattr(schedulers, "run_tasks", in_turn)
     store = made(JOBS[job])
     sound = open_int4(store)[...]
     assert verify(store).ok

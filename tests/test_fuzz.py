@@ -24,9 +24,10 @@ from zarr.storage import MemoryStore
 
 from quantize import QuantizeError, open_int4, quantize_to_zarr
 from quantize.cli import commands as cli
-from quantize.reading.restore import verify
+from quantize.exceptions import StoreError
+from quantize.quality.verify import verify
 from quantize.store.codec import ChunkCodec, Compressor, sealed
-from quantize.store.metadata import Metadata, StoreError
+from quantize.store.metadata import Metadata
 from quantize.store.zarr_json import checksum
 
 VALUES = field((6, 40))

@@ -10,7 +10,7 @@ import zarr
 from stores import files
 
 from quantize import open_int4, quantize_to_zarr
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 from quantize.store.metadata import DTYPES
 
 FOLDERS = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if path.is_dir() and path.name[0] != "_")

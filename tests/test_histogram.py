@@ -13,22 +13,12 @@ from hypothesis.extra import numpy as hnp
 from marks import mostly_slow, slow
 from strategies import BFLOAT16, DTYPES, FLOATS, SOME, arrays, some_dtypes_at_once
 
-from quantize.calibration.histogram import (
-    COARSE,
-    FINE,
-    SAMPLE,
-    Bins,
-    Histogram,
-    about,
-    choose,
-    edge,
-    key_at,
-    quantile,
-    together,
-)
-from quantize.kernels import Lines
-from quantize.numerics.blocks import sampled, scan_rows
-from quantize.numerics.scales import Rule, Scale, Statistics, bounds, folded, from_row
+from quantize.calibration.histogram import COARSE, FINE, SAMPLE, Bins, Histogram, about, edge, together
+from quantize.calibration.scan import scan_rows
+from quantize.calibration.search import choose, key_at, quantile
+from quantize.numerics.granularity import Lines, sampled
+from quantize.numerics.scales import Rule, Scale
+from quantize.numerics.statistics import Statistics, bounds, folded, from_row
 
 BLOCKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)
 CLOSE = 0.05  # dB

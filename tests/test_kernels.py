@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, arrays, numbers
 
 from quantize import kernels
+from quantize.numerics.granularity import Lines
+from quantize.numerics.tables import Affine, affine, affines, pairs_of
 
 LINED = st.tuples(st.sampled_from([12, 8, 4, 2, 1]), st.integers(1, 9))
 HALVES = [np.dtype(np.float16), BFLOAT16]
@@ -50,13 +53,13 @@ def pack(block: np.ndarray, *args: Any) -> np.ndarray:
 
 
 @st.composite
-def lined(draw: st.DrawFn, found: st.SearchStrategy[np.ndarray]) -> tuple[np.ndarray, kernels.Lines, np.ndarray]:
+def lined(draw: st.DrawFn, found: st.SearchStrategy[np.ndarray]) -> tuple[np.ndarray, Lines, np.ndarray]:
     """A block, the lines of an axis that it may have, and which index each value is of."""
     block = draw(found)
     rows, n = block.shape
     divisors = [i for i in range(rows, 0, -1) if rows % i == 0]
-    of_rows = [kernels.Lines(i, repeat) for i in divisors for repeat in divisors if rows % (i * repeat) == 0]
-    lines = draw(st.sampled_from([kernels.Lines(n, columns=True), *of_rows]))
+    of_rows = [Lines(i, repeat) for i in divisors for repeat in divisors if rows % (i * repeat) == 0]
+    lines = draw(st.sampled_from([Lines(n, columns=True), *of_rows]))
     number = np.arange(n) if lines.columns else (np.arange(rows) // lines.repeat % lines.indices)[:, None]
     return block, lines, np.broadcast_to(number, block.shape)
 
@@ -112,7 +115,7 @@ def test_ties_go_to_the_even_multiple_of_the_scale(
 
 
 @st.composite
-def lined_scales(draw: st.DrawFn) -> tuple[np.ndarray, kernels.Lines, np.ndarray, list[tuple[float, int]]]:
+def lined_scales(draw: st.DrawFn) -> tuple[np.ndarray, Lines, np.ndarray, list[tuple[float, int]]]:
     """A block with a scale and zero point for each index, of its values or quite another size."""
     block, lines, index_of = draw(lined(blocks(special=(math.inf, -math.inf), shapes=LINED)))
     scales = []
@@ -128,7 +131,7 @@ def lined_scales(draw: st.DrawFn) -> tuple[np.ndarray, kernels.Lines, np.ndarray
 
 @given(lined_scales(), st.sampled_from([None, -8]))
 def test_codes_of_each_index_are_those_of_exact_arithmetic(
-    case: tuple[np.ndarray, kernels.Lines, np.ndarray, list[tuple[float, int]]], nan_code: int | None
+    case: tuple[np.ndarray, Lines, np.ndarray, list[tuple[float, int]]], nan_code: int | None
 ) -> None:
     block, lines, index_of, scales = case
     columns = np.array([s for s, _ in scales]), np.array([z for _, z in scales], np.int64)
@@ -142,7 +145,7 @@ def test_codes_of_each_index_are_those_of_exact_arithmetic(
 
 @given(lined(blocks([*HALVES, np.dtype(np.float32)], special=(math.nan,), shapes=LINED)), st.sampled_from([-8, -7]))
 def test_nan_and_missing_values_get_their_code_in_every_line(
-    case: tuple[np.ndarray, kernels.Lines, np.ndarray], lowest: int
+    case: tuple[np.ndarray, Lines, np.ndarray], lowest: int
 ) -> None:
     block, lines, _ = case
     block = np.where(np.isnan(block.astype(float)), block, np.asarray(2.0, block.dtype))
@@ -167,10 +170,10 @@ def test_many_affines_are_each_alone(
 ) -> None:
     """But for the offset, which is off by 2^-22 of a step: it is the level of the anchor."""
     columns = np.array([s for s, _ in scales]), np.array([z for _, z in scales], np.int64)
-    found = kernels.affines(dtype, *columns, *codes)
+    found = affines(dtype, *columns, *codes)
     for column, (scale, zero_point) in zip(found.T, scales, strict=True):
-        alone = kernels.Affine(*kernels.affine(dtype, scale, zero_point, *codes)[:, 0])
-        its = kernels.Affine(*column)
+        alone = Affine(*affine(dtype, scale, zero_point, *codes)[:, 0])
+        its = Affine(*column)
         assert its._replace(offset=0, anchor=0, inverse=0) == alone._replace(offset=0, anchor=0, inverse=0)
         assert its.inverse == pytest.approx(alone.inverse, rel=2 * float(np.finfo(found.dtype).eps))
         if abs(its.offset) < 1e12:  # else one that takes all values to one side
@@ -222,20 +225,20 @@ def test_unpack_looks_every_byte_up(dtype: np.dtype[Any], odd: bool) -> None:
     table = np.arange(3, 19).astype(dtype)
     packed = np.arange(256, dtype=np.uint8).reshape(2, 128)
     out = np.empty((2, 256 - odd), dtype)
-    kernels.unpack(packed, out, kernels.pairs_of(table))
+    kernels.unpack(packed, out, pairs_of(table))
     np.testing.assert_array_equal(out, table[nibbles(packed) + 8][:, : 256 - odd])
 
 
 def test_unpack_keeps_the_bits_of_nan() -> None:
     table = np.arange(0x7FC00001, 0x7FC00011, dtype=np.uint32).view(np.float32)
     out = np.empty((1, 4), np.float32)
-    kernels.unpack(np.asarray([[0x80, 0x7F]], np.uint8), out, kernels.pairs_of(table))
+    kernels.unpack(np.asarray([[0x80, 0x7F]], np.uint8), out, pairs_of(table))
     assert (out.view(np.uint32) - 0x7FC00001).tolist() == [[8, 0, 7, 15]]
 
 
 @given(lined(hnp.arrays(np.uint8, LINED)), st.sampled_from(DTYPES), st.booleans())
 def test_unpack_of_each_index_looks_up_in_its_own_table(
-    case: tuple[np.ndarray, kernels.Lines, np.ndarray], dtype: np.dtype[Any], odd: bool
+    case: tuple[np.ndarray, Lines, np.ndarray], dtype: np.dtype[Any], odd: bool
 ) -> None:
     packed, lines, index_of = case
     out = np.empty((len(packed), 2 * packed.shape[1] - odd), dtype)
@@ -283,6 +286,18 @@ for dtype in dtypes[int(sys.argv[1]):] + dtypes[: int(sys.argv[1])]:
     codes = quantize_to_int4(np.arange(16).astype(dtype))[0]
     assert codes.tolist() == list(range(-8, 8)), (np.dtype(dtype), codes)
 """
+
+
+def test_compiled_code_has_another_name_where_any_file_of_loops_has_changed(tmp_path: Path) -> None:
+    package = tmp_path / "quantize"
+    shutil.copytree(kernels.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    digests = {kernels.digest_of_loops(package)}
+    assert digests == {kernels.SOURCE}
+    for name in ("kernels.py", "numerics/tables.py", "calibration/histogram.py", "quality/residuals.py"):
+        with (package / name).open("a") as file:
+            file.write("# changed\n")
+        digests.add(kernels.digest_of_loops(package))
+    assert len(digests) == 5
 
 
 def test_no_folder_for_a_cache_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from strategies import DTYPES
 from quantize import StoreError
 from quantize.numerics.scales import Scale
 from quantize.store.codec import Compressor
-from quantize.store.metadata import Layout, Metadata
+from quantize.store.layout import Layout
+from quantize.store.metadata import Metadata
 from quantize.store.zarr_json import checksum, tagged, untagged
 
 LAYOUT = Layout((5, 7), np.dtype(np.float32), (2, 4))

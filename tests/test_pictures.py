@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantize.quality.choices import Choice
 from quantize.quality.figures import PartErrors
 from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
-from quantize.quality.suggest import Choice
 
 pytest.importorskip("matplotlib")
 

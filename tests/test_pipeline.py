@@ -29,7 +29,7 @@ from quantize import (
     plan,
     quantize_to_zarr,
 )
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 from quantize.runtime.progress import Progress
 
 VALUES = field((40, 30))

@@ -20,7 +20,7 @@ from zarr.storage import MemoryStore
 from quantize import plan, quantize_to_zarr
 from quantize.numerics.grid import covers
 from quantize.runtime.progress import Progress
-from quantize.store.metadata import UNITS
+from quantize.store.layout import UNITS
 
 VALUES = field((64, 48))
 MIB = 1 << 20

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from strategies import LAYOUTS, arrays, with_axis
 
 from quantize.calibration.calibrate import histogram_each, scales_of, scanned, whole_histogram
-from quantize.numerics.scales import RefusedValuesError, Rule, folded, no_rows
+from quantize.exceptions import RefusedValuesError
+from quantize.numerics.scales import Rule
+from quantize.numerics.statistics import folded, no_rows
 
 BY_DATA = ["percentile", "mse"]
 

@@ -13,7 +13,8 @@ from strategies import DTYPES
 from zarr.storage import MemoryStore
 
 from quantize import UnfinishedStoreError, open_int4, quantize_to_zarr
-from quantize.reading.restore import restore, verify
+from quantize.quality.verify import verify
+from quantize.reading.restore import restore
 
 VALUES = field((17, 9, 7))
 ATTRIBUTES = {"units": "K", "valid_min": -9.5, "nothing": None, "flag": "@float:x", "limits": [math.inf, 1]}

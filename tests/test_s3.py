@@ -27,7 +27,7 @@ from zarr.storage import FsspecStore, ObjectStore
 from quantize import StoreError, open_int4, plan, quantize_to_zarr
 from quantize.cli import commands as cli
 from quantize.storage import Variable, variables
-from quantize.store.keys import Files, fsspec_options
+from quantize.store.keys import Keys, fsspec_options
 from quantize.store.retrying import translated
 
 BUCKET = "bucket"
@@ -392,7 +392,7 @@ def test_reading_lists_nothing(server: Server, url: str) -> None:
 def test_what_others_do_is_seen(server: Server, name: str, url: str) -> None:
     """No listing is kept from before."""
     quantize_to_zarr(VALUES, url, **JOB)
-    group = Files.of(url)
+    group = Keys.of(url)
     variable = Variable(group, "data")
     metadata = variable.metadata()
     assert metadata is not None

@@ -11,18 +11,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import BFLOAT16, DTYPES, FLOATS, numbers
 
-from quantize.numerics.scales import (
-    Rule,
-    Scale,
-    Statistics,
-    check_scale,
-    folded,
-    from_row,
-    levels,
-    levels_each,
-    no_rows,
-    to_row,
-)
+from quantize.numerics.scales import Rule, Scale, check_scale
+from quantize.numerics.statistics import Statistics, folded, from_row, no_rows, to_row
+from quantize.numerics.tables import levels, levels_each
 
 FLOAT64 = np.dtype(np.float64)
 FLOAT64_MAX = float(np.finfo(FLOAT64).max)

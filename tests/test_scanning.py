@@ -11,7 +11,7 @@ from strategies import FLOATS, some_dtypes_at_once
 from test_kernels import HALVES, LINED, SIXTEEN_BITS, blocks, lined
 
 from quantize.calibration.scan import TILE, scan
-from quantize.numerics.scales import Statistics, from_row, no_rows
+from quantize.numerics.statistics import Statistics, from_row, no_rows
 
 SPECIAL = (math.nan, math.inf, -math.inf)
 

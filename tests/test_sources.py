@@ -24,7 +24,7 @@ from strategies import DTYPES
 from zarr.storage import MemoryStore
 
 from quantize import RefusedValuesError, SourceChangedError, plan, quantize_to_zarr
-from quantize.io.registry import as_source
+from quantize.io import as_source
 
 VALUES = field((13, 10, 7))
 

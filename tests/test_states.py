@@ -15,7 +15,7 @@ from marks import slow
 from stores import Died, DyingStore, field
 
 from quantize import QuantizeError, open_int4, quantize_part, quantize_to_zarr, seal
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 
 SOURCES = {"a": field((12, 6)), "b": field((12, 6), seed=1)}
 JOBS: dict[str, dict[str, Any]] = {

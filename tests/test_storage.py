@@ -12,12 +12,12 @@ from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
 from quantize.numerics.scales import Rule
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
+from quantize.runtime.scans import Scans, batch_size
 from quantize.storage import Variable
 from quantize.store.codec import sealed
-from quantize.store.keys import Files
-from quantize.store.metadata import Layout
-from quantize.store.side_arrays import Scans, batch_size
+from quantize.store.keys import Keys
+from quantize.store.layout import Layout
 
 VALUES = field((8, 12))
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
@@ -100,7 +100,7 @@ def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
 
 def test_a_destination_that_is_no_store() -> None:
     with pytest.raises(TypeError, match="a path, a URL or a Zarr store"):
-        Files.of(3)
+        Keys.of(3)
 
 
 # Overwrite ----------------------------------------------------------------------------------------------------------
@@ -251,10 +251,10 @@ def test_chunks_that_changed_places_are_found_with_the_source(tmp_path: Path) ->
 
 
 def test_seal_sees_that_every_chunk_is_there(tmp_path: Path) -> None:
-    variable = Variable(Files.of(made(tmp_path)), "data")
+    variable = Variable(Keys.of(made(tmp_path)), "data")
     metadata = variable.metadata()
     assert metadata is not None
-    variable.files.delete("data/c/1/2")
+    variable.keys.delete("data/c/1/2")
     with pytest.raises(UnfinishedStoreError, match="lacks 1 of 6 chunks, data/c/1/2 the first"):
         variable.seal(metadata.at("writing"))
 
@@ -269,12 +269,12 @@ def test_the_keys_of_a_store() -> None:
 
 
 def test_presence_counts_chunks_and_nothing_else(tmp_path: Path) -> None:
-    variable = Variable(Files(LocalStore(made(tmp_path))), "data")
+    variable = Variable(Keys(LocalStore(made(tmp_path))), "data")
     metadata = variable.metadata()
     assert metadata is not None
-    variable.files.delete("data/c/1/2")
+    variable.keys.delete("data/c/1/2")
     for key in ("data/c/9/9", "data/c/1/2.0.partial", "data/c/x", "data/c/1/02", "data/c/1/٢"):
-        variable.files.set(key, b"?")
+        variable.keys.set(key, b"?")
     assert variable.present(metadata.layout).tolist() == [True] * 5 + [False]
 
 
@@ -284,7 +284,7 @@ def test_batches_are_small_while_units_are_few(units: int, size: int) -> None:
 
 
 def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
-    variable = Variable(Files.of(tmp_path), "data")
+    variable = Variable(Keys.of(tmp_path), "data")
     scans = Scans(variable, Layout((1025, 2), np.dtype(np.float32), (1, 2)), Rule())
     rows = np.arange(32).reshape(4, 1, 8)
     scans.create()

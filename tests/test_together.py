@@ -18,7 +18,7 @@ from stores import check, expected, field
 from zarr.storage import LocalStore
 
 from quantize import StoreError, open_int4, quantize_to_zarr
-from quantize.reading.restore import verify
+from quantize.quality.verify import verify
 from quantize.runtime.progress import Progress
 
 VALUES = field((40, 30))

@@ -7,9 +7,9 @@ import pytest
 from zarr.storage import MemoryStore
 
 from quantize.pipeline import quantize_to_zarr
+from quantize.quality.choices import Choice, Comparison
 from quantize.quality.figures import ErrorFigures
 from quantize.quality.report.verdict import advice, verdict_of
-from quantize.quality.suggest import Choice, Comparison
 
 FIGURES = ErrorFigures(
     1000, 0, 0, 0, 0.0, 0.2, 0.25, 0.5, (3,), 20.0, 0.5, 1.0, 0, 0, (0,) * 15 + (1000,), 2.5

@@ -8,13 +8,17 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from ..numerics.blocks import block_of, blocks, each_block, first_refused, lines_of, processors, sampled, scan_rows
+from ..exceptions import RefusedValuesError
+from ..numerics.blocks import block_of, blocks, each_block, processors
+from ..numerics.granularity import lines_of, sampled
 from ..numerics.grid import Region, index_at
-from ..numerics.scales import RefusedValuesError, Rule, folded, from_row, no_rows
-from .histogram import FINE, SAMPLE, Histogram, about, choose, coarse
+from ..numerics.scales import Rule
+from ..numerics.statistics import folded, from_row, no_rows
+from .histogram import FINE, SAMPLE, SAMPLE_EACH, Histogram, about, coarse
+from .scan import first_refused, scan_rows
+from .search import choose
 
 GROUP = 256  # indices of an axis whose histograms are held at once by a thread
-SAMPLE_EACH = 64  # values of an index that show where its middle lies
 
 
 def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,11 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from ..kernels import FLOATS, ONE, Lines, compiled, kind, to_read
+from ..kernels import compiled, kind, to_read
+from ..numerics.dtypes import FLOATS
+from ..numerics.granularity import ONE, Lines
+from ..numerics.scales import Rule
+from ..numerics.statistics import no_rows
 
 TILE = 1 << 12  # values whose ends are found before it is asked whether all are finite
 
@@ -212,3 +216,23 @@ def add_loop(values, counts, size, bounds, rows):  # type: ignore[no-untyped-def
         rows[i, 6] += negative
         others += size - valid
     return others
+
+
+def scan_rows(block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> np.ndarray:
+    """The statistics of each index of a block, as rows, shape ``(lines.indices, 8)``."""
+    rows = no_rows(lines.indices)
+    scan(block, rows, lines, missing)
+    return rows
+
+
+def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = None) -> int:
+    """Position in C order of the first value of a block that `rule` takes no code for; -1 if there is none."""
+    refused = np.zeros(block.shape, bool)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        if rule.nan_code is None:
+            refused |= np.isnan(block)
+            if missing is not None:
+                refused |= block == np.asarray(missing, block.dtype)
+        if rule.value_range is None:
+            refused |= np.isinf(block)
+    return int(np.argmax(refused)) if refused.any() else -1

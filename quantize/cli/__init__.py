@@ -1,3 +1,6 @@
-"""The command `quantize`: parses, calls, prints. Nothing imports it, and `quantize --help` imports nothing heavy."""
+"""The command `quantize`: parses, calls, prints.
+
+It may import everything, and nothing imports it; ``quantize --help`` imports nothing heavy. `main` is for callers.
+"""
 
 from .commands import main as main

@@ -141,7 +141,7 @@ def run_part(
     command: str, source: str, store: str, as_json: bool, number: int, parts: int, settings: dict[str, Any]
 ) -> None:
     with stoppable(), resumable(command) as display:
-        from ..parts import quantize_part
+        from ..pipeline import quantize_part
 
         written = quantize_part(source, store, number, parts, progress=display, **settings)
     this = f"part {number} of {parts}"
@@ -162,7 +162,7 @@ def run_part(
 @JSON
 def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
     """Make STORE readable once all parts of a run are written."""
-    from ..parts import seal
+    from ..pipeline import seal
     from ..reading.summary import described, description, how_to_read
 
     with stoppable():
@@ -188,7 +188,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
         return DONE
     layout = metadata.layout
     document = {
-        "path": variable.files.label,
+        "path": variable.keys.label,
         "name": variable.name,
         "status": metadata.status,
         "shape": layout.shape,
@@ -209,7 +209,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
 @JSON
 def verify(store: str, source: str | None, name: str | None, as_json: bool) -> int:
     """Read and check every chunk of STORE. With SRC, also that its codes are those of the source."""
-    from ..reading.restore import verify
+    from ..quality.verify import verify
 
     with stoppable(), Display() as display:
         found = verify(store, name, source, progress=display)
@@ -369,3 +369,7 @@ def resumable(command: str) -> Iterator[Display]:
             raise
         reached = display.place(display.last) if display.last else "nothing done yet"
         raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error
+
+
+if __name__ == "__main__":
+    main()

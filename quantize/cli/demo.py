@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..io.sink import check_free, check_target, replacing
 from ..pipeline import quantize_to_zarr
 from ..quality.figures import ErrorFigures
 from ..quality.measure import measure_error
 from ..quality.report.pictures import compare_picture
-from ..reading.restore import check_free, check_target, replacing
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array

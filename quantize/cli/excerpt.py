@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import BFLOAT16
+from ..io.sink import replacing
 from ..numerics.blocks import blocks
+from ..numerics.dtypes import BFLOAT16
 from ..numerics.grid import Region
-from ..reading.array import Axis, Int4Array, full_index
-from ..reading.restore import replacing
+from ..reading.array import Int4Array
+from ..reading.indexing import Axis, full_index
 
 PIECE = 1 << 24  # values written at a time
 EDGE = 3  # values shown at each end of a long axis, as NumPy does

@@ -34,7 +34,7 @@ def missing(text: str) -> str | int | float | None:
 
 def size(text: str) -> int:
     """``64MiB`` in bytes."""
-    from ..runtime.plan import parsed_bytes
+    from ..runtime.settings import parsed_bytes
 
     try:
         found = parsed_bytes(text)

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from ..numerics.grid import Grid, Region, Shape
-from .source import FileSource, Source
+from .source import Source
 
 MOST = 1 << 22  # values of a sample
 CELLS = 64  # boxes of the source that are looked into
@@ -37,7 +37,7 @@ def sample_of(source: Source, most: int = MOST) -> np.ndarray:
 
     Examples
     --------
-    >>> from quantize.io.registry import as_source
+    >>> from quantize.io import as_source
     >>> sample_of(as_source(np.zeros((3, 4)))).shape
     (3, 4)
     >>> sample_of(as_source(np.arange(1000)), most=5).tolist()
@@ -86,7 +86,7 @@ def cell_of(source: Source, most: int) -> Shape:
     """What is read at once: a chunk, or some where they are small; of a source without any a run of values."""
     shape = source.shape
     cell = [min(length, n) for length, n in zip(source.chunks or [1] * len(shape), shape, strict=True)]
-    order = range(len(shape)) if isinstance(source, FileSource) and source.fortran else reversed(range(len(shape)))
+    order = range(len(shape)) if source.order == "F" else reversed(range(len(shape)))
     room = JOINED if source.chunks else most
     for axis in order:
         times = max(1, min(most // CELLS // math.prod(cell), room, -(-shape[axis] // cell[axis])))

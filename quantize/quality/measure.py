@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..io.registry import as_source
+from ..io import as_source
 from ..io.source import Source
-from ..numerics.blocks import blocks, checked_dtype, processors
+from ..numerics.blocks import blocks, processors
+from ..numerics.dtypes import checked_dtype
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..numerics.scales import Rule
 from ..reading.array import Int4Array, open_int4
-from ..reading.restore import scales_of
 from ..runtime.progress import Progress
+from ..store.chunks import scales_of
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, Ruler, compare_arrays
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..io.source import FileSource, Source
+from ..io.source import Source
 from ..numerics.grid import Shape, covers
 from ..store.codec import Compressor
-from ..store.metadata import Layout
+from ..store.layout import Layout
 
 MIB = 1 << 20
 LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
@@ -59,7 +59,7 @@ def default_chunks(source: Source) -> Shape:
     shape, itemsize = source.shape, source.dtype.itemsize
     chunks = source.chunks
     if chunks is None:
-        if isinstance(source, FileSource) and source.fortran:
+        if source.order == "F":
             return fortran_blocks(shape, itemsize)
         return even(c_order_block(shape, itemsize), shape)
     chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
+from ..exceptions import WorkersError
 from ..io.source import Source
 from ..storage import Variable
-from ..store.metadata import Metadata, WorkersError
+from ..store.metadata import Metadata
 from .schedulers import asked
 
 SHARED = "Source and destination must lie where every worker finds them under the same name: shared folders, or URLs"

@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import math
-import shutil
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import format_bytes
 
-from ..calibration.calibrate import GROUP
-from ..calibration.histogram import COARSE, FINE
-from ..io.registry import as_source
-from ..io.source import PIECE, ArraySource, DaskSource, FileSource, Source
-from ..numerics.blocks import checked_axis, processors
-from ..numerics.grid import packed_shape
-from ..numerics.scales import ROW, Rule, as_missing
+from ..io import as_source
+from ..io.formats.dask import DaskSource
+from ..io.source import Source, chosen_missing
+from ..numerics.granularity import checked_axis
+from ..numerics.scales import Rule
 from ..storage import Variable
-from ..store.keys import Files
-from ..store.metadata import Layout
-from ..store.side_arrays import one_read, scan_batches
-from .chunking import MIB, chosen_layout
-
-OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
-SEARCH = 48 * MIB  # beside that: compiling what counts into histograms and searches them
-METADATA = 1 << 14  # bytes of all zarr.json
-SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
-HISTOGRAMS = 5  # held at once: counted, encoded, and with the copies that takes
-ROWS = 10  # of each index, held at once beside those of a batch: folded, compared, as scales and as the kernels' tables
-COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of one job, as the user gave them, but for `source` and `store`."""
-
-    name: str = "data"
-    scale_method: str = "minmax"
-    axis: int | None = None
-    percentile: float | None = None
-    value_range: tuple[float, float] | None = None
-    missing: Any = "declared"
-    nan_policy: str = "raise"
-    chunks: Any = None
-    shards: Any = None
-    compressors: Any = "auto"
-    memory: int | str | None = None
-    workers: int | None = None
+from ..store.keys import Keys
+from ..store.layout import Layout
+from .chunking import chosen_layout
+from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, rereads, statistics_disk, statistics_memory, task_memory
+from .scans import one_read, scan_batches
+from .schedulers import chosen_workers
+from .settings import Settings, parsed_bytes
 
 
 @dataclass(frozen=True)
@@ -227,15 +200,15 @@ def plan(
         memory,
         workers,
     )
-    return planned(as_source(source), Files.of(store), settings)
+    return planned(as_source(source), Keys.of(store), settings)
 
 
-def planned(source: Source, files: Files, settings: Settings) -> Plan:
+def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     axis = checked_axis(settings.axis, len(source.shape))
     rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, axis)
-    variable = Variable(files, settings.name)
+    variable = Variable(keys, settings.name)
     layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, axis)
-    scheduler, workers, processes, notes = chosen_workers(source, files, settings.workers)
+    scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
     task = task_memory(source, layout) + statistics_memory(layout, rule)
     overhead = (OVERHEAD + (SEARCH if rule.histogrammed else 0)) * processes
     budget = parsed_bytes(settings.memory)
@@ -271,123 +244,12 @@ def planned(source: Source, files: Files, settings: Settings) -> Plan:
         memory=said + kept,
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
-        free=free_bytes(files),
+        free=free_bytes(keys),
         notes=tuple(notes),
     )
-
-
-def rereads(source: Source) -> bool:
-    """Whether reading the source again costs more than memory does: arrays are there, files stay in the page cache."""
-    return not isinstance(source, ArraySource | FileSource)
-
-
-def task_memory(source: Source, layout: Layout) -> int:
-    """Bytes that one task holds at most: what reading takes, a block and its codes, the packed chunk."""
-    return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
-
-
-def statistics_memory(layout: Layout, rule: Rule) -> int:
-    """Bytes that one task holds of statistics: rows, and where there is one read or histograms, what those take."""
-    if rule.axis is None:
-        return HISTOGRAMS * FINE.nbytes if rule.histogrammed else 0
-    lanes = layout.unit[rule.axis]
-    rows = lanes * 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
-    if one_read(layout, rule):
-        looked_at = min(lanes, GROUP) * COARSE.nbytes if rule.histogrammed else 0
-        return rows + math.prod(layout.unit) * layout.dtype.itemsize + looked_at
-    return rows + (HISTOGRAMS * lanes * COARSE.nbytes if rule.histogrammed else 0)
-
-
-def statistics_disk(layout: Layout, rule: Rule) -> int:
-    """Bytes that the scales take at most, and those of pass 1 while they are kept, the last batch filled up."""
-    batches = scan_batches(layout, rule)
-    filled = batches.count * batches.size
-    if rule.axis is None:
-        return SCAN * layout.units.count + (batches.count * FINE.nbytes if rule.histogrammed else 0)
-    lanes = layout.unit[rule.axis]
-    scales = 16 * batches.blocks * lanes
-    if one_read(layout, rule):
-        return scales + SCAN * batches.blocks
-    kept = lanes * COARSE.nbytes * batches.count if rule.histogrammed else 0
-    return scales + kept + filled * (lanes * 8 * (ROW + 2) + SCAN)
-
-
-def free_bytes(files: Files) -> int | None:
-    return None if files.nearest is None else shutil.disk_usage(files.nearest).free
 
 
 def described(rule: Rule) -> str:
     """The rule in words."""
     share = "" if rule.percentile is None else f" {rule.percentile:g}"
     return f"{rule.scale_method}{share}" + ("" if rule.axis is None else f", one for each index of axis {rule.axis}")
-
-
-# Workers --------------------------------------------------------------------------------------------------------------
-
-
-def current_client() -> Any:
-    """The user's `distributed.Client`, if there is one; the package is not imported to find out."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
-    try:
-        return distributed.Client.current()
-    except ValueError:
-        return None
-
-
-def chosen_workers(source: Source, files: Files, workers: int | None) -> tuple[str, int, int, list[str]]:
-    """Scheduler, tasks at a time, processes, and what to say of them."""
-    import dask.base
-
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}, but must be at least 1")
-    notes: list[str] = []
-    client = current_client()
-    if client is not None:
-        if source.shared and files.shared:
-            threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-            return "distributed", min(sum(threads), workers or sum(threads)), len(threads), notes
-        which = "destination" if source.shared else "source"
-        notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
-    get = dask.base.get_scheduler()
-    if get is not None and get.__module__ == "dask.local":
-        return "synchronous", 1, 1, notes
-    return "threads", workers or processors(), 1, notes
-
-
-# Arguments ------------------------------------------------------------------------------------------------------------
-
-
-def chosen_missing(source: Source, missing: Any) -> float | int | None:
-    """The missing value that a job goes by.
-
-    Raises
-    ------
-    ValueError
-        If it is not "declared", None or a number that the source's dtype holds.
-    """
-    if isinstance(missing, str) and missing == "declared":
-        return source.missing
-    if missing is None:
-        return None
-    try:
-        number = missing if isinstance(missing, int) else float(missing)
-        if math.isnan(number):
-            return None
-        found = as_missing(number, source.dtype)
-    except (TypeError, ValueError, OverflowError):
-        found = None
-    if found is None:
-        raise ValueError(f"missing is {missing!r}, but must be 'declared', None, or a number that {source.dtype} holds")
-    return found
-
-
-def parsed_bytes(value: int | str | None) -> int | None:
-    """Bytes of a number, or of a text such as "4GiB" or "256M" (10^6, as Dask reads it)."""
-    if value is None:
-        return None
-    try:
-        return int(parse_bytes(value))
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"memory is {value!r}, but must be bytes, or a text such as '4GiB' or '256MiB'") from None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..numerics.grid import shape_of
-from ..store.metadata import Layout
+from ..store.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import statistics
+import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,13 +17,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import dask.base
-import dask.local
 import dask.threaded
 from dask.callbacks import Callback
 from dask.delayed import delayed
 
-from ..store.metadata import WorkersError
+from ..exceptions import WorkersError
+from ..io.source import Source
+from ..numerics.blocks import processors
+from ..store.keys import Keys
+from ..store.layout import Layout
+from .progress import Counter, Progress
+from .scans import batch_size
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
@@ -204,7 +210,7 @@ def on_cluster(
     queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
     width = workers * queue if workers >= sum(cluster.nthreads().values()) else workers
     completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True, raise_errors=False)
-    killed: Counter[int] = Counter()
+    killed: collections.Counter[int] = collections.Counter()
     try:
         for batch in completed.batches():
             again = []
@@ -231,3 +237,56 @@ def on_cluster(
             completed.update(submit([*again, *islice(rest, len(batch) - len(again))]))
     finally:
         cluster.cancel(list(completed.futures))
+
+
+def current_client() -> Any:
+    """The user's `distributed.Client`, if there is one; the package is not imported to find out."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.Client.current()
+    except ValueError:
+        return None
+
+
+def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str, int, int, list[str]]:
+    """Scheduler, tasks at a time, processes, and what to say of them."""
+    import dask.base
+
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}, but must be at least 1")
+    notes: list[str] = []
+    client = current_client()
+    if client is not None:
+        if source.shared and keys.shared:
+            threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+            return "distributed", min(sum(threads), workers or sum(threads)), len(threads), notes
+        which = "destination" if source.shared else "source"
+        notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
+    get = dask.base.get_scheduler()
+    if get is not None and get.__module__ == "dask.local":
+        return "synchronous", 1, 1, notes
+    return "threads", workers or processors(), 1, notes
+
+
+def each_unit(
+    work: Callable[[list[int]], None],
+    phase: str,
+    layout: Layout,
+    workers: int | None,
+    progress: Callable[[Progress], None] | None,
+    units: Iterator[int],
+) -> None:
+    """Call `work` for some units at a time on threads of this process."""
+    count = Counter(phase, layout, 0, progress or (lambda event: None))
+    size = batch_size(layout.units.count)
+    batches = iter(lambda: list(islice(units, size)), [])
+    run_tasks(
+        work,
+        (Task(numbers, (numbers,)) for numbers in batches),
+        lambda task, _: count.add(task.numbers),
+        "threads",
+        workers or processors(),
+        threading.Event(),
+    )

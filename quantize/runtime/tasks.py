@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,58 +15,27 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
-from ..calibration.calibrate import SAMPLE_EACH, scales_by_rows
-from ..calibration.histogram import SAMPLE, WIDE, Bins, Histogram, about, choose, together
-from ..calibration.scan import scan
-from ..io.source import PIECE, Source
-from ..kernels import Lines
-from ..numerics.blocks import blocks, first_refused, in_lines, lines_of, sampled
-from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
-from ..numerics.scales import ROW, RefusedValuesError, Rule, Scale, Statistics, fold_into, folded, from_row, no_rows
-from ..reading.array import ChunkReader
+from ..calibration.calibrate import scales_by_rows
+from ..calibration.histogram import WIDE, Histogram, Tally, together
+from ..calibration.scan import first_refused, scan
+from ..calibration.search import choose
+from ..exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError
+from ..io.source import Source
+from ..numerics.granularity import in_lines, lines_of
+from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, within
+from ..numerics.scales import Rule, Scale
+from ..numerics.statistics import ROW, Statistics, fold_into, folded, from_row, no_rows
 from ..storage import Variable
 from ..store.buffers import PACKED
-from ..store.metadata import DamagedChunkError, Layout, Metadata, SourceChangedError, StoreError
+from ..store.chunks import ChunkReader
+from ..store.layout import Layout
+from ..store.metadata import Metadata
 from ..store.retrying import retried
-from ..store.side_arrays import Parameters, Scans, one_read
+from ..store.side_arrays import ScaleArrays
+from .scans import Scans, one_read
+from .units import Shelf, StoppedError, cached_blocks
 
 PLACES = 64  # of the histograms of pass 1, those that show where that of all lies
-CACHED = PIECE  # bytes of values that are scanned and packed while they are in a processor's cache
-
-
-class StoppedError(Exception):
-    """Raised in the tasks of a run that was told to stop."""
-
-
-class Shelf:
-    """What lives in the driver's process only: units that pass 1 read and pass 2 will want, and the sign to stop."""
-
-    def __init__(self, room: int = 0) -> None:
-        self.room = room
-        self.units: dict[int, np.ndarray] = {}
-        self.stop = threading.Event()
-        self.lock = threading.Lock()
-
-    def __contains__(self, number: int) -> bool:
-        return number in self.units
-
-    def __reduce__(self) -> Any:
-        return Shelf, ()
-
-    def reserve(self, shape: Any, dtype: np.dtype[Any]) -> np.ndarray | None:
-        """An array to keep a unit in, if there is room for it."""
-        size = math.prod(shape) * dtype.itemsize
-        with self.lock:
-            if size > self.room:
-                return None
-            self.room -= size
-        return np.empty(shape, dtype)
-
-    def put(self, number: int, values: np.ndarray) -> None:
-        self.units[number] = values
-
-    def take(self, number: int) -> np.ndarray | None:
-        return self.units.pop(number, None)
 
 
 @dataclass(frozen=True)
@@ -86,13 +54,13 @@ class Work:
         return Scans(self.variable, self.layout, self.rule)
 
     @functools.cached_property
-    def parameters(self) -> Parameters | None:
+    def parameters(self) -> ScaleArrays | None:
         """Where the scales of an axis lie; None where there is one for all."""
         axis = self.rule.axis
         if axis is None:
             return None
         names = self.source.dimension_names
-        return Parameters(self.variable, self.layout, axis, names[axis] if names else None)
+        return ScaleArrays(self.variable.keys, self.variable.name, self.layout, axis, names[axis] if names else None)
 
     def scan_batch(
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
@@ -166,7 +134,7 @@ class Work:
         rows = scans.get(batch)
         histogram = None if rows is None or scans.bins is None else scans.histogram(batch, rows)
         if rows is None or (histogram is None and scans.bins is not None):
-            self.variable.files.delete(scans.rows.key(batch))
+            self.variable.keys.delete(scans.rows.key(batch))
             raise StoreError(f"{self.variable.where} has lost part of pass 1; run again to scan it anew")
         return rows, histogram
 
@@ -211,7 +179,7 @@ class Work:
         self, batch: int, numbers: list[int], blocks: list[np.ndarray] | None = None, *, metadata: Metadata
     ) -> list[int]:
         """Those of some units that are not whole: removed before the seal, so that they do not pass for done."""
-        reader = ChunkReader(self.variable, metadata)
+        reader = ChunkReader(self.variable.keys, self.variable.name, metadata)
         found = []
         for number in numbers:
             try:
@@ -222,7 +190,7 @@ class Work:
             except DamagedChunkError:
                 found.append(number)
                 if metadata.status != "sealed":
-                    self.variable.files.delete(self.variable.chunk_key(self.layout, number))
+                    self.variable.keys.delete(self.variable.chunk_key(self.layout, number))
         return found
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
@@ -401,47 +369,16 @@ class Claim:
         StoreError
             If another job has taken the variable's place; what this task wrote last is gone then.
         """
-        files = self.variable.files
-        if files.holds(self.variable.key, self.metadata.to_json()):
+        keys = self.variable.keys
+        if keys.holds(self.variable.key, self.metadata.to_json()):
             return True
         try:
             return not self.variable.is_sealed(self.metadata)
         except StoreError:
-            if self.last is not None and files.holds(*self.last):
-                files.delete(self.last[0])
+            if self.last is not None and keys.holds(*self.last):
+                keys.delete(self.last[0])
             raise
-
-
-class Tally:
-    """A histogram that grows, placed about the first values of each index."""
-
-    def __init__(self, bins: Bins, count: int, missing: float | int | None) -> None:
-        self.histogram = Histogram.about(bins, np.ones(count), np.zeros(count, np.int64))
-        self.placed = np.zeros(count, bool)
-        self.missing = missing
-
-    def add(
-        self, values: np.ndarray, axis: int | None, indices: slice, block: np.ndarray, lines: Lines, rows: np.ndarray
-    ) -> None:
-        """Count values of some indices; the kernels take `block` and `lines` of them, `rows` are their statistics."""
-        own, placed = self.histogram.part(indices), self.placed[indices]
-        new = ~placed & (rows[:, 2] > 0)
-        if new.any():
-            unit, origin = about(sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing)
-            own.unit[new], own.origin[new], placed[new] = unit[new], origin[new], True
-        own.add(block, lines, self.missing)
-        if rows[:, 3:7].any():
-            own.leave_out(rows)
 
 
 def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tuple[int, np.ndarray | None]]:
     yield from zip(numbers, [None] * len(numbers) if blocks is None else blocks, strict=True)
-
-
-def cached_blocks(piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
-    """The values of a piece in parts that a processor's cache holds, C-contiguous, each with its region."""
-    if values.nbytes <= CACHED:
-        yield piece, np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-        return
-    for part in blocks(values.shape, CACHED // values.itemsize):
-        yield shifted(part, piece), np.ascontiguousarray(values[part], values.dtype.newbyteorder("="))

@@ -18,8 +18,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
+from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
-from .metadata import METADATA_MOST, REMEDY, StoreError
+from .metadata import METADATA_MOST
 from .retrying import retried
 
 try:
@@ -31,7 +32,7 @@ PATTERN = re.compile(r"[*?\[]")  # what fsspec takes for a pattern where it dele
 
 
 @dataclass(frozen=True)
-class Files:
+class Keys:
     """A Zarr store: its methods called, and called again if they fail for a time. Keys are strings, values bytes.
 
     With `verify` what was set is read back, and set again where the store lost or tore it.
@@ -41,8 +42,8 @@ class Files:
     verify: bool = False
 
     @classmethod
-    def of(cls, store: Any) -> Files:
-        """Files of a path, a URL or a Zarr store.
+    def of(cls, store: Any) -> Keys:
+        """Keys of a path, a URL or a Zarr store.
 
         Raises
         ------
@@ -61,10 +62,10 @@ class Files:
             raise TypeError(f"store is a {type(store).__name__}, but must be a path, a URL or a Zarr store")
         if not (store.supports_listing and store.supports_deletes):
             raise TypeError(f"store {store} cannot list and delete, which resuming and overwriting need")
-        files = cls(store)
+        keys = cls(store)
         if isinstance(store, FsspecStore) and PATTERN.search(store.path.rpartition("://")[2].partition("/")[2]):
-            raise ValueError(f"{files.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
-        return files
+            raise ValueError(f"{keys.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
+        return keys
 
     @property
     def folder(self) -> Path | None:
@@ -298,7 +299,7 @@ def chunk_key(name: str, grid: Grid, number: int) -> str:
 
 
 @retried
-def present(files: Files, name: str, grid: Grid) -> np.ndarray:
+def present(keys: Keys, name: str, grid: Grid) -> np.ndarray:
     """Which chunks of an array in the group are there, by their keys, shape ``(chunks,)``."""
     found = np.zeros(grid.count, bool)
     pattern = re.compile("/".join([re.escape(name), "c", *[r"(0|[1-9][0-9]*)"] * len(grid.shape)]))
@@ -310,5 +311,5 @@ def present(files: Files, name: str, grid: Grid) -> np.ndarray:
             if all(along < n for along, n in zip(position, grid.counts, strict=True)):
                 found[grid.number(position)] = True
 
-    files.each(f"{name}/c", take)
+    keys.each(f"{name}/c", take)
     return found

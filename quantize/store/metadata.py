@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..numerics.blocks import checked_dtype
-from ..numerics.grid import Grid, Shape, covers, packed_shape
-from ..numerics.scales import NAN_CODE, SCALE_METHODS, Scale, as_missing, check_scale
-from .codec import ChunkCodec, Compressor, ShardCodec
+from ..exceptions import REMEDY, StoreError
+from ..numerics.dtypes import as_missing, checked_dtype
+from ..numerics.grid import Shape, packed_shape
+from ..numerics.scales import NAN_CODE, SCALE_METHODS, Scale, check_scale
+from .codec import Compressor
+from .layout import Layout, check_axis
 from .zarr_json import array_document, checksum, codecs_document, loaded, same, serialized, tagged, untagged
 
 VERSION = 1
@@ -23,142 +25,19 @@ PACKED = "_packed"  # behind the name of the packed dimension
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DTYPES = ("float16", "bfloat16", "float32", "float64", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))
 
-# What a variable may come to. More is refused, of a source before anything is written, of a store before anything is
-# made of what it claims.
-AXES = 64  # as in NumPy
-CHUNK_BYTES = 1 << 30  # of one chunk, packed, or of the scales beside it: compressors take less than 2^31
-INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is read as a whole
-UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
 METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
 LATER = 1 << 12  # of those, kept for what is not known when the variable is made
-REMEDY = "Restore it from a copy, or quantize the source again with overwrite=True"
-
-
-class QuantizeError(Exception):
-    """Base of the errors that only this library raises."""
-
-
-class StoreError(QuantizeError):
-    """A store is not what it should be: not ours, of a newer version, contradicting itself, or of another job."""
-
-
-class UnfinishedStoreError(StoreError):
-    """A store whose run has not come to its end cannot be read."""
-
-
-class DamagedChunkError(StoreError):
-    """A chunk of a sealed store is missing or holds other bytes than were written.
-
-    `place` is its key, in a shard with its place there.
-    """
-
-    place = ""
-
-    @classmethod
-    def at(cls, where: str, place: str, why: ValueError) -> DamagedChunkError:
-        error = cls(f"{where}/{place} is damaged: {why}. {REMEDY}")
-        error.place = place
-        return error
-
-
-class WorkersError(QuantizeError):
-    """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
-
-
-class SourceChangedError(QuantizeError):
-    """The source is not what it was in pass 1."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them."""
-
-    shape: Shape
-    dtype: np.dtype[Any]
-    chunks: Shape
-    shards: Shape | None = None
-    compressor: Compressor = field(default_factory=Compressor)
-
-    def __post_init__(self) -> None:
-        ranks = {len(self.shape), len(self.chunks), len(self.shards or self.shape)}
-        if len(ranks) != 1:
-            raise ValueError(f"shape {self.shape}, chunks {self.chunks} and shards {self.shards} differ in dimensions")
-        if not self.shape or min(self.shape) < 1 or min(self.chunks) < 1:
-            raise ValueError(f"shape {self.shape} and chunks {self.chunks} must have axes, each at least 1 long")
-        if not covers(self.shape, self.chunks):
-            even = self.chunks[-1] + 1
-            raise ValueError(
-                f"chunks {self.chunks} end at an odd index of the last axis, in the middle of a byte; "
-                f"take an even length there, such as {even}, or the whole axis, {self.shape[-1]}"
-            )
-        if len(self.shape) > AXES:
-            raise ValueError(f"an array of {len(self.shape)} axes has more than the {AXES} that there can be")
-        if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
-            raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
-        # Longer than the array is no longer than the array: one form for each layout.
-        chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
-        object.__setattr__(self, "chunks", chunks)
-        if self.shards:
-            reach = zip(self.shards, chunks, self.shape, strict=True)
-            shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
-            object.__setattr__(self, "shards", shards)
-        self.check_limits()
-
-    def check_limits(self) -> None:
-        size, units = math.prod(packed_shape(self.chunks)), self.units.count
-        if size > CHUNK_BYTES:
-            raise ValueError(
-                f"chunks {self.chunks} take {size:,} bytes each, packed, and may take {CHUNK_BYTES:,}: "
-                "take smaller ones"
-            )
-        if units > UNITS:
-            raise ValueError(
-                f"shape {self.shape} has {units:,} chunks or shards {self.unit}, and may have {UNITS:,}: "
-                "take larger ones"
-            )
-        if self.shard_codec is not None and self.shard_codec.grid.count > INNER:
-            raise ValueError(
-                f"shards {self.shards} hold {self.shard_codec.grid.count:,} chunks {self.chunks} each, and may hold "
-                f"{INNER:,}: take larger chunks or smaller shards"
-            )
-
-    @property
-    def unit(self) -> Shape:
-        """What is written at once: a chunk, or a shard where there are any."""
-        return self.shards or self.chunks
-
-    @functools.cached_property
-    def units(self) -> Grid:
-        return Grid(self.shape, self.unit)
-
-    @functools.cached_property
-    def chunk_codec(self) -> ChunkCodec:
-        return ChunkCodec(packed_shape(self.chunks), self.compressor)
-
-    @functools.cached_property
-    def shard_codec(self) -> ShardCodec | None:
-        return ShardCodec(packed_shape(self.shards), self.chunk_codec) if self.shards else None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the values in `dtype`."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def nbytes_most(self) -> int:
-        """Bytes that all chunks take at most, stored."""
-        return self.units.count * (self.shard_codec or self.chunk_codec).most
-
-
-@dataclass(frozen=True)
-class Siblings:
+class ScaleNames:
     """Where the scales lie if there is one for each index of an axis: names of arrays in the same group."""
 
     scale: str
     zero_point: str
 
     @classmethod
-    def of(cls, name: str) -> Siblings:
+    def of(cls, name: str) -> ScaleNames:
         return cls(f"{name}_scale", f"{name}_zero_point")
 
 
@@ -179,7 +58,7 @@ class Metadata:
     attributes: dict[str, Any] = field(default_factory=dict)
     dimension_names: tuple[str | None, ...] | None = None
     status: str = "scanning"
-    scale: Scale | Siblings | None = None
+    scale: Scale | ScaleNames | None = None
     statistics: dict[str, Any] | None = None
     axis: int | None = None
 
@@ -308,7 +187,7 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     nan_code = header["nan_code"]
     scale = parsed_scale(attributes, nan_code)
     axis = header["axis"]
-    if scale is not None and isinstance(scale, Siblings) != (axis is not None):
+    if scale is not None and isinstance(scale, ScaleNames) != (axis is not None):
         raise ValueError(f"axis is {axis!r}, and scale is {attributes['scale']!r}")
     if nan_code not in (None, NAN_CODE):
         raise ValueError(f"nan_code {nan_code!r} is unknown")
@@ -337,12 +216,12 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     return metadata
 
 
-def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | Siblings | None:
+def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | ScaleNames | None:
     if "scale" not in attributes:
         return None
     scale, zero_point = attributes["scale"], attributes["zero_point"]
     if isinstance(scale, str) and isinstance(zero_point, str):
-        return Siblings(scale, zero_point)
+        return ScaleNames(scale, zero_point)
     return Scale(*check_scale(scale, zero_point), nan_code)
 
 
@@ -378,18 +257,6 @@ def dictionary(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is {value!r}, and no dictionary")
     return value
-
-
-def check_axis(axis: Any, layout: Layout) -> None:
-    """Refuse an axis that is none, or that has more scales in a chunk of them than can be."""
-    if type(axis) is not int or not 0 <= axis < len(layout.shape):
-        raise ValueError(f"axis {axis!r} is none of an array of shape {layout.shape}")
-    length = min(layout.unit[axis], layout.shape[axis])
-    if 8 * length > CHUNK_BYTES:
-        raise ValueError(
-            f"chunks or shards {layout.unit} have {length:,} scales along axis {axis}, and may have "
-            f"{CHUNK_BYTES // 8:,}: take smaller ones"
-        )
 
 
 def lengths(value: Any) -> Shape:

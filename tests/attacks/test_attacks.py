@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, open_int4, quantize_to_zarr
 from quantize.cli import commands as cli
-from quantize.reading.restore import TOLD, verify
+from quantize.quality.verify import TOLD, verify
 from quantize.store.zarr_json import LEVELS
 
 CORNER = (slice(0, 2), slice(0, 3))
@@ -138,19 +138,19 @@ def test_verify_of_a_store_that_claims_much_is_bounded(tmp_path: Path) -> None:
 def test_stores_that_are_no_folders(kind: str, job: dict[str, Any], data: bytes) -> None:
     store = MemoryStore() if kind == "memory" else FsspecStore.from_url("memory://attacks")
     array = quantize_to_zarr(VALUES, store, chunks=CHUNKS, overwrite=True, **job)
-    files = array._variable.files
+    keys = array._variable.keys
     assert verify(store).ok
     sound = array[CORNER]
-    files.set("data/c/0/0", data)
+    keys.set("data/c/0/0", data)
     with pytest.raises(DamagedChunkError, match=r"data/c/0/0.* is damaged"):
         array[CORNER]
     assert "data/c/0/0" in verify(store).damaged[0][0]
     quantize_to_zarr(VALUES, store, chunks=CHUNKS, overwrite=True, **job)
     np.testing.assert_array_equal(array[CORNER], sound)
-    files.set("data/zarr.json", bytes(5 << 20) if len(data) > 1 else data)
+    keys.set("data/zarr.json", bytes(5 << 20) if len(data) > 1 else data)
     with pytest.raises(StoreError, match="longer than" if len(data) > 1 else "not JSON"):
         open_int4(store, "data")
-    files.delete_all("")
+    keys.delete_all("")
 
 
 @pytest.mark.parametrize("name", ["..", "../data", "data/../data", "/data", "data\0", "zarr.json", ".", "data/"])

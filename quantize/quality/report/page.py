@@ -9,9 +9,9 @@ from typing import Any
 
 from ... import __version__
 from ...reading.array import Int4Array
+from ..choices import Choice, Comparison, decibels, percent
 from ..figures import ErrorFigures
 from ..measure import Measurement, given_range, rule_of
-from ..suggest import Choice, Comparison, decibels, percent
 from . import pictures
 from .verdict import Verdict, bits, ratio
 

@@ -19,9 +19,9 @@ from numpy.typing import ArrayLike
 
 from ...numerics.grid import Shape
 from ...numerics.scales import HIGHEST, LOWEST
+from ..choices import Choice
 from ..figures import PartErrors
 from ..residuals import ERROR_BINS, VALUE_BINS, Bins
-from ..suggest import Choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

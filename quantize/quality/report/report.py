@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...io.registry import as_source
+from ...io import as_source
+from ...io.sink import check_target, replacing
 from ...reading.array import Int4Array, open_int4
-from ...reading.restore import check_target, replacing
 from ...runtime.progress import Progress
+from ..choices import Comparison
 from ..figures import ErrorFigures
 from ..measure import measured
-from ..suggest import Comparison, compare
+from ..suggest import compare
 from .page import page
 from .verdict import Verdict, verdict_of
 

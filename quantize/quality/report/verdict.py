@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ...reading.array import Int4Array
+from ..choices import Comparison, decibels, percent
 from ..figures import ErrorFigures
-from ..suggest import Comparison, decibels, percent
 
 GRADES = (  # by SQNR in dB: typical errors of an eighth, and of a quarter, of the values' standard deviation
     (18.0, "good", "Good: the errors are small beside what is in the data."),

@@ -1,0 +1,44 @@
+"""Every exception that the library raises on purpose."""
+
+from __future__ import annotations
+
+REMEDY = "Restore it from a copy, or quantize the source again with overwrite=True"
+
+
+class QuantizeError(Exception):
+    """Base of the errors that only this library raises."""
+
+
+class StoreError(QuantizeError):
+    """A store is not what it should be: not ours, of a newer version, contradicting itself, or of another job."""
+
+
+class UnfinishedStoreError(StoreError):
+    """A store whose run has not come to its end cannot be read."""
+
+
+class DamagedChunkError(StoreError):
+    """A chunk of a sealed store is missing or holds other bytes than were written.
+
+    `place` is its key, in a shard with its place there.
+    """
+
+    place = ""
+
+    @classmethod
+    def at(cls, where: str, place: str, why: ValueError) -> DamagedChunkError:
+        error = cls(f"{where}/{place} is damaged: {why}. {REMEDY}")
+        error.place = place
+        return error
+
+
+class WorkersError(QuantizeError):
+    """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
+
+
+class SourceChangedError(QuantizeError):
+    """The source is not what it was in pass 1."""
+
+
+class RefusedValuesError(ValueError):
+    """The data hold NaN, missing or infinite values that the settings take no code for."""

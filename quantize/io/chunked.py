@@ -1,0 +1,104 @@
+"""Sources that are stored in chunks, each of which is read whole."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ..numerics.grid import Grid, Region, Shape, shape_of, within
+from ..store.buffers import Buffer
+from .source import PIECE, Source
+
+JOINED = 1 << 23  # bytes of small chunks that are read at a time: each call of Zarr's costs as much as some of them
+
+
+KEPT = 64 << 20  # bytes that glibc keeps at most of freed blocks below 32 MiB, twice its largest mmap threshold
+
+
+class ChunkedSource(Source):
+    """An array that is stored in chunks, each of which is read whole: Zarr and HDF5.
+
+    Each thread keeps the chunk that it read last: regions that lie in one large chunk then decode it once.
+    """
+
+    def __init__(
+        self, label: str, array: Any, attributes: dict[str, Any], names: tuple[str | None, ...] | None
+    ) -> None:
+        super().__init__(label, array.shape, array.dtype, attributes, names)
+        self.array = array
+        self.chunks = None if array.chunks is None else tuple(array.chunks)
+        self._buffer = Buffer()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_buffer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._buffer = Buffer()
+
+    def sample(self) -> str | None:
+        digest = super().sample()
+        self._buffer = Buffer()  # the driver's thread reads no more
+        return digest
+
+    def fetch(self, region: Region, out: np.ndarray) -> None:
+        """Read a region into an array of its shape, in the stored byte order."""
+        raise NotImplementedError
+
+    def _fetch(self, region: Region) -> np.ndarray:
+        stored = np.dtype(self.array.dtype)
+        shape = shape_of(region)
+        out: np.ndarray = self._buffer.of(math.prod(shape) * stored.itemsize).view(stored).reshape(shape)
+        self.fetch(region, out)
+        return out
+
+    @functools.cached_property
+    def cells(self) -> Grid | None:
+        """What is read at once: chunks, small ones joined, with cuts of the last axis at even indices."""
+        if self.chunks is None:
+            return None
+        cell = list(self.chunks)
+        if cell[-1] % 2 and cell[-1] < self.shape[-1]:
+            cell[-1] *= 2
+        for axis in reversed(range(len(cell))):
+            size = math.prod(cell) * self.dtype.itemsize
+            if size < JOINED:
+                cell[axis] = min(cell[axis] * max(JOINED // size, 1), -(-self.shape[axis] // cell[axis]) * cell[axis])
+        return Grid(self.shape, tuple(cell))
+
+    def pieces(self, region: Region) -> Iterator[Region]:
+        if self.cells is None:
+            yield from super().pieces(region)
+        else:
+            for _, piece in self.cells.touched(region):
+                yield piece
+
+    def read(self, region: Region) -> np.ndarray:
+        if self.chunks is None:
+            return self._fetch(region)
+        grid = Grid(self.shape, self.chunks)
+        touched = [number for number, _ in islice(grid.touched(region), 2)]
+        if len(touched) > 1:
+            return self._fetch(region)
+        (number,) = touched
+        chunk = grid.region(number)
+        if self._buffer.tag == number:
+            shape = shape_of(chunk)
+            held = self._buffer.data[: math.prod(shape) * self.dtype.itemsize]
+            whole: np.ndarray = held.view(self.array.dtype).reshape(shape)
+        else:
+            whole = self._fetch(chunk)
+            self._buffer.tag = number
+        return whole[within(region, chunk)]
+
+    def reading(self, unit: Shape) -> int:
+        """Encoded, decoded and copied out: three cells, and what the allocator keeps of those that were."""
+        if self.chunks is None or self.cells is None:
+            return 2 * PIECE
+        cell = max(math.prod(map(min, self.cells.box, unit)), math.prod(self.chunks)) * self.dtype.itemsize
+        return 3 * cell + min(2 * cell, KEPT)

@@ -1,0 +1,43 @@
+"""Dask arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...numerics.grid import Region, Shape
+from ..source import Source
+
+
+class DaskSource(Source):
+    """A dask array. The pipeline computes its blocks with the rest of its graph; `read` is for looking at a part."""
+
+    shared = True
+
+    def __init__(self, array: Any) -> None:
+        label = "dask array"
+        if any(math.isnan(n) for n in array.shape) or any(math.isnan(n) for lengths in array.chunks for n in lengths):
+            raise ValueError(
+                f"{label} has chunks of unknown size, so its chunks in the store cannot be known either: call "
+                "array.compute_chunk_sizes() first"
+            )
+        super().__init__(label, array.shape, array.dtype)
+        self.array = array
+        self.chunks = tuple(max(lengths) for lengths in array.chunks)
+
+    def read(self, region: Region) -> np.ndarray:
+        return np.asarray(self.array[region].compute())
+
+    def pieces(self, region: Region) -> Iterator[Region]:
+        yield region
+
+    def reading(self, unit: Shape) -> int:
+        """An estimate: eight blocks for the steps of the graph, and a region put together while another waits."""
+        assert self.chunks is not None
+        return (8 * math.prod(self.chunks) + 2 * math.prod(unit)) * self.dtype.itemsize
+
+    def sample(self) -> str | None:
+        return None

@@ -1,0 +1,179 @@
+"""``.npy`` files, read and written, and other arrays that lie in a file as one run of bytes."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...exceptions import SourceChangedError
+from ...numerics.grid import Region, Shape, shape_of, within
+from ...store.buffers import Buffer
+from ..source import PIECE, Source
+
+BETWEEN = 1 << 14  # bytes that are read in the time that it takes to skip them
+
+
+class FileSource(Source):
+    """An array that lies in a file as one run of bytes: a ``.npy`` file or a memory map.
+
+    It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's
+    memory, and a file that becomes shorter would kill it.
+    """
+
+    shared = True
+
+    def __init__(self, path: str, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool) -> None:
+        super().__init__(path, shape, dtype)
+        self.path = path
+        self.offset = offset
+        self.stored = dtype  # in the file's byte order
+        self.order = "F" if fortran else "C"
+        self._open()
+
+    def _open(self) -> None:
+        self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        weakref.finalize(self, os.close, self._file)
+        self._buffer = Buffer()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def read(self, region: Region) -> np.ndarray:
+        if self.order == "F":
+            return self._runs(self.shape[::-1], region[::-1]).T
+        if region[1:] == self._rows:
+            return self._run(region[0].start, shape_of(region))
+        wide = self._widened(region)
+        if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE:  # more than one of the `pieces`
+            wide = region
+        return self._runs(self.shape, wide)[within(region, wide)]
+
+    def _widened(self, region: Region) -> Region:
+        """The region with whole rows, where what lies between its runs of bytes is sooner read than skipped."""
+        wide = list(region)
+        size = self.stored.itemsize
+        for axis in reversed(range(1, len(region))):
+            n = self.shape[axis]
+            between = (n - region[axis].stop + region[axis].start) * size
+            size *= n
+            if between:
+                if between > BETWEEN or size > PIECE:
+                    break
+                wide[axis] = slice(0, n)
+        return tuple(wide)
+
+    @functools.cached_property
+    def _rows(self) -> Region:
+        """What a region has behind its first axis where its bytes are one run."""
+        return tuple(slice(0, n) for n in self.shape[1:])
+
+    def _run(self, start: int, lengths: Shape) -> np.ndarray:
+        size = math.prod(lengths[1:]) * self.stored.itemsize
+        out = self._buffer.of(lengths[0] * size)
+        self._fill(out.data, self.offset + start * size)
+        return out.view(self.stored).reshape(lengths)
+
+    def _runs(self, shape: Shape, region: Region) -> np.ndarray:
+        lengths = shape_of(region)
+        out = self._buffer.of(math.prod(lengths) * self.stored.itemsize)
+        view, at = out.data, 0
+        for start, length in runs(shape, region):
+            size = length * self.stored.itemsize
+            self._fill(view[at : at + size], self.offset + start * self.stored.itemsize)
+            at += size
+        return out.view(self.stored).reshape(lengths)
+
+    def _fill(self, buffer: memoryview, start: int) -> None:
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._file, [buffer[done:]], start + done)
+            if count == 0:
+                raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
+            done += count
+
+    def pieces(self, region: Region) -> Iterator[Region]:
+        if self.order == "C":
+            wide = self._widened(region)
+            if wide == region:
+                yield from super().pieces(region)
+                return
+            for part in super().pieces(wide):
+                yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
+            return
+        # The buffer is in the order of the file; the packed bytes need an even cut of its slowest axis, the last.
+        *outer, last = region
+        rows = max(PIECE // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
+        for start in range(last.start, last.stop, rows):
+            yield (*outer, slice(start, min(start + rows, last.stop)))
+
+    def reading(self, unit: Shape) -> int:
+        smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
+        return 2 * max(PIECE, smallest)
+
+
+def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
+    """Start and length, in values, of the runs of consecutive values that make up a region of a C-order array.
+
+    >>> list(runs((4, 10), (slice(1, 3), slice(2, 5))))
+    [(12, 3), (22, 3)]
+    >>> list(runs((4, 10), (slice(1, 3), slice(0, 10))))
+    [(10, 20)]
+    """
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    axis = len(shape) - 1
+    while axis > 0 and region[axis] == slice(0, shape[axis]):
+        axis -= 1
+    length = (region[axis].stop - region[axis].start) * strides[axis]
+    for index in product(*(range(part.start, part.stop) for part in region[:axis])):
+        yield sum(map(math.prod, zip(index, strides, strict=False))) + region[axis].start * strides[axis], length
+
+
+def npy_source(path: str) -> Source:
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        if "object" in str(error):
+            raise TypeError(f"{path} holds Python objects, which cannot be quantized") from error
+        raise ValueError(f"{path} is no whole .npy file: {error}") from error
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is no whole .npy file: {error}") from error
+    order = mapped.flags.f_contiguous and not mapped.flags.c_contiguous
+    return FileSource(path, mapped.offset, mapped.shape, mapped.dtype, order)
+
+
+@contextmanager
+def npy_sink(path: Path, shape: Shape, dtype: np.dtype[Any]) -> Iterator[Callable[..., None]]:
+    """Writes regions into a ``.npy`` file, each run of values where it belongs. Not mapped: pages count as memory."""
+    with open(path, "wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        offset = file.tell()
+        file.truncate(offset + math.prod(shape) * dtype.itemsize)
+
+        def put(region: Any, values: np.ndarray) -> None:
+            flat = np.ascontiguousarray(values).reshape(-1)
+            at = 0
+            for start, length in runs(shape, region):
+                data = flat[at : at + length].view(np.uint8).data
+                position = offset + start * dtype.itemsize
+                while data:
+                    written = os.pwrite(file.fileno(), data, position)
+                    data, position = data[written:], position + written
+                at += length
+
+        yield put
+        file.flush()
+        os.fsync(file.fileno())

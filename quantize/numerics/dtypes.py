@@ -1,0 +1,76 @@
+"""Which dtypes there are, what they hold, and how float64 is rounded to them."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+
+
+def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """The float type that `dtype` is quantized in: float32 where it holds every value of `dtype` exactly."""
+    return np.float64 if dtype == np.float64 or (dtype.kind in "iu" and dtype.itemsize > 2) else np.float32
+
+
+def as_missing(value: float | int, dtype: np.dtype[Any]) -> float | int | None:
+    """A missing value as the dtype holds it; None if it holds no such finite value."""
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return int(value) if math.isfinite(value) and value == int(value) and info.min <= value <= info.max else None
+    with np.errstate(over="ignore"):
+        number = float(np.asarray(float(value), dtype))
+    return number if math.isfinite(number) else None
+
+
+def rounded_each(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """As `rounded`, of float64 values well within the dtype's range."""
+    if dtype.kind in "iu":
+        values = np.rint(values)
+    elif dtype == BFLOAT16:
+        spacing = np.ldexp(1.0, np.maximum(np.frexp(values)[1] - 8, -133))
+        values = np.rint(values / spacing) * spacing
+    return values.astype(dtype)
+
+
+def finite_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Smallest and largest finite value of a dtype, as integers (the largest floats are whole numbers)."""
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    largest = int(float(ml_dtypes.finfo(dtype).max))
+    return -largest, largest
+
+
+def rounded(value: float, dtype: np.dtype[Any]) -> Any:
+    """A float64 within the dtype's finite range, rounded to the dtype once, half to even."""
+    if dtype.kind in "iu":
+        lowest, highest = finite_range(dtype)
+        return min(max(round(value), lowest), highest)
+    if dtype == BFLOAT16 and value:
+        # ml_dtypes goes through float32, which rounds twice; a multiple of the spacing, 8 bits, is exact in all three.
+        spacing = math.ldexp(1.0, max(math.frexp(value)[1] - 8, -133))
+        value = float(round(Fraction(value) / Fraction(spacing)) * Fraction(spacing))
+    largest = float(finite_range(dtype)[1])
+    return np.asarray(min(max(value, -largest), largest), dtype)
+
+
+def checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """The dtype in native byte order.
+
+    Raises
+    ------
+    TypeError
+        If it is not one of those that can be quantized.
+    """
+    native = np.dtype(dtype).newbyteorder("=")
+    if native in FLOATS or native.kind in "iu":
+        return native
+    raise TypeError(f"dtype {np.dtype(dtype)} is not float16, bfloat16, float32, float64 or an integer type")

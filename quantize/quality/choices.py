@@ -1,0 +1,192 @@
+"""One choice of scales as figures, words and a command, and several side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import textwrap
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..numerics.scales import PERCENTILE, Rule
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to choose scales, and what it gives on the sample.
+
+    Attributes
+    ----------
+    label : str
+        What to call it.
+    scale_method : {"minmax", "absmax", "percentile", "mse"}
+    axis : int or None
+        The axis that keeps a scale for each of its indices.
+    sqnr_db : float
+        Signal to quantization noise, in decibels: variance of the values over mean square error. Infinite where every
+        value is restored exactly, NaN where there are none.
+    bits_per_value : float
+        Of codes and scales: 4, and 128 for each index of the axis.
+    compressed_bits_per_value : float
+        With the codes of the sample compressed as the store does by default.
+    max_error : float
+        Largest absolute error of the sample.
+    saturated_share : float
+        Of the values: those beyond the outermost levels by more than half a step, 0 to 1.
+    command : str
+        What to run to get it.
+    current : bool
+        Whether it is how the store at hand was made.
+    note : str
+        What else there is to know.
+    """
+
+    label: str
+    scale_method: str
+    axis: int | None
+    sqnr_db: float
+    bits_per_value: float
+    compressed_bits_per_value: float
+    max_error: float
+    saturated_share: float
+    command: str
+    current: bool = False
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; those that JSON has no number for are None."""
+        figures = asdict(self)
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to choose scales side by side. `str` prints a table, `to_json` gives its figures.
+
+    Attributes
+    ----------
+    rows : tuple of Choice
+    recommended : Choice
+        One of the rows.
+    reason : str
+        Why that one.
+    sampled, total : int
+        Values in the sample, and in all.
+    notes : tuple of str
+        What else there is to know.
+    """
+
+    rows: tuple[Choice, ...]
+    recommended: Choice
+    reason: str
+    sampled: int
+    total: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures; those that JSON has no number for are None."""
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "recommended": self.recommended.to_json(),
+            "reason": self.reason,
+            "sampled": self.sampled,
+            "total": self.total,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = aligned([HEAD, *(cells(row, row == self.recommended) for row in self.rows)])
+        of = f"all {self.total:,} values" if self.sampled == self.total else f"a sample of {self.sampled:,} values"
+        looked = f"measured on {of}" + ("" if self.sampled == self.total else f", out of {self.total:,}")
+        lines += ["", LEGEND]
+        notes = [textwrap.fill(f"note: {note}", 100, subsequent_indent="      ") for note in self.notes]
+        advice = textwrap.fill(f"recommended: {self.recommended.label}. {self.reason}", 100)
+        parts = [looked], lines, notes, [advice, f"  {self.recommended.command}"]
+        return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def label(rule: Rule) -> str:
+    share = "" if rule.percentile is None else f" {rule.percentile:g}"
+    given = "" if rule.value_range is None else " of {:g} to {:g}".format(*rule.value_range)
+    return f"{rule.scale_method}{share}{given}" + ("" if rule.axis is None else f", axis {rule.axis}")
+
+
+def command_words(source: Any, declared: Any, missing: Any) -> tuple[str, str, str]:
+    """Source, stem of the destination and the option for missing values, as a shell takes them."""
+    option = "" if missing == declared else f" --missing {'none' if missing is None else missing}"
+    if not isinstance(source, str | os.PathLike):
+        return "SRC", "", option
+    path = os.fspath(source)
+    name, _, inside = path.rstrip("/").partition("::")
+    stem = "-".join(filter(None, [Path(name).stem, inside.strip("/").replace("/", "-")]))
+    return shlex.quote(path), stem, option
+
+
+def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
+    source, stem, missing = words
+    method = "minmax" if given and rule.histogrammed else rule.scale_method
+    suffix = rule.scale_method + ("" if rule.axis is None else f"-axis{rule.axis}")
+    destination = shlex.quote(f"{stem}-{suffix}.zarr") if stem else "DST"
+    options = "" if method == "minmax" else f" --scale-method {method}"
+    if rule.percentile not in (None, PERCENTILE) and not given:
+        options += f" --percentile {rule.percentile:g}"
+    if rule.axis is not None:
+        options += f" --axis {rule.axis}"
+    if rule.value_range is not None:
+        options += " --value-range {:.17g} {:.17g}".format(*rule.value_range)
+    if rule.nan_code is not None:
+        options += " --nan-policy propagate"
+    return f"quantize run {source} {destination}{options}{given}{missing}"
+
+
+LEGEND = "SQNR is signal to quantization noise: 6 dB more halve the errors. Compressed is in bits a value, too."
+
+
+HEAD = ("scale", "SQNR", "largest error", "saturated", "bits a value", "compressed", "")
+
+
+def cells(row: Choice, recommended: bool) -> tuple[str, ...]:
+    """A row of the table, as text."""
+    remarks = ["<- recommended" if recommended else "", "in this store" if row.current else "", row.note]
+    return (
+        row.label,
+        decibels(row.sqnr_db),
+        f"{row.max_error:.4g}",
+        percent(row.saturated_share),
+        f"{row.bits_per_value:.2f}",
+        f"{row.compressed_bits_per_value:.2f}",
+        "; ".join(filter(None, remarks)),
+    )
+
+
+def aligned(table: list[tuple[str, ...]]) -> list[str]:
+    """Rows of one table, the first and the last column to the left, and numbers to the right.
+
+    >>> aligned([("scale", "SQNR", ""), ("mse", "exact", "best")])
+    ['scale   SQNR', 'mse    exact  best']
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for first, *between, last in table:
+        numbers = (cell.rjust(width) for cell, width in zip(between, widths[1:-1], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *numbers, last]).rstrip())
+    return lines
+
+
+def decibels(value: float) -> str:
+    return "exact" if value == math.inf else "-" if not math.isfinite(value) else f"{value:.1f} dB"
+
+
+def percent(share: float) -> str:
+    """A share as people say it, and never 0 or all where it is not.
+
+    >>> percent(0), percent(0.00314), percent(2e-7), percent(1)
+    ('0', '0.31 %', '< 0.01 %', '100 %')
+    """
+    if share == 0:
+        return "0"
+    if 0.9999 < share < 1:
+        return "> 99.99 %"
+    return "< 0.01 %" if share < 1e-4 else f"{100 * share:.2f} %" if share < 0.1 else f"{100 * share:.4g} %"

@@ -1,0 +1,227 @@
+"""What one rule gives on a sample."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..numerics.blocks import blocks
+from ..numerics.grid import Region, Shape
+from ..numerics.scales import HIGHEST, Rule
+from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
+from ..store.codec import ChunkCodec, Compressor
+from .choices import Choice, command, label
+
+PARAMETERS = 128  # bits of a scale and a zero point
+
+
+DEAREST = 4.0  # bits a value that the scales of an axis may take to be looked at: as many as the codes
+
+
+ENOUGH = 256  # sampled values that an index of an axis is judged by, if it has as many
+
+
+LONGEST = 1 << 14  # indices of an axis that are looked at
+
+
+PARTS = 9  # of a sample, whose ranges against those of larger parts show how a range grows with the number of values
+
+
+SLACK = 1e-5  # of half a step, as in the bound
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Values as the functions in memory take them.
+
+    Attributes
+    ----------
+    values : ndarray
+        Missing ones are NaN, infinite ones some other value.
+    counted : ndarray of bool
+        Those that are neither.
+    dtype : dtype
+        Of the source: what is restored.
+    shape : tuple of int
+        Of the source.
+    propagates : bool
+        Whether there are missing values.
+    infinite : int
+        How many are infinite.
+    """
+
+    values: np.ndarray
+    counted: np.ndarray
+    dtype: np.dtype[Any]
+    shape: Shape
+    propagates: bool
+    infinite: int
+
+    @classmethod
+    def of(cls, values: np.ndarray, shape: Shape, missing: float | int | None) -> Sample:
+        dtype = values.dtype
+        absent = np.isnan(values)
+        if missing is not None:
+            absent |= values == np.asarray(missing, dtype)
+        infinite = np.isinf(values)
+        counted = ~(absent | infinite)
+        if absent.any() and dtype.kind in "iu":
+            values = values.astype(np.float64)
+        if absent.any():
+            values[absent] = np.nan
+        if infinite.any():
+            values[infinite] = values[counted][0] if counted.any() else 0
+        return cls(values, counted, dtype, shape, bool(absent.any()), int(np.count_nonzero(infinite)))
+
+    @functools.cached_property
+    def count(self) -> int:
+        return int(np.count_nonzero(self.counted))
+
+    @functools.cached_property
+    def spread(self) -> float:
+        """The sum of squared differences from the mean."""
+        regions = list(blocks(self.values.shape))
+        middle = sum(float(self.numbers(region, self.values).sum()) for region in regions) / max(self.count, 1)
+        return sum(float(np.square(self.numbers(region, self.values) - middle).sum()) for region in regions)
+
+    def numbers(self, region: Region, array: np.ndarray) -> np.ndarray:
+        """Those of an array of the sample's shape in a region, but for what is not counted."""
+        part = array[region]
+        return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64)
+
+    def rule(self, method: str, axis: int | None, **options: Any) -> Rule:
+        return Rule(method, nan_policy="propagate" if self.propagates else "raise", axis=axis, **options)
+
+    def per_index(self, axis: int | None, shape: Shape) -> float:
+        """Values of one index, for an array of this shape."""
+        return math.prod(shape) / (1 if axis is None else shape[axis])
+
+    def times(self, axis: int | None) -> float:
+        """How many times as many values an index has in all than in the sample."""
+        return self.per_index(axis, self.shape) / self.per_index(axis, self.values.shape)
+
+    def why_not(self, axis: int) -> str | None:
+        """Why scales for an axis are not looked at: None if they are, no words where it goes without saying."""
+        each, here = self.per_index(axis, self.shape), self.per_index(axis, self.values.shape)
+        if self.shape[axis] == 1:
+            return ""
+        if PARAMETERS / each > DEAREST:
+            return f"its scales would take {PARAMETERS / each:.0f} bits a value" if len(self.shape) > 1 else ""
+        if here < min(each, ENOUGH):
+            return f"the sample holds {here:,.0f} of the {each:,.0f} values of each index, too few to judge by"
+        return None
+
+    def thinned(self, axis: int | None) -> Sample:
+        """With at most `LONGEST` of the indices of an axis, spread evenly."""
+        if axis is None or self.values.shape[axis] <= LONGEST:
+            return self
+        indices = np.linspace(0, self.values.shape[axis] - 1, LONGEST).astype(np.intp)
+        return replace(self, values=self.values.take(indices, axis), counted=self.counted.take(indices, axis))
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
+    sample = whole.thinned(rule.axis)
+    values = sample.values
+    result = quantize_to_packed_int4(
+        values,
+        rule.scale_method,
+        axis=rule.axis,
+        percentile=rule.percentile,
+        value_range=rule.value_range,
+        nan_policy=rule.nan_policy,
+    )
+    scale, zero_point = result.scale, result.zero_point
+    floats = result.nan_code is not None and sample.dtype.kind in "iu"  # integers have no NaN
+    restored = dequantize_from_packed_int4(
+        result.packed,
+        scale,
+        zero_point,
+        size=result.size,
+        nan_code=result.nan_code,
+        dtype=np.float64 if floats else sample.dtype,
+    )
+    if floats:
+        info = np.iinfo(sample.dtype)
+        restored = np.rint(restored).clip(info.min, info.max)
+    half = scale / 2 * (1 + SLACK)
+    low, high = (rule.lowest - zero_point) * scale - half, (HIGHEST - zero_point) * scale + half
+    low, high = (np.broadcast_to(bound, values.shape) for bound in (low, high))
+    largest, square, saturated = 0.0, 0.0, 0
+    for region in blocks(values.shape):
+        x = sample.numbers(region, values)
+        error = np.abs(sample.numbers(region, restored) - x)
+        square += float(np.square(error).sum())
+        largest = max(largest, float(error.max(initial=0.0)))
+        saturated += int(np.count_nonzero((x < sample.numbers(region, low)) | (x > sample.numbers(region, high))))
+    sqnr = ratio(sample.spread, square) if sample.count else math.nan
+    notes = []
+    if values.size < whole.values.size:
+        notes.append(f"on {LONGEST:,} of {whole.values.shape[rule.axis or 0]:,} indices")
+    loss = 0.0 if rule.histogrammed or rule.value_range else growth(sample, rule)
+    if math.isfinite(sqnr) and loss >= 0.05:
+        sqnr = max(sqnr - loss, min(sqnr, 0.0))
+        notes.append(f"{loss:.1f} dB taken off")
+    share = PARAMETERS / sample.per_index(rule.axis, sample.shape)
+    codec = ChunkCodec(result.packed.shape, Compressor())
+    given = ""
+    if whole.infinite and rule.value_range is None and rule.axis is None:
+        given = f" --value-range {(rule.lowest - zero_point) * scale:.12g} {(HIGHEST - zero_point) * scale:.12g}"
+    return Choice(
+        label=label(rule),
+        scale_method=rule.scale_method,
+        axis=rule.axis,
+        sqnr_db=sqnr,
+        bits_per_value=4 + share,
+        compressed_bits_per_value=8 * len(codec.encode(result.packed.view(np.uint8))) / values.size + share,
+        max_error=largest,
+        saturated_share=saturated / max(sample.count, 1),
+        command=command(rule, words, given),
+        note="; ".join(notes),
+    )
+
+
+def ratio(signal: float, noise: float) -> float:
+    """Decibels."""
+    if not math.isfinite(signal) or not math.isfinite(noise):
+        return math.nan
+    if noise == 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
+
+
+def growth(sample: Sample, rule: Rule) -> float:
+    """Decibels of noise that a rule which covers the range adds in all of the array: its square, by the mean index.
+
+    The ranges of parts of the values, against those of larger parts, show what they grow by with the number of values.
+    From the sample on they are taken to grow on like that, which is so for tails that fall as powers do, and somewhat
+    too much for others.
+    """
+    times = sample.times(rule.axis)
+    if times <= 1:
+        return 0.0
+    values = np.where(sample.counted, sample.values, np.nan).astype(np.float64)
+    axis = rule.axis
+    lines = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    shuffled = lines[:, np.random.default_rng(0).permutation(lines.shape[1])]
+    # A few indices have too few ranges of their own: parts of parts give more of them.
+    many = len(lines) >= PARTS or lines.shape[1] < PARTS**3
+    coarse, fine = (mean_square(shuffled, parts, rule) for parts in ((1, PARTS) if many else (PARTS, PARTS**2)))
+    if not (coarse > 0 and fine > 0):
+        return 0.0
+    found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(PARTS)
+    return found if math.isfinite(found) else 0.0
+
+
+def mean_square(lines: np.ndarray, parts: int, rule: Rule) -> float:
+    """Of the ranges of so many parts of each line; NaN where there are none."""
+    size = lines.shape[1] // parts
+    cut = lines[:, : size * parts].reshape(-1, size)
+    low, high = np.fmin.reduce(cut, axis=1), np.fmax.reduce(cut, axis=1)
+    ranges = np.fmax(np.abs(low), np.abs(high)) if rule.scale_method == "absmax" else high - low
+    ranges = ranges[np.isfinite(ranges)]
+    return float(np.square(ranges).mean()) if ranges.size else math.nan

@@ -1,0 +1,213 @@
+"""Every stored byte held against its checksum, and the codes against those of the source."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..exceptions import DamagedChunkError, StoreError
+from ..io import as_source
+from ..numerics.grid import packed_region, shape_of, within
+from ..numerics.scales import Rule
+from ..runtime.progress import Progress
+from ..runtime.schedulers import each_unit
+from ..runtime.tasks import Work
+from ..storage import Variable, sealed_variable
+from ..store.chunks import ChunkReader, scales_of
+from ..store.metadata import Metadata
+from ..store.zarr_json import check_group
+
+TOLD = 1000  # damaged places that are named
+
+
+STRIDE = 1 << 20  # units that a listing is looked through for at a time
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    chunks : int
+        How many there are, those within shards each.
+    damaged : tuple of (str, str)
+        Place of each chunk, shard or metadata that is missing or holds other bytes than were written, and what is wrong
+        with it. Of more than a thousand the last entry says how many more.
+    differing : tuple of str
+        Place of each chunk whose codes are not those of the source.
+    compared : bool
+        Whether there was a source to compare with.
+    whole : int
+        How many chunks are neither damaged nor differing.
+    """
+
+    chunks: int
+    damaged: tuple[tuple[str, str], ...]
+    differing: tuple[str, ...]
+    compared: bool
+    whole: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.damaged and not self.differing
+
+
+def verify(
+    store: Any,
+    name: str | None = None,
+    source: Any = None,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Verification:
+    """Read all that is stored of a sealed variable, and compare its codes with those of the source if one is given.
+
+    Parameters
+    ----------
+    store, name
+        As for `open_int4`.
+    source : path or array, optional
+        As for `quantize_to_zarr`.
+    workers : int, optional
+        Threads; by default one for each processor.
+    progress : callable, optional
+        Called with `Progress` as it goes on.
+
+    Returns
+    -------
+    Verification
+
+    Raises
+    ------
+    UnfinishedStoreError
+        If the variable's run has not come to its end.
+    StoreError
+        If there is no such variable, or its metadata is damaged or not ours.
+    ValueError
+        If the source has another shape or dtype.
+    """
+    variable, metadata = sealed_variable(store, name)
+    work = None if source is None else compared(source, variable, metadata)
+    check = Check(variable, metadata, work)
+    check.documents()
+    each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising())
+    return check.result()
+
+
+class Check:
+    """One run of `verify`: what it has found so far, of damaged places at most `TOLD` by name."""
+
+    def __init__(self, variable: Variable, metadata: Metadata, work: Work | None) -> None:
+        self.variable, self.metadata, self.layout, self.work = variable, metadata, metadata.layout, work
+        self.reader = ChunkReader(variable.keys, variable.name, metadata)
+        self.damaged: dict[str, str] = {}
+        self.more = 0
+        self.whole: list[int] = []
+        self.differing: list[str] = []
+        # Indices of the axis, each the first of a unit's, whose scales are damaged.
+        self.without: set[int | None] = set()
+        self.lock = threading.Lock()
+
+    def result(self) -> Verification:
+        damaged = sorted(self.damaged.items())
+        if self.more:
+            damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
+        chunks, whole = self.reader.grid.count, sum(self.whole)
+        return Verification(chunks, tuple(damaged), tuple(sorted(self.differing)), self.work is not None, whole)
+
+    def damage(self, place: str, error: Exception) -> None:
+        with self.lock:
+            if place in self.damaged or len(self.damaged) < TOLD:
+                self.damaged[place] = str(error.__cause__ or error)
+            else:
+                self.more += 1
+
+    def documents(self) -> None:
+        """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
+        self.document("zarr.json", check_group)
+        if self.metadata.axis is not None:
+            for array in self.reader.scales.arrays:
+                self.document(array.metadata_key, array.check_document)
+
+    def document(self, key: str, check: Callable[[bytes], None]) -> None:
+        try:
+            data = self.variable.keys.get(key)
+            if data is None:
+                raise ValueError("it is missing")
+            check(data)
+        except (StoreError, ValueError) as error:
+            self.damage(key, error)
+
+    def promising(self) -> Iterator[int]:
+        """The units to read: all; but once very many are damaged, of the rest only those that a listing shows.
+
+        A store may claim a hundred million units and hold three.
+        """
+        count = self.layout.units.count
+        for number in range(count):
+            if len(self.damaged) == TOLD:
+                break
+            yield number
+        else:
+            return
+        present = self.variable.present(self.layout)
+        for start in range(number, count, STRIDE):
+            stretch = present[start : start + STRIDE]
+            there = np.flatnonzero(stretch)
+            with self.lock:
+                self.more += len(stretch) - len(there)
+            yield from (there + start).tolist()
+
+    def units(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self.unit(number)
+
+    def unit(self, number: int) -> None:
+        """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
+        region = self.layout.units.region(number)
+        indices = None if self.metadata.axis is None else region[self.metadata.axis].start
+        if indices in self.without:
+            return
+        try:
+            scales = scales_of(self.reader, region)
+            if self.layout.shards:
+                self.reader.index(number)
+        except DamagedChunkError as error:
+            self.without.add(indices)
+            self.damage(error.place, error)
+            return
+        except ValueError as error:
+            self.damage(self.variable.chunk_key(self.layout, number), error)
+            return
+        expected = None if self.work is None else self.work.pack_unit(number, scales)[0]
+        whole = 0
+        for chunk, shared in self.reader.grid.touched(region):
+            try:
+                packed = self.reader.read(chunk)
+            except DamagedChunkError as error:
+                self.damage(error.place, error)
+                continue
+            held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
+            if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):
+                whole += 1
+            else:
+                self.differing.append(self.reader.place(chunk))
+        self.whole.append(whole)
+
+
+def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
+    """The work that would write this variable from a source."""
+    origin, layout = as_source(source), metadata.layout
+    if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
+        raise ValueError(
+            f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
+            f"{layout.shape} and dtype {layout.dtype}"
+        )
+    policy = "raise" if metadata.nan_code is None else "propagate"
+    rule = Rule(metadata.scale_method, nan_policy=policy, axis=metadata.axis)
+    return Work(origin, variable, layout, rule, metadata.missing)

@@ -1,0 +1,147 @@
+"""Reads one chunk of a variable, and never a fill value in its place."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ..exceptions import DamagedChunkError
+from ..numerics.grid import Grid, Region, Shape, within
+from ..numerics.scales import Scale
+from ..numerics.tables import Table
+from .codec import ABSENT
+from .keys import Keys, chunk_key
+from .layout import Layout
+from .metadata import Metadata
+from .side_arrays import ScaleArrays
+
+KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
+
+
+class ChunkReader:
+    """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place."""
+
+    def __init__(self, keys: Keys, name: str, metadata: Metadata) -> None:
+        self.keys = keys
+        self.name = name
+        self.metadata = metadata
+        self.layout: Layout = metadata.layout
+        self.indices: dict[int, np.ndarray] = {}
+        self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def grid(self) -> Grid:
+        """The chunks, those within shards too."""
+        return Grid(self.layout.shape, self.layout.chunks)
+
+    def locate(self, number: int) -> tuple[int, Shape]:
+        """The unit that holds a chunk, and the chunk's place in it."""
+        layout = self.layout
+        position = self.grid.position(number)
+        within_unit = tuple(outer // inner for outer, inner in zip(layout.unit, layout.chunks, strict=True))
+        unit = layout.units.number(tuple(along // n for along, n in zip(position, within_unit, strict=True)))
+        return unit, tuple(along % n for along, n in zip(position, within_unit, strict=True))
+
+    def place(self, number: int) -> str:
+        """What to call a chunk: its key, and in a shard its place there."""
+        unit, inner = self.locate(number)
+        key = chunk_key(self.name, self.layout.units, unit)
+        return f"{key}, inner chunk {inner}" if self.layout.shards else key
+
+    def read(self, number: int) -> np.ndarray:
+        """Packed bytes of one chunk, whole, shape ``packed_shape(chunks)``.
+
+        Raises
+        ------
+        DamagedChunkError
+            If it is missing or its bytes are not those that were written.
+        """
+        try:
+            data = self.stored(number)
+            if data is None:
+                raise ValueError("it is missing")
+            return self.layout.chunk_codec.decode(data)
+        except ValueError as error:
+            raise DamagedChunkError.at(self.keys.label, self.place(number), error) from error
+
+    def stored(self, number: int) -> memoryview | None:
+        """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
+        unit, inner = self.locate(number)
+        key = chunk_key(self.name, self.layout.units, unit)
+        if self.layout.shard_codec is None:
+            return self.keys.view(key, most=self.layout.chunk_codec.most)
+        offset, length = self.index(unit)[self.layout.shard_codec.grid.number(inner)].tolist()
+        if offset == ABSENT:
+            return None
+        if length > self.layout.chunk_codec.most or offset > self.layout.shard_codec.most:
+            raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
+        return self.keys.view(key, offset, length)
+
+    def index(self, unit: int) -> np.ndarray:
+        """The index of one shard, kept for the next of its inner chunks; a ValueError if it is damaged."""
+        codec = self.layout.shard_codec
+        assert codec is not None
+        found = self.indices.get(unit)
+        if found is None:
+            data = self.keys.view(chunk_key(self.name, self.layout.units, unit), -1, codec.index_length)
+            if data is None:
+                raise ValueError("it is missing")
+            found = codec.index(data)
+            if len(self.indices) * found.nbytes >= KEPT:
+                self.indices.clear()
+            self.indices[unit] = found
+        return found
+
+    # Scales of an axis
+
+    @functools.cached_property
+    def scales(self) -> ScaleArrays:
+        axis, names = self.metadata.axis, self.metadata.dimension_names
+        assert axis is not None
+        return ScaleArrays(self.keys, self.name, self.layout, axis, names[axis] if names else None)
+
+    def parameters(self, indices: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points of a run of indices of the axis.
+
+        Raises
+        ------
+        DamagedChunkError
+            If some are missing or not those that were written.
+        """
+        length = self.scales.arrays[0].chunk[0]
+        scales, zero_points = np.empty(indices.stop - indices.start), np.empty(indices.stop - indices.start, np.int64)
+        for block, (part,) in self.scales.arrays[0].grid.touched((indices,)):
+            found = self.block(block)
+            (place,) = within((part,), (indices,))
+            (own,) = within((part,), (slice(block * length, None),))
+            scales[place], zero_points[place] = found[0][own], found[1][own]
+        return scales, zero_points
+
+    def block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those of one chunk of them, kept for the next call: the chunks beside one another share them."""
+        found = self.blocks.get(block)
+        if found is None:
+            found = self.scales.get(block)
+            if len(self.blocks) * found[0].nbytes >= KEPT:
+                self.blocks.clear()
+            self.blocks[block] = found
+        return found
+
+    def table(self, indices: range) -> Table:
+        scales, zero_points = self.parameters(slice(indices[0], indices[-1] + 1))
+        own = slice(None, None, indices.step)
+        metadata = self.metadata
+        assert metadata.axis is not None
+        return Table.of_each(
+            scales[own], zero_points[own], metadata.nan_code, self.layout.dtype, metadata.axis, metadata.missing
+        )
+
+
+def scales_of(reader: ChunkReader, region: Region) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points for a region: one of each, or one for each index of the axis in it."""
+    one, axis = reader.metadata.scale, reader.metadata.axis
+    if isinstance(one, Scale):
+        return np.array([one.scale]), np.array([one.zero_point])
+    assert axis is not None
+    return reader.parameters(region[axis])

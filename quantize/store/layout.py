@@ -1,0 +1,119 @@
+"""Shape, dtype, chunks and shards of a variable, and what they may come to."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..numerics.grid import Grid, Shape, covers, packed_shape
+from .codec import ChunkCodec, Compressor, ShardCodec
+
+# What a variable may come to. More is refused, of a source before anything is written, of a store before anything is
+# made of what it claims.
+AXES = 64  # as in NumPy
+
+
+CHUNK_BYTES = 1 << 30  # of one chunk, packed, or of the scales beside it: compressors take less than 2^31
+
+
+INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is read as a whole
+
+
+UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    chunks: Shape
+    shards: Shape | None = None
+    compressor: Compressor = field(default_factory=Compressor)
+
+    def __post_init__(self) -> None:
+        ranks = {len(self.shape), len(self.chunks), len(self.shards or self.shape)}
+        if len(ranks) != 1:
+            raise ValueError(f"shape {self.shape}, chunks {self.chunks} and shards {self.shards} differ in dimensions")
+        if not self.shape or min(self.shape) < 1 or min(self.chunks) < 1:
+            raise ValueError(f"shape {self.shape} and chunks {self.chunks} must have axes, each at least 1 long")
+        if not covers(self.shape, self.chunks):
+            even = self.chunks[-1] + 1
+            raise ValueError(
+                f"chunks {self.chunks} end at an odd index of the last axis, in the middle of a byte; "
+                f"take an even length there, such as {even}, or the whole axis, {self.shape[-1]}"
+            )
+        if len(self.shape) > AXES:
+            raise ValueError(f"an array of {len(self.shape)} axes has more than the {AXES} that there can be")
+        if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
+            raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
+        # Longer than the array is no longer than the array: one form for each layout.
+        chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
+        object.__setattr__(self, "chunks", chunks)
+        if self.shards:
+            reach = zip(self.shards, chunks, self.shape, strict=True)
+            shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
+            object.__setattr__(self, "shards", shards)
+        self.check_limits()
+
+    def check_limits(self) -> None:
+        size, units = math.prod(packed_shape(self.chunks)), self.units.count
+        if size > CHUNK_BYTES:
+            raise ValueError(
+                f"chunks {self.chunks} take {size:,} bytes each, packed, and may take {CHUNK_BYTES:,}: "
+                "take smaller ones"
+            )
+        if units > UNITS:
+            raise ValueError(
+                f"shape {self.shape} has {units:,} chunks or shards {self.unit}, and may have {UNITS:,}: "
+                "take larger ones"
+            )
+        if self.shard_codec is not None and self.shard_codec.grid.count > INNER:
+            raise ValueError(
+                f"shards {self.shards} hold {self.shard_codec.grid.count:,} chunks {self.chunks} each, and may hold "
+                f"{INNER:,}: take larger chunks or smaller shards"
+            )
+
+    @property
+    def unit(self) -> Shape:
+        """What is written at once: a chunk, or a shard where there are any."""
+        return self.shards or self.chunks
+
+    @functools.cached_property
+    def units(self) -> Grid:
+        return Grid(self.shape, self.unit)
+
+    @functools.cached_property
+    def chunk_codec(self) -> ChunkCodec:
+        return ChunkCodec(packed_shape(self.chunks), self.compressor)
+
+    @functools.cached_property
+    def shard_codec(self) -> ShardCodec | None:
+        return ShardCodec(packed_shape(self.shards), self.chunk_codec) if self.shards else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values in `dtype`."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def nbytes_most(self) -> int:
+        """Bytes that all chunks take at most, stored."""
+        return self.units.count * (self.shard_codec or self.chunk_codec).most
+
+
+def check_axis(axis: Any, layout: Layout) -> None:
+    """Refuse an axis that is none, or that has more scales in a chunk of them than can be."""
+    if type(axis) is not int or not 0 <= axis < len(layout.shape):
+        raise ValueError(f"axis {axis!r} is none of an array of shape {layout.shape}")
+    length = min(layout.unit[axis], layout.shape[axis])
+    if 8 * length > CHUNK_BYTES:
+        raise ValueError(
+            f"chunks or shards {layout.unit} have {length:,} scales along axis {axis}, and may have "
+            f"{CHUNK_BYTES // 8:,}: take smaller ones"
+        )
