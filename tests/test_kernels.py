@@ -319,14 +319,14 @@ def test_a_processor_that_does_not_know_float16(tmp_path: Path) -> None:
         "NUMBA_CPU_NAME": "generic",
         "NUMBA_CPU_FEATURES": "",
     }
-    here = [f"{Path(__file__).with_name(name)}::{test}" for name, test in HALF_TESTS]
+    here = [f"{Path(__file__).parent / name}::{test}" for name, test in HALF_TESTS]
     command = [sys.executable, "-m", "pytest", "-q", *here]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 HALF_TESTS = [
-    ("test_scanning.py", "test_every_half_precision_number"),
+    ("calibration/test_scan.py", "test_every_half_precision_number"),
     ("test_kernels.py", "test_codes_of_every_half_precision_number"),
 ]
 
