@@ -63,12 +63,12 @@ def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
     return dispatcher
 
 
-def kind(block: np.ndarray) -> tuple[Any, ...]:
+def signature(block: np.ndarray) -> tuple[Any, ...]:
     """What tells the signatures of one loop apart by an array: its dtype, and whether it is aligned."""
     return block.dtype, block.flags.aligned
 
 
-def to_read(block: np.ndarray, dtype: Any = None) -> np.ndarray:
+def read_only(block: np.ndarray, dtype: Any = None) -> np.ndarray:
     """A view, of a dtype of the same size, that may not be written to: to Numba arrays that may be are another type."""
     view = block.view(dtype or block.dtype)
     view.flags.writeable = False
@@ -104,19 +104,21 @@ def pack(
         is_extreme = bool((table[0] != 1).any())
     if nan_code is not None and missing is None and block.dtype in FLOATS:
         missing = math.nan
-    values, widening, sentinel = loaded(block, missing if nan_code is not None else None)
+    values, widening, sentinel = loadable(block, missing if nan_code is not None else None)
     # None is a type of its own to Numba: what is None is not compiled.
     extreme = True if is_extreme else None
-    loop = compiled(pack_columns_loop if lines.columns else pack_loop, kind(block), sentinel is not None, is_extreme)
+    loop = compiled(
+        pack_columns_loop if lines.columns else pack_loop, signature(block), sentinel is not None, is_extreme
+    )
     loop(values, out, table, lines.repeat, sentinel, extreme, widening)
 
 
-def loaded(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, Any, Any]:
+def loadable(block: np.ndarray, missing: float | int | None) -> tuple[np.ndarray, Any, Any]:
     """A block as loops load its values, how they widen them, and the missing value as they then see it."""
     widening = WIDENING.get(block.dtype)
     if widening is None:
-        return to_read(block), None, None if missing is None else np.asarray(missing, block.dtype)[()]
-    return to_read(block, np.uint16), widening, None if missing is None else np.float32(missing)
+        return read_only(block), None, None if missing is None else np.asarray(missing, block.dtype)[()]
+    return read_only(block, np.uint16), widening, None if missing is None else np.float32(missing)
 
 
 def has_halves() -> bool:
@@ -195,14 +197,14 @@ def overload_as_number(x, like):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def at(table, i):  # type: ignore[no-untyped-def]
+def column(table, i):  # type: ignore[no-untyped-def]
     return Affine(
         table[0, i], table[1, i], table[2, i], table[3, i], table[4, i], table[5, i], table[6, i], table[7, i]
     )
 
 
 @numba.njit
-def code(x, affine, sentinel, extreme):  # type: ignore[no-untyped-def]
+def code_of(x, affine, sentinel, extreme):  # type: ignore[no-untyped-def]
     number = as_number(x, affine.anchor)
     if extreme is not None:
         number *= affine.factor
@@ -214,7 +216,7 @@ def code(x, affine, sentinel, extreme):  # type: ignore[no-untyped-def]
     return (bits_of(level + affine.magic) - bits_of(affine.magic)) & 15
 
 
-AT_ONCE = 256  # values packed in one loop, after those of a later one are sent for
+PACKED_AT_ONCE = 256  # values packed in one loop, after those of a later one are sent for
 AHEAD = 4096  # bytes: how much later
 CACHE_LINE = 64  # bytes
 
@@ -243,29 +245,29 @@ def pack_loop(block, out, table, repeat, sentinel, extreme, widening):  # type: 
     n = block.shape[1]
     ahead, step = AHEAD // block.itemsize, CACHE_LINE // block.itemsize
     for row in range(block.shape[0]):
-        affine = at(table, row // repeat % table.shape[1])
+        affine = column(table, row // repeat % table.shape[1])
         line, codes = block[row], out[row]
-        for start in range(0, n, AT_ONCE):
-            for i in range(start + ahead, min(start + ahead + AT_ONCE, n), step):
+        for start in range(0, n, PACKED_AT_ONCE):
+            for i in range(start + ahead, min(start + ahead + PACKED_AT_ONCE, n), step):
                 send_for(line, i)  # type: ignore[call-arg]
-            values, pairs = line[start : start + AT_ONCE], codes[start // 2 : (start + AT_ONCE) // 2]
+            values, pairs = line[start : start + PACKED_AT_ONCE], codes[start // 2 : (start + PACKED_AT_ONCE) // 2]
             for j in range(values.shape[0] // 2):
-                low_nibble = code(widened(values[2 * j], widening), affine, sentinel, extreme)
-                high_nibble = code(widened(values[2 * j + 1], widening), affine, sentinel, extreme)
+                low_nibble = code_of(widened(values[2 * j], widening), affine, sentinel, extreme)
+                high_nibble = code_of(widened(values[2 * j + 1], widening), affine, sentinel, extreme)
                 pairs[j] = low_nibble | (high_nibble << 4)
         if n % 2:
-            codes[n // 2] = code(widened(line[n - 1], widening), affine, sentinel, extreme)
+            codes[n // 2] = code_of(widened(line[n - 1], widening), affine, sentinel, extreme)
 
 
 def pack_columns_loop(block, out, table, repeat, sentinel, extreme, widening):  # type: ignore[no-untyped-def]
     n = block.shape[1]
     for row in range(block.shape[0]):
         for j in range(n // 2):
-            low_nibble = code(widened(block[row, 2 * j], widening), at(table, 2 * j), sentinel, extreme)
-            high_nibble = code(widened(block[row, 2 * j + 1], widening), at(table, 2 * j + 1), sentinel, extreme)
+            low_nibble = code_of(widened(block[row, 2 * j], widening), column(table, 2 * j), sentinel, extreme)
+            high_nibble = code_of(widened(block[row, 2 * j + 1], widening), column(table, 2 * j + 1), sentinel, extreme)
             out[row, j] = low_nibble | (high_nibble << 4)
         if n % 2:
-            out[row, n // 2] = code(widened(block[row, n - 1], widening), at(table, n - 1), sentinel, extreme)
+            out[row, n // 2] = code_of(widened(block[row, n - 1], widening), column(table, n - 1), sentinel, extreme)
 
 
 # Unpack -------------------------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
     rows, n = out.shape
     even = out if n % 2 == 0 else np.empty((rows, n + 1), out.dtype)
     target = even.view(pairs.dtype)
-    compiled(unpack_loop, kind(packed), kind(target))(to_read(packed), target, pairs)
+    compiled(unpack_loop, signature(packed), signature(target))(read_only(packed), target, pairs)
     if even is not out:
         out[...] = even[:, :n]
 
@@ -303,7 +305,7 @@ def unpack_each(packed: np.ndarray, out: np.ndarray, tables: np.ndarray, lines: 
     bits = np.dtype(f"u{out.dtype.itemsize}")
     target, entries = out.view(bits), np.ascontiguousarray(tables).view(bits)
     chosen = unpack_columns_loop if lines.columns else unpack_rows_loop
-    compiled(chosen, kind(packed), kind(target))(to_read(packed), target, entries, lines.repeat)
+    compiled(chosen, signature(packed), signature(target))(read_only(packed), target, entries, lines.repeat)
 
 
 def unpack_rows_loop(packed, out, tables, repeat):  # type: ignore[no-untyped-def]
@@ -332,7 +334,7 @@ def unpack_columns_loop(packed, out, tables, repeat):  # type: ignore[no-untyped
 
 def pack_codes(codes: np.ndarray, out: np.ndarray) -> bool:
     """Pack a block of int8 codes into `out`, uint8; False if a code lies outside -8..7."""
-    valid: bool = compiled(pack_codes_loop, kind(codes))(to_read(codes), out)
+    valid: bool = compiled(pack_codes_loop, signature(codes))(read_only(codes), out)
     return valid
 
 

@@ -14,7 +14,7 @@ from ..numerics.granularity import lines_of, sampled
 from ..numerics.grid import Region, index_at
 from ..numerics.scales import Rule
 from ..numerics.statistics import folded, from_row, no_rows
-from .histogram import FINE, SAMPLE, SAMPLE_EACH, Histogram, about, coarse
+from .histogram import FINE, SAMPLE, SAMPLE_EACH, Histogram, coarse, place_by_sample
 from .scan import first_refused, scan_rows
 from .search import choose
 
@@ -60,7 +60,7 @@ def scanned(array: np.ndarray, axis: int | None, workers: int | None) -> np.ndar
 
 def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) -> Histogram:
     """That of all values: each thread counts into one of its own."""
-    unit, origin = about(sampled(array, None, SAMPLE), rows)
+    unit, origin = place_by_sample(sampled(array, None, SAMPLE), rows)
     idle: SimpleQueue[Histogram] = SimpleQueue()
     made: list[Histogram] = []
 
@@ -111,7 +111,7 @@ def scales_by_rows(
 def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: float | int | None = None) -> Histogram:
     """The histogram of each index of an axis, of which `rows` are the statistics."""
     histogram = Histogram.about(
-        coarse(values.size // len(rows)), *about(sampled(values, axis, SAMPLE_EACH), rows, missing)
+        coarse(values.size // len(rows)), *place_by_sample(sampled(values, axis, SAMPLE_EACH), rows, missing)
     )
     for region in blocks(values.shape):
         block = block_of(values, region, axis)

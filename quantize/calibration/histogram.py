@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from ..kernels import as_number, at, compiled, kind, loaded, to_read, widened
+from ..kernels import as_number, column, compiled, loadable, read_only, signature, widened
 from ..numerics.granularity import ONE, Lines, sampled
 from ..numerics.statistics import bounds
 from ..numerics.tables import affine, affines
 
 
-class Bins(NamedTuple):
+class FloatBins(NamedTuple):
     """How fine a histogram is: ``1 << bits`` bins an octave, on either side of the origin, over so many octaves."""
 
     bits: int
@@ -40,8 +40,8 @@ class Bins(NamedTuple):
         return self.number * int(np.dtype(self.dtype).itemsize)
 
 
-FINE = Bins(8, 127, np.int64)  # of all values
-COARSE = Bins(6, 32, np.uint32)  # of each index of an axis: there may be thousands side by side
+FINE = FloatBins(8, 127, np.int64)  # of all values
+COARSE = FloatBins(6, 32, np.uint32)  # of each index of an axis: there may be thousands side by side
 WIDE = COARSE._replace(dtype=np.int64)  # where one bin may hold more than uint32 counts
 SAMPLE = 1024  # values that show where the middle of the data lies, and how wide it is
 SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
@@ -49,7 +49,7 @@ FARTHEST = float(np.finfo(np.float64).max)
 NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
 
 
-def coarse(values: int) -> Bins:
+def coarse(values: int) -> FloatBins:
     """Bins for so many values of an index."""
     return COARSE if values < 1 << 32 else WIDE
 
@@ -72,14 +72,14 @@ class Histogram:
     [279.498046875, 279.998046875, 999293207.0]
     """
 
-    bins: Bins
+    bins: FloatBins
     unit: np.ndarray
     origin: np.ndarray
     first: np.ndarray
     spare: np.ndarray | None = None
 
     @classmethod
-    def about(cls, bins: Bins, unit: np.ndarray, origin: np.ndarray) -> Histogram:
+    def about(cls, bins: FloatBins, unit: np.ndarray, origin: np.ndarray) -> Histogram:
         """An empty one."""
         counts = np.zeros((len(unit), bins.number), bins.dtype)
         return cls(bins, unit, origin, counts, np.zeros_like(counts) if bins == FINE else None)
@@ -98,11 +98,11 @@ class Histogram:
             table = affine(block.dtype, float(self.unit[0]), int(self.origin[0]), None, 0)
         else:
             table = affines(block.dtype, self.unit, self.origin, None, 0)
-        values, widening, sentinel = loaded(block, missing)
+        values, widening, sentinel = loadable(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
-        loop = compiled(chosen, kind(block), sentinel is not None, self.first.dtype)
+        loop = compiled(chosen, signature(block), sentinel is not None, self.first.dtype)
         spare = self.first if self.spare is None else self.spare
-        loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *shape_of(self.bins))
+        loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *loop_bins(self.bins))
 
     def part(self, indices: slice) -> Histogram:
         """That of some indices: a view."""
@@ -111,19 +111,19 @@ class Histogram:
 
     def leave_out(self, rows: np.ndarray) -> None:
         """Take back what was counted of values that are not finite, or missing: as many as statistics say."""
-        bottom, top = (int(key_of_number(y, *shape_of(self.bins))) for y in (-math.inf, math.inf))
+        bottom, top = (int(key_of_number(y, *loop_bins(self.bins))) for y in (-math.inf, math.inf))
         self.first[:, top] -= rows[:, 3:6].sum(axis=1).astype(self.first.dtype)
         self.first[:, bottom] -= rows[:, 6].astype(self.first.dtype)
 
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
         """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
-        loop = compiled(merge_loop, self.counts.dtype, kind(other.counts))
-        own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, to_read(other.counts))
-        loop(*own, *others, *bounds(rows), *shape_of(self.bins))
+        loop = compiled(merge_loop, self.counts.dtype, signature(other.counts))
+        own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, read_only(other.counts))
+        loop(*own, *others, *bounds(rows), *loop_bins(self.bins))
 
 
 @functools.cache
-def shape_of(bins: Bins) -> tuple[Any, Any, Any]:
+def loop_bins(bins: FloatBins) -> tuple[Any, Any, Any]:
     """What loops know of bins: bits, how many on a side, and the largest ``abs(y)``, which all beyond it count as."""
     return np.int32(bins.bits), np.int32(bins.octaves << bins.bits), np.float32(2.0 ** (bins.octaves - 1))
 
@@ -131,7 +131,9 @@ def shape_of(bins: Bins) -> tuple[Any, Any, Any]:
 # Where the middle is --------------------------------------------------------------------------------------------------
 
 
-def about(sample: np.ndarray, rows: np.ndarray, missing: float | int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def place_by_sample(
+    sample: np.ndarray, rows: np.ndarray, missing: float | int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit and origin for each row of a sample, of shape ``(count, values)``: its median, and how wide its middle is.
 
     The bins need only a rough idea of the data: a sample that is far off makes them coarser in proportion to their
@@ -147,26 +149,26 @@ def about(sample: np.ndarray, rows: np.ndarray, missing: float | int | None = No
     low, high = bounds(rows)
     low, high = np.nan_to_num(low), np.nan_to_num(high)
 
-    def quantile(share: float) -> np.ndarray:
+    def at_share(share: float) -> np.ndarray:
         place = np.maximum(valid - 1, 0) * share
         found = np.take_along_axis(values, place.astype(np.intp)[:, None], axis=1)[:, 0]
         return np.where(valid > 0, found, low / 2 + high / 2)
 
-    middle = quantile(0.5)
-    width = quantile(0.9) / 2 - quantile(0.1) / 2
+    middle = at_share(0.5)
+    width = at_share(0.9) / 2 - at_share(0.1) / 2
     for instead in (high / 32 - low / 32, np.abs(middle), np.ones(len(middle))):
         width = np.where(width > 0, width, instead)
-    return placed(middle, width / 2)
+    return snapped(middle, width / 2)
 
 
-def placed(middle: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def snapped(middle: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit, a power of two of at least `width`, and the origin in those units that lies next to `middle`."""
     width = np.maximum(np.clip(width, SMALLEST, LARGEST), np.abs(middle) * NEAR)
     unit = np.ldexp(1.0, np.frexp(width)[1])
     return unit, -np.rint(middle / unit).astype(np.int64)
 
 
-def together(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def merged_place(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit and origin for several histograms merged: arrays of shape ``(histograms, count)``, and of ``(count,)``.
 
     The origin is the middle one, by weight; the unit is as wide as the middle one and the distance from it to the
@@ -176,7 +178,7 @@ def together(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tuple[
         centre = np.clip(-origin * unit, -FARTHEST, FARTHEST)
         middle = median(centre, weight)
         away = np.minimum(median(np.abs(centre - middle), weight), LARGEST / 4)
-    return placed(middle, median(unit / 2, weight) + away)
+    return snapped(middle, median(unit / 2, weight) + away)
 
 
 def median(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -188,19 +190,19 @@ def median(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return found
 
 
-def edge(number: int, bins: Bins) -> float:
+def edge(number: int, bins: FloatBins) -> float:
     """The lower edge of a bin, as `y`.
 
     >>> [edge((FINE.number >> 1) + i, FINE) for i in (0, 1, 256, 257)]
     [-0.001953125, 0.001953125, 0.998046875, 1.00390625]
     """
-    return float(edge_of(number, *shape_of(bins)[:2]))
+    return float(edge_of(number, *loop_bins(bins)[:2]))
 
 
 # Loops ----------------------------------------------------------------------------------------------------------------
 
 
-AT_ONCE = 1024  # keys found in one loop, which vectorizes, before they are counted in another, which does not
+KEYS_AT_ONCE = 1024  # keys found in one loop, which vectorizes, before they are counted in another, which does not
 
 
 @numba.njit
@@ -229,12 +231,12 @@ def find_keys(line, keys, affine, sentinel, widening, bits, side, most):  # type
 
 
 def count_loop(block, counts, spare, table, repeat, sentinel, widening, bits, side, most):  # type: ignore[no-untyped-def]
-    keys = np.empty(AT_ONCE, np.uint32)
+    keys = np.empty(KEYS_AT_ONCE, np.uint32)
     for row in range(block.shape[0]):
         index = row // repeat % table.shape[1]
-        line, own, other, affine = block[row], counts[index], spare[index], at(table, index)
-        for start in range(0, line.shape[0], AT_ONCE):
-            part = line[start : start + AT_ONCE]
+        line, own, other, affine = block[row], counts[index], spare[index], column(table, index)
+        for start in range(0, line.shape[0], KEYS_AT_ONCE):
+            part = line[start : start + KEYS_AT_ONCE]
             find_keys(part, keys, affine, sentinel, widening, bits, side, most)
             for i in range(part.shape[0] // 2):
                 own[keys[2 * i]] += own.dtype.type(1)
@@ -247,7 +249,7 @@ def count_columns_loop(block, counts, spare, table, repeat, sentinel, widening, 
     for row in range(block.shape[0]):
         for i in range(block.shape[1]):
             x = widened(block[row, i], widening)
-            counts[i, key_of_value(x, at(table, i), sentinel, bits, side, most)] += counts.dtype.type(1)
+            counts[i, key_of_value(x, column(table, i), sentinel, bits, side, most)] += counts.dtype.type(1)
 
 
 @numba.njit
@@ -276,10 +278,10 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
             counts[index, key_of_number(y, bits, side, most)] += its_counts[index, number]
 
 
-class Tally:
+class GrowingHistogram:
     """A histogram that grows, placed about the first values of each index."""
 
-    def __init__(self, bins: Bins, count: int, missing: float | int | None) -> None:
+    def __init__(self, bins: FloatBins, count: int, missing: float | int | None) -> None:
         self.histogram = Histogram.about(bins, np.ones(count), np.zeros(count, np.int64))
         self.placed = np.zeros(count, bool)
         self.missing = missing
@@ -291,7 +293,9 @@ class Tally:
         own, placed = self.histogram.part(indices), self.placed[indices]
         new = ~placed & (rows[:, 2] > 0)
         if new.any():
-            unit, origin = about(sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing)
+            unit, origin = place_by_sample(
+                sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing
+            )
             own.unit[new], own.origin[new], placed[new] = unit[new], origin[new], True
         own.add(block, lines, self.missing)
         if rows[:, 3:7].any():

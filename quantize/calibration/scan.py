@@ -14,7 +14,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from ..kernels import compiled, kind, to_read
+from ..kernels import compiled, read_only, signature
 from ..numerics.dtypes import FLOATS
 from ..numerics.granularity import ONE, Lines
 from ..numerics.scales import Rule
@@ -57,7 +57,7 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
     number stays. `missing` is a value of the block's dtype, or None.
     """
     order, infinity = order_of(block.dtype)
-    keys = to_read(block, order.flip.dtype)
+    keys = read_only(block, order.flip.dtype)
     if not lines.columns:
         keys = keys.reshape(len(keys) // lines.repeat if lines.indices > 1 else 1, -1)
     ends = np.empty((2, lines.indices), keys.dtype)
@@ -66,12 +66,12 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
     # None is a type of its own to Numba: what is None is not compiled.
     unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
     at_once = missing is None and not lines.columns
-    if at_once and compiled(ends_loop, kind(block))(keys, unsigned, *order, ends):
+    if at_once and compiled(ends_loop, signature(block))(keys, unsigned, *order, ends):
         counts[0] = block.size // lines.indices
     else:
         ends[0], ends[1] = order.high, order.low
         sentinel = None if missing is None else keys.dtype.type(key_of(missing, block.dtype))
-        loop = compiled(look_columns_loop if lines.columns else look_rows_loop, kind(block), missing is not None)
+        loop = compiled(look_columns_loop if lines.columns else look_rows_loop, signature(block), missing is not None)
         loop(keys, *order, infinity, sentinel, ends, counts)
     values = values_of(ends, block.dtype)
     others: int = compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import compiled
 from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
 from ..numerics.statistics import Statistics, bounds
-from .histogram import Histogram, edge, edge_of, key_of_number, shape_of
+from .histogram import Histogram, edge, edge_of, key_of_number, loop_bins
 
 
 def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +24,7 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[n
     if rule.scale_method == "mse":
         steps = HIGHEST - rule.lowest + 1
         lowest = (rule.lowest - zero_points).astype(np.float64)
-        search, shape = compiled(search_loop), shape_of(histogram.bins)
+        search, shape = compiled(search_loop), loop_bins(histogram.bins)
         for i in varied.tolist():
             counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
             unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
@@ -71,7 +71,7 @@ def quantile(histogram: Histogram, index: int, share: float, low: float, high: f
 def key_at(histogram: Histogram, index: int, value: float) -> int:
     """The bin of a value."""
     y = value / float(histogram.unit[index]) + int(histogram.origin[index])
-    return int(key_of_number(y, *shape_of(histogram.bins)))
+    return int(key_of_number(y, *loop_bins(histogram.bins)))
 
 
 # The range of least squared error ------------------------------------------------------------------------------------

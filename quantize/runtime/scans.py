@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..calibration.histogram import COARSE, FINE, Bins, Histogram, coarse
+from ..calibration.histogram import COARSE, FINE, FloatBins, Histogram, coarse
 from ..numerics.grid import Batches
 from ..numerics.scales import Rule
 from ..numerics.statistics import ROW, no_rows
@@ -36,7 +36,7 @@ class Scans:
     rule: Rule
 
     @functools.cached_property
-    def bins(self) -> Bins | None:
+    def bins(self) -> FloatBins | None:
         if not self.rule.histogrammed:
             return None
         if self.rule.axis is None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import kernels
 from ..calibration.calibrate import scales_by_rows
-from ..calibration.histogram import WIDE, Histogram, Tally, together
+from ..calibration.histogram import WIDE, GrowingHistogram, Histogram, merged_place
 from ..calibration.scan import first_refused, scan
 from ..calibration.search import choose
 from ..exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError
@@ -69,7 +69,7 @@ class Work:
         scans = self.scans
         first = self.layout.units.region(numbers[0])
         count = 1 if self.rule.axis is None else shape_of(first)[self.rule.axis]
-        tally = None if scans.bins is None else Tally(scans.bins, count, self.missing)
+        tally = None if scans.bins is None else GrowingHistogram(scans.bins, count, self.missing)
         found = [self.scan_unit(number, block, tally) for number, block in paired(numbers, blocks)]
         rows = np.stack(found)
         if tally is not None:
@@ -115,7 +115,7 @@ class Work:
         if scans.bins is not None:
             unit, origin, weight = (np.stack(part) for part in zip(*places, strict=True))
             bins = scans.bins if self.rule.axis is None else WIDE  # all batches together
-            histogram = Histogram.about(bins, *together(unit, origin, weight))
+            histogram = Histogram.about(bins, *merged_place(unit, origin, weight))
             for batch in own:
                 rows, part = self.kept(batch)
                 assert part is not None
@@ -214,7 +214,7 @@ class Work:
 
     # One unit
 
-    def scan_unit(self, number: int, block: np.ndarray | None, tally: Tally | None = None) -> np.ndarray:
+    def scan_unit(self, number: int, block: np.ndarray | None, tally: GrowingHistogram | None = None) -> np.ndarray:
         """Rows of statistics of one unit, shape ``(indices, 8)``; its values are counted into a tally too."""
         region = self.layout.units.region(number)
         shelved = self.shelf.reserve(shape_of(region), self.source.dtype)
@@ -321,7 +321,7 @@ class Work:
             yield piece, read(piece)
 
     def scan_part(
-        self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: Tally | None = None
+        self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: GrowingHistogram | None = None
     ) -> None:
         """Add the statistics of a region within a unit to those of the unit's indices."""
         axis = self.rule.axis

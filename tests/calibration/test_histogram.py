@@ -13,7 +13,16 @@ from hypothesis.extra import numpy as hnp
 from marks import mostly_slow, slow
 from strategies import BFLOAT16, DTYPES, FLOATS, SOME, arrays, some_dtypes_at_once
 
-from quantize.calibration.histogram import COARSE, FINE, SAMPLE, Bins, Histogram, about, edge, together
+from quantize.calibration.histogram import (
+    COARSE,
+    FINE,
+    SAMPLE,
+    FloatBins,
+    Histogram,
+    edge,
+    merged_place,
+    place_by_sample,
+)
 from quantize.calibration.scan import scan_rows
 from quantize.calibration.search import choose, key_at, quantile
 from quantize.numerics.granularity import Lines, sampled
@@ -31,27 +40,27 @@ def chosen(rule: Rule, row: np.ndarray, histogram: Histogram | None) -> Scale:
     return Scale(float(scales[0]), int(zero_points[0]), rule.nan_code)
 
 
-def of_values(values: np.ndarray, bins: Bins = FINE, missing: Any = None) -> tuple[Histogram, np.ndarray]:
+def of_values(values: np.ndarray, bins: FloatBins = FINE, missing: Any = None) -> tuple[Histogram, np.ndarray]:
     """The histogram of all values, and their statistics."""
     block = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(1, -1)
     rows = scan_rows(block, missing=missing)
-    histogram = Histogram.about(bins, *about(sampled(values, None, SAMPLE), rows, missing))
+    histogram = Histogram.about(bins, *place_by_sample(sampled(values, None, SAMPLE), rows, missing))
     histogram.add(block, missing=missing)
     histogram.leave_out(rows)
     return histogram, rows
 
 
-def merged(parts: list[np.ndarray], bins: Bins = FINE) -> tuple[Histogram, np.ndarray]:
+def merged(parts: list[np.ndarray], bins: FloatBins = FINE) -> tuple[Histogram, np.ndarray]:
     found = [of_values(part, bins) for part in parts]
     places = [np.stack([getattr(histogram, name) for histogram, _ in found]) for name in ("unit", "origin")]
     rows = np.stack([rows for _, rows in found])
-    total = Histogram.about(bins, *together(*places, rows[..., 2]))
+    total = Histogram.about(bins, *merged_place(*places, rows[..., 2]))
     for histogram, its_rows in found:
         total.merge(histogram, its_rows)
     return total, folded(rows)
 
 
-def scale_by(scale_method: str, values: np.ndarray, bins: Bins = FINE, **options: Any) -> Scale:
+def scale_by(scale_method: str, values: np.ndarray, bins: FloatBins = FINE, **options: Any) -> Scale:
     histogram, rows = of_values(values, bins)
     return chosen(Rule(scale_method, **options), rows[0], histogram)
 
@@ -68,13 +77,13 @@ def placed(draw: st.DrawFn, dtypes: list[np.dtype[Any]]) -> tuple[np.ndarray, np
     """A block, and a unit and origin, of any size and close by or far away, that it may be counted with."""
     block = draw(blocks(dtypes, special=(math.nan, math.inf, -math.inf)))
     sample = draw(st.sampled_from([block, block[:1, :1]]) | blocks(DTYPES).map(lambda b: b.astype(float)))
-    return (block, *about(sample.reshape(1, -1), scan_rows(block)))
+    return (block, *place_by_sample(sample.reshape(1, -1), scan_rows(block)))
 
 
 @some_dtypes_at_once
 @given(data=st.data(), bins=st.sampled_from([FINE, COARSE]))
 def test_every_finite_value_is_counted_once_in_the_bin_that_holds_it(
-    dtypes: list[np.dtype[Any]], data: st.DataObject, bins: Bins
+    dtypes: list[np.dtype[Any]], data: st.DataObject, bins: FloatBins
 ) -> None:
     block, unit, origin = data.draw(placed(dtypes))
     histogram = Histogram.about(bins, unit, origin)
@@ -236,7 +245,7 @@ def bin_width(histogram: Histogram, value: float) -> float:
 
 @pytest.mark.parametrize("bins", [FINE, COARSE], ids=["fine", "coarse"])
 @each_set
-def test_quantiles_are_those_of_numpy_to_within_a_bin(name: str, bins: Bins) -> None:
+def test_quantiles_are_those_of_numpy_to_within_a_bin(name: str, bins: FloatBins) -> None:
     values = SETS[name]
     histogram, _ = of_values(values, bins)
     low, high = float(values.min()), float(values.max())
