@@ -1,4 +1,4 @@
-"""Numba loops: scan, pack, unpack. They know arrays and numbers; no Dask, no Zarr, no axes.
+"""Numba loops: pack and unpack. They know arrays and numbers; no Dask, no Zarr, no axes.
 
 Every function here takes C-contiguous blocks of two dimensions ``(rows, n)`` in native byte order, releases the GIL,
 and starts no thread of its own. The packed form of a block is ``(rows, ceil(n / 2))`` uint8: value ``2j`` in the low
@@ -8,7 +8,6 @@ nibble and ``2j + 1`` in the high nibble of byte ``j``, two's complement, an odd
 from __future__ import annotations
 
 import functools
-import math
 import platform
 import re
 import types
@@ -23,12 +22,12 @@ from llvmlite import binding, ir
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from .numerics.dtypes import BFLOAT16, FLOATS
-from .numerics.granularity import ONE, Lines, in_lines, lines_of
-from .numerics.tables import Affine, Table, affine, affines
+from .numerics.dtypes import BFLOAT16
+from .numerics.granularity import ONE, Lines
+from .numerics.tables import Affine, LevelTable
 
 PACKAGE = Path(__file__).parent
-WITH_LOOPS = ("kernels.py", "numerics/granularity.py", "numerics/tables.py", "calibration", "quality/residuals.py")
+WITH_LOOPS = ("kernels.py", "numerics/tables.py", "calibration", "quality/residuals.py")
 
 
 def digest_of_loops(package: Path = PACKAGE) -> str:
@@ -79,37 +78,19 @@ def read_only(block: np.ndarray, dtype: Any = None) -> np.ndarray:
 
 
 def pack(
-    block: np.ndarray,
-    out: np.ndarray,
-    scale: Any,
-    zero_point: Any,
-    nan_code: int | None = None,
-    missing: float | int | None = None,
-    lowest: int | None = None,
-    lines: Lines = ONE,
+    block: np.ndarray, out: np.ndarray, table: np.ndarray, lines: Lines = ONE, missing: float | int | None = None
 ) -> None:
-    """Quantize a block and pack it into `out`, uint8. With a `nan_code`, NaN and `missing` become that code.
+    """Quantize a block and pack it into `out`, uint8.
 
-    The codes are those from `lowest` to 7: by default -8, and -7 with a `nan_code`. `scale` and `zero_point` are
-    numbers, or arrays with an entry for each index of an axis, which `lines` tells from one another.
+    `table` has the coefficients of each group, as `coefficients` in `numerics.tables` gives them; `lines` tells which
+    group a value is of. With a `missing` value, that and NaN get the code that the table has for them.
     """
-    if lowest is None:
-        lowest = -8 if nan_code is None else -7
-    if lines == ONE:
-        scale, zero_point = (x.item() if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
-        table = affine(block.dtype, scale, zero_point, nan_code, lowest)
-        is_extreme = table.item(0) != 1
-    else:
-        table = affines(block.dtype, scale, zero_point, nan_code, lowest)
-        is_extreme = bool((table[0] != 1).any())
-    if nan_code is not None and missing is None and block.dtype in FLOATS:
-        missing = math.nan
-    values, widening, sentinel = loadable(block, missing if nan_code is not None else None)
-    # None is a type of its own to Numba: what is None is not compiled.
+    is_extreme = bool((table[0] != 1).any())
+    values, widening, sentinel = loadable(block, missing)
+    # An argument that is None has a type of its own, and Numba leaves out the branches that it closes.
     extreme = True if is_extreme else None
-    loop = compiled(
-        pack_columns_loop if lines.columns else pack_loop, signature(block), sentinel is not None, is_extreme
-    )
+    chosen = pack_columns_loop if lines.columns else pack_loop
+    loop = compiled(chosen, signature(block), sentinel is not None, is_extreme)
     loop(values, out, table, lines.repeat, sentinel, extreme, widening)
 
 
@@ -283,15 +264,15 @@ def unpack(packed: np.ndarray, out: np.ndarray, pairs: np.ndarray) -> None:
         out[...] = even[:, :n]
 
 
-def unpack_values(table: Table, packed: np.ndarray, out: np.ndarray) -> None:
+def unpack_values(table: LevelTable, packed: np.ndarray, out: np.ndarray) -> None:
     """Write the values of packed bytes, of shape ``(..., ceil(n / 2))``, into `out`; both are C-contiguous."""
-    lines = lines_of(out.shape, table.axis)
-    block = in_lines(out, table.axis)
+    lines = table.granularity.lines(out.shape)
+    block = table.granularity.in_lines(out)
     packed_block = packed.reshape(len(block), -1).view(np.uint8)
-    if table.axis is None:
+    if lines.groups == 1:
         unpack(packed_block, block, table.pairs)
     else:
-        unpack_each(packed_block, block, table.values, lines)
+        unpack_each(packed_block, block, table.rows, lines)
 
 
 def unpack_loop(packed, out, pairs):  # type: ignore[no-untyped-def]

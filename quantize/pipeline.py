@@ -22,12 +22,13 @@ from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
 from .runtime.settings import Settings
-from .runtime.tasks import Work
-from .runtime.units import Shelf
+from .runtime.tasks import Tasks
+from .runtime.units import UnitCache, Units
 from .storage import Variable, find
 from .store.keys import Keys
 from .store.metadata import Metadata, ScaleNames
 from .store.retrying import retried
+from .store.side_arrays import stored_scales
 
 
 def quantize_to_zarr(
@@ -167,7 +168,7 @@ class Job:
     """One run of `quantize_to_zarr`, as its driver sees it."""
 
     plan: Plan
-    work: Work
+    work: Tasks
     report: Callable[[Any], None]
     own: range
 
@@ -187,7 +188,8 @@ class Job:
         keys = Keys.of(store)
         made = planned(origin, keys, settings)
         variable = Variable(replace(keys, verify=verify), settings.name)
-        work = Work(origin, variable, made.layout, made.rule, made.missing, Shelf(made.kept if parts == 1 else 0))
+        cache = UnitCache(made.kept if parts == 1 else 0)
+        work = Tasks(Units(origin, made.layout, made.rule, made.missing, cache), variable)
         count = work.scans.batches.count
         own = range(count * (part - 1) // parts, count * part // parts)
         job = cls(made, work, progress or (lambda event: None), own)
@@ -197,24 +199,24 @@ class Job:
     @functools.cached_property
     def sample(self) -> str | None:
         """Digest of the source's ends."""
-        return retried(self.work.source.sample)()
+        return retried(self.work.units.source.sample)()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
+        optional = {"axis": rule.granularity.axis, "percentile": rule.method.percentile}
         return {
             "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
             "settings": {
-                "scale_method": rule.scale_method,
-                "value_range": list(rule.value_range) if rule.value_range else None,
+                "scale_method": rule.method.name,
+                "value_range": rule.to_json()["value_range"],
                 "nan_policy": rule.nan_policy,
                 "missing": str(self.plan.missing),
                 "chunks": list(layout.chunks),
                 "shards": list(layout.shards) if layout.shards else None,
                 "compressor": {"name": layout.compressor.name, **layout.compressor.options},
-                **({} if rule.axis is None else {"axis": rule.axis}),
-                **({} if rule.percentile is None else {"percentile": rule.percentile}),
+                **{key: value for key, value in optional.items() if value is not None},
             },
         }
 
@@ -225,7 +227,7 @@ class Job:
         """
         on_cluster = self.plan.scheduler == "distributed"
         if on_cluster:
-            check_workers(self.work.source, self.sample)
+            check_workers(self.work.units.source, self.sample)
         metadata = self.claimed(overwrite)
         if on_cluster:
             check_destination(self.work.variable, metadata)
@@ -235,16 +237,16 @@ class Job:
         variable = self.work.variable
         new = Metadata(
             layout=self.plan.layout,
-            scale_method=self.plan.rule.scale_method,
-            axis=self.plan.rule.axis,
+            scale_method=self.plan.rule.method.name,
+            granularity=self.plan.rule.granularity,
             nan_code=self.plan.rule.nan_code,
             missing=self.plan.missing,
             fingerprint=self.fingerprint,
-            attributes=self.work.source.attributes,
-            dimension_names=self.work.source.dimension_names,
+            attributes=self.work.units.source.attributes,
+            dimension_names=self.work.units.source.dimension_names,
         )
         variable.mend(new)
-        variable.check_place(self.plan.rule.axis)
+        variable.check_place(self.plan.rule.granularity)
         try:
             old = variable.metadata()
         except StoreError:
@@ -301,7 +303,7 @@ class Job:
     def scanned(self) -> np.ndarray:
         """Of which batches the store has the statistics, those of other runs too."""
         scans = self.work.scans
-        if self.plan.rule.axis is not None:  # too many to read all of them here
+        if not self.plan.rule.granularity.single:  # too many to read all of them here
             return scans.rows.present()
         return np.array([scans.get(batch) is not None for batch in range(scans.batches.count)])
 
@@ -318,23 +320,22 @@ class Job:
             If the rule takes no code for some values; the variable is removed, if it is this run's alone.
         """
         rule, variable = self.plan.rule, self.work.variable
-        if self.work.parameters is not None:
-            self.work.parameters.create()
+        stored_scales(variable.keys, variable.name, metadata).create()
         scale: Scale | ScaleNames = ScaleNames.of(variable.name)
         statistics = None
         if self.plan.passes == 2:
             if variable.is_sealed(metadata):
                 return self.finished()
-            if rule.axis is None:
-                rows, scales, zero_points = self.work.settled(0)
-                scale = Scale(float(scales[0]), int(zero_points[0]), rule.nan_code)
+            if rule.granularity.single:
+                rows, scales = self.work.scales_of_batches(0)
+                scale = Scale(*scales.plain())
             else:
-                rows = self.settle_blocks()
+                rows = self.settle_blocks(metadata)
             statistics = from_row(folded(rows))
             if rule.refused(statistics):
                 self.refuse(statistics)
-        elif rule.axis is None:
-            scale = rule.choose(Statistics())
+        elif rule.granularity.single:
+            scale = rule.scale(Statistics())
         new = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
         return new if variable.advance(metadata, new) else self.finished()
 
@@ -342,10 +343,10 @@ class Job:
         alone = len(self.own) == self.work.scans.batches.count
         if alone:
             self.work.variable.remove()
-        index = index_at(statistics.first, self.work.source.shape)
+        index = index_at(statistics.first, self.work.units.source.shape)
         refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
         left = "" if alone else f". What the parts have made stays, not readable: remove {self.work.variable.where}"
-        raise RefusedValuesError(f"{self.work.source.label}: {refusal}{left}")
+        raise RefusedValuesError(f"{self.work.units.source.label}: {refusal}{left}")
 
     def written_by_another(self, error: StoreError) -> Metadata:
         """The metadata of the variable, if another run of this job seals it or has: what is of pass 1 is then removed.
@@ -370,10 +371,9 @@ class Job:
         assert metadata is not None
         return metadata
 
-    def settle_blocks(self) -> np.ndarray:
+    def settle_blocks(self, metadata: Metadata) -> np.ndarray:
         """The scales of every block of the axis, written by tasks; the statistics of each, a row."""
-        assert self.work.parameters is not None
-        count = self.work.parameters.blocks
+        count = self.work.scans.batches.blocks
         tasks = (Task([block], (block,)) for block in range(count))
         state = Progress("scale", 0, count, 0, 0)
         self.report(state)
@@ -383,7 +383,7 @@ class Job:
             rows.append(row)
             self.report(replace(state, done=len(rows)))
 
-        self.run_tasks(self.work.settle_block, tasks, done)
+        self.run_tasks(functools.partial(self.work.choose_scale_chunk, metadata=metadata), tasks, done)
         return np.stack(rows)
 
     def write(self, metadata: Metadata) -> None:
@@ -459,13 +459,15 @@ class Job:
         self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))
 
     def run_tasks(self, work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
-        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
+        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.units.cache.stop)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of a dask source's graph that give the regions of some units."""
-        if not isinstance(self.work.source, DaskSource) or all(number in self.work.shelf for number in numbers):
+        if not isinstance(self.work.units.source, DaskSource) or all(
+            number in self.work.units.cache for number in numbers
+        ):
             return None
-        return [self.work.source.array[self.plan.layout.units.region(number)] for number in numbers]
+        return [self.work.units.source.array[self.plan.layout.units.region(number)] for number in numbers]
 
 
 def quantize_part(

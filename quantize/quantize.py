@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.calibrate import scales_of
+from .calibration.calibrate import calibrate
 from .numerics.blocks import block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
-from .numerics.granularity import checked_axis, lines_of
-from .numerics.grid import Region, packed_region, packed_shape
-from .numerics.scales import HIGHEST, LOWEST, Rule, Scale, check_scale
-from .numerics.tables import CODES, Table, along
+from .numerics.granularity import granularity_of
+from .numerics.grid import Region, Shape, packed_region, packed_shape
+from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_scale
+from .numerics.tables import CODES, LevelTable, coefficients, level_table
 
 
 class Int4Values(NamedTuple):
@@ -263,26 +263,21 @@ def quantize_to_packed_int4(
     ([[8, 7]], 0.2, -8, 3)
     """
     array = checked_values(values)
-    if array.ndim == 0 and axis is None:
+    granularity = granularity_of(axis, array.ndim)
+    if array.ndim == 0:
         array = array.reshape(1)
-    rule = Rule(scale_method, value_range, nan_policy, percentile, checked_axis(axis, array.ndim))
+    rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity)
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))
-    scales, zero_points = scales_of(array, rule, workers)
+    scales, codes = calibrate(array, rule, workers), rule.codes()
 
     def pack(region: Region) -> None:
-        block = block_of(array, region, rule.axis)
-        codes = packed_block_of(packed, region, len(block))
-        indices = slice(None) if rule.axis is None else region[rule.axis]
-        lines = lines_of(array[region].shape, rule.axis)
-        kernels.pack(
-            block, codes, scales[indices], zero_points[indices], rule.nan_code, lowest=rule.lowest, lines=lines
-        )
+        block = block_of(array, region, granularity)
+        target = packed_block_of(packed, region, len(block))
+        table = coefficients(scales.part(region), block.dtype, codes)
+        kernels.pack(block, target, table, granularity.lines(array[region].shape), codes.sentinel(block.dtype))
 
     each_block(pack, array.shape, workers)
-    if rule.axis is None:
-        return PackedInt4Values(packed, float(scales[0]), int(zero_points[0]), array.shape[-1], rule.nan_code)
-    scale, zero_point = (along(parameter, rule.axis, array.ndim) for parameter in (scales, zero_points))
-    return PackedInt4Values(packed, scale, zero_point, array.shape[-1], rule.nan_code)
+    return PackedInt4Values(packed, *scales.plain(), array.shape[-1], rule.nan_code)
 
 
 def dequantize_from_packed_int4(
@@ -336,15 +331,14 @@ def dequantize_from_packed_int4(
 
 
 def unpacked(
-    packed: np.ndarray, size: int, table: Table, out: np.ndarray | None = None, workers: int | None = None
+    packed: np.ndarray, size: int, table: LevelTable, out: np.ndarray | None = None, workers: int | None = None
 ) -> np.ndarray:
     """The value of every code of an array of packed bytes, whose last axis holds `size` of them."""
     result = checked_out(out, (*packed.shape[:-1], size), table.dtype)
     contiguous = np.ascontiguousarray(packed)
 
     def work(region: Region) -> None:
-        own = table if table.axis is None else table.part(region[table.axis])
-        kernels.unpack_values(own, contiguous[packed_region(region)], result[region])
+        kernels.unpack_values(table.part(region), contiguous[packed_region(region)], result[region])
 
     each_block(work, result.shape, workers)
     if table.outside.any():
@@ -402,15 +396,26 @@ def checked_packed(packed: ArrayLike, size: int | None) -> tuple[np.ndarray, int
     return array, size
 
 
-def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Table:
+def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape) -> LevelTable:
     """The values of codes of this shape, with one scale, or with an array of them that has them along one axis."""
     if nan_code is not None and nan_code not in range(LOWEST, HIGHEST + 1):
         raise ValueError(f"nan_code is {nan_code!r}, but must be a code from {LOWEST} to {HIGHEST}, or None")
+    return level_table(checked_scales(scale, zero_point, shape), dtype, Codes(nan_code=nan_code))
+
+
+def checked_scales(scale: Any, zero_point: Any, shape: Shape) -> Scales:
+    """Scales and zero points as a user has them, for codes of this shape.
+
+    Raises
+    ------
+    ValueError
+        If they are neither numbers nor arrays with an entry for each index of one axis; or as of `check_scale`.
+    """
     if max(np.size(scale), np.size(zero_point)) == 1:
         scale, zero_point = (
             np.reshape(x, ())[()] if isinstance(x, np.ndarray | list | tuple) else x for x in (scale, zero_point)
         )
-        return Table.of(Scale(*check_scale(scale, zero_point), nan_code), dtype)
+        return Scales.one(Scale(*check_scale(scale, zero_point)), shape)
     scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
     axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
     if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
@@ -418,16 +423,12 @@ def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[
             f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
             "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the codes"
         )
-    return Table.of_each(*checked_scales(scales.ravel(), zero_points.ravel()), nan_code, dtype, axes[0])
-
-
-def checked_scales(scales: np.ndarray, zero_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 and int64, or a ValueError as of `check_scale`."""
     plain = scales.dtype.kind in "iuf" and zero_points.dtype.kind == "i"
     doubtful = ~(np.isfinite(scales) & (scales > 0)) if plain else np.ones(scales.shape, bool)
-    for i in np.flatnonzero(doubtful):
-        check_scale(scales[i], zero_points[i])
-    return scales.astype(np.float64), zero_points.astype(np.int64)
+    for index in zip(*np.nonzero(doubtful), strict=True):
+        check_scale(scales[index], zero_points[index])
+    whole = zero_points.astype(np.int64)
+    return Scales(scales.astype(np.float64), whole, granularity_of(axes[0], len(shape)), shape)
 
 
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -18,12 +18,13 @@ import zarr
 from zarr.core.sync import sync
 
 from .exceptions import StoreError, UnfinishedStoreError
+from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
 from .store.metadata import NAME, Metadata, ScaleNames
 from .store.retrying import retried
-from .store.side_arrays import ENDINGS, names_beside, owns
+from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
 from .store.zarr_json import group_document, node_type
 
 STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
@@ -94,8 +95,8 @@ class Variable:
             if torn and (key == "zarr.json" or not self.holds_keys(f"{self.name}/c/")):
                 self.keys.set(key, whole)
 
-    def check_place(self, axis: int | None = None) -> None:
-        """Refuse a place that is not one to create the variable in, and with an `axis` its scales too.
+    def check_place(self, granularity: Granularity = PER_TENSOR) -> None:
+        """Refuse a place that is not one to create the variable in, and its scales where arrays hold them.
 
         Raises
         ------
@@ -120,7 +121,7 @@ class Variable:
                     f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
                 )
-        if axis is not None:
+        if not granularity.single:
             self.check_owned(scales, "whose scales need")
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
@@ -238,12 +239,10 @@ class Variable:
         return whole
 
     def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
-        """The arrays of which no chunk may be absent: the codes, and the scales if there is one for each index."""
-        layout, axis = metadata.layout, metadata.axis
-        yield self.name, layout.units
-        if axis is not None:
-            for name in self.beside[2:]:
-                yield name, Grid((layout.shape[axis],), (layout.unit[axis],))
+        """The arrays of which no chunk may be absent: the codes, and the scales where arrays hold them."""
+        yield self.name, metadata.layout.units
+        for array in stored_scales(self.keys, self.name, metadata).arrays:
+            yield array.name, array.grid
 
     @retried
     def sweep(self) -> None:

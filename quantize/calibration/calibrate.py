@@ -10,57 +10,56 @@ import numpy as np
 
 from ..exceptions import RefusedValuesError
 from ..numerics.blocks import block_of, blocks, each_block, processors
-from ..numerics.granularity import lines_of, sampled
+from ..numerics.granularity import Granularity
 from ..numerics.grid import Region, index_at
-from ..numerics.scales import Rule
+from ..numerics.scales import Rule, Scales
 from ..numerics.statistics import folded, from_row, no_rows
-from .histogram import FINE, SAMPLE, SAMPLE_EACH, Histogram, coarse, place_by_sample
+from .histogram import Histogram, bins_for, place_by_sample, sample_size
 from .scan import first_refused, scan_rows
 from .search import choose
 
-GROUP = 256  # indices of an axis whose histograms are held at once by a thread
+GROUPS_AT_ONCE = 256  # groups whose histograms a thread holds at once
 
 
-def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """A scale and a zero point for each index of the rule's axis, or one for all: float64 and int64, 1-D.
+def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
+    """The scales of an array by a rule.
 
     Raises
     ------
     RefusedValuesError
         If there are values that the rule takes no code for.
     """
-    count = 1 if rule.axis is None else array.shape[rule.axis]
-    rows = no_rows(count)
-    if rule.value_range is None or rule.nan_code is None:
-        rows = scanned(array, rule.axis, workers)
+    rows = no_rows(rule.granularity.count(array.shape))
+    if rule.looks:
+        rows = scanned(array, rule.granularity, workers)
         statistics = from_row(folded(rows))
         if rule.refused(statistics):
             raise RefusedValuesError(rule.refusal(statistics, first_of(array, rule)))
-    if rule.histogrammed and rule.axis is None:
-        return choose(rule, rows, whole_histogram(array, rows, workers))
+    if rule.method.needs == "histogram" and rule.granularity.single:
+        found = choose(rule, rows, whole_histogram(array, rule.granularity, rows, workers))
+        return Scales.of(*found, rule.granularity, array.shape)
     return scales_by_rows(array, rule, rows, workers=workers or processors())
 
 
-def scanned(array: np.ndarray, axis: int | None, workers: int | None) -> np.ndarray:
-    """The statistics of each index of an axis, or of all values: rows."""
+def scanned(array: np.ndarray, granularity: Granularity, workers: int | None) -> np.ndarray:
+    """The statistics of each group: rows."""
 
     def work(region: Region) -> tuple[slice, np.ndarray]:
-        block = block_of(array, region, axis)
-        indices = slice(0, 1) if axis is None else region[axis]
-        return indices, scan_rows(block, lines_of(array[region].shape, axis))
+        block = block_of(array, region, granularity)
+        return granularity.span(region, array.shape), scan_rows(block, granularity.lines(array[region].shape))
 
-    found = each_block(work, array.shape, workers)
-    if axis is None:
-        return folded(np.stack([rows for _, rows in found]))
-    total = no_rows(array.shape[axis])
-    for indices, rows in found:
-        total[indices] = folded(np.stack([total[indices], rows]))
+    together: dict[tuple[int, int], list[np.ndarray]] = {}
+    for groups, rows in each_block(work, array.shape, workers):
+        together.setdefault((groups.start, groups.stop), []).append(rows)
+    total = no_rows(granularity.count(array.shape))
+    for (start, stop), parts in together.items():
+        total[start:stop] = folded(np.stack([total[start:stop], *parts]))
     return total
 
 
-def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) -> Histogram:
-    """That of all values: each thread counts into one of its own."""
-    unit, origin = place_by_sample(sampled(array, None, SAMPLE), rows)
+def whole_histogram(array: np.ndarray, granularity: Granularity, rows: np.ndarray, workers: int | None) -> Histogram:
+    """That of all values, where they share a scale: each thread counts into one of its own."""
+    unit, origin = place_by_sample(granularity.sample(array, sample_size(granularity)), rows)
     idle: SimpleQueue[Histogram] = SimpleQueue()
     made: list[Histogram] = []
 
@@ -68,7 +67,7 @@ def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) ->
         try:
             own = idle.get_nowait()
         except Empty:
-            own = Histogram.about(FINE, unit, origin)
+            own = Histogram.about(bins_for(granularity, array.size), unit, origin)
             made.append(own)
         own.add(block_of(array, region))
         idle.put(own)
@@ -83,39 +82,39 @@ def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) ->
 
 def scales_by_rows(
     values: np.ndarray, rule: Rule, rows: np.ndarray, missing: float | int | None = None, workers: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scales of values whose statistics are known, for each index of an axis by their histogram if the rule wants one.
+) -> Scales:
+    """Scales of values whose statistics are known, for each group by its histogram if the rule wants one.
 
-    Some indices at a time are looked at together, and each such group by one thread.
+    Some groups at a time are looked at together, each such part by one thread.
     """
-    axis = rule.axis
-    if axis is None or not rule.histogrammed:
-        return choose(rule, rows, None)
-    size = min(GROUP, max(1, math.ceil(len(rows) / workers)))
+    granularity = rule.granularity
+    if rule.method.needs != "histogram":
+        return Scales.of(*choose(rule, rows, None), granularity, values.shape)
+    parts = granularity.regions(values.shape, min(GROUPS_AT_ONCE, max(1, math.ceil(len(rows) / workers))))
 
-    def work(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = slice(start, start + size)
-        own = values[(*[slice(None)] * axis, part)]
-        return choose(rule, rows[part], histogram_each(own, axis, rows[part], missing))
+    def work(number: int) -> tuple[np.ndarray, np.ndarray]:
+        region = parts.region(number)
+        own = rows[granularity.span(region, values.shape)]
+        return choose(rule, own, histogram_each(values[region], granularity, own, missing))
 
-    starts = range(0, len(rows), size)
     if workers == 1:
-        found = [work(start) for start in starts]
+        found = [work(number) for number in range(parts.count)]
     else:
         with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(work, starts))
+            found = list(pool.map(work, range(parts.count)))
     scales, zero_points = zip(*found, strict=True)
-    return np.concatenate(scales), np.concatenate(zero_points)
+    return Scales.of(np.concatenate(scales), np.concatenate(zero_points), granularity, values.shape)
 
 
-def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: float | int | None = None) -> Histogram:
-    """The histogram of each index of an axis, of which `rows` are the statistics."""
-    histogram = Histogram.about(
-        coarse(values.size // len(rows)), *place_by_sample(sampled(values, axis, SAMPLE_EACH), rows, missing)
-    )
+def histogram_each(
+    values: np.ndarray, granularity: Granularity, rows: np.ndarray, missing: float | int | None = None
+) -> Histogram:
+    """The histogram of each group, of which `rows` are the statistics."""
+    place = place_by_sample(granularity.sample(values, sample_size(granularity)), rows, missing)
+    histogram = Histogram.about(bins_for(granularity, values.size // len(rows)), *place)
     for region in blocks(values.shape):
-        block = block_of(values, region, axis)
-        histogram.part(region[axis]).add(block, lines_of(values[region].shape, axis), missing)
+        block, lines = block_of(values, region, granularity), granularity.lines(values[region].shape)
+        histogram.part(granularity.span(region, values.shape)).add(block, lines, missing)
     histogram.leave_out(rows)
     return histogram
 

@@ -18,9 +18,9 @@ import numba
 import numpy as np
 
 from ..kernels import as_number, column, compiled, loadable, read_only, signature, widened
-from ..numerics.granularity import ONE, Lines, sampled
+from ..numerics.granularity import ONE, Granularity, Lines
 from ..numerics.statistics import bounds
-from ..numerics.tables import affine, affines
+from ..numerics.tables import affine_table
 
 
 class FloatBins(NamedTuple):
@@ -43,15 +43,23 @@ class FloatBins(NamedTuple):
 FINE = FloatBins(8, 127, np.int64)  # of all values
 COARSE = FloatBins(6, 32, np.uint32)  # of each index of an axis: there may be thousands side by side
 WIDE = COARSE._replace(dtype=np.int64)  # where one bin may hold more than uint32 counts
-SAMPLE = 1024  # values that show where the middle of the data lies, and how wide it is
+SAMPLE = 1024  # values that show where the middle of all values lies, and how wide it is
+SAMPLE_EACH = 64  # values that show the same of one group of many
 SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
 FARTHEST = float(np.finfo(np.float64).max)
 NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
 
 
-def coarse(values: int) -> FloatBins:
-    """Bins for so many values of an index."""
+def bins_for(granularity: Granularity, values: int) -> FloatBins:
+    """Bins for groups of so many values."""
+    if granularity.single:
+        return FINE
     return COARSE if values < 1 << 32 else WIDE
+
+
+def sample_size(granularity: Granularity) -> int:
+    """How many values of a group show where its middle lies."""
+    return SAMPLE if granularity.single else SAMPLE_EACH
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +102,17 @@ class Histogram:
 
     def add(self, block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
         """Count the values of a block in one read. What is not finite, or missing, lands in the outermost bins."""
-        if lines == ONE:
-            table = affine(block.dtype, float(self.unit[0]), int(self.origin[0]), None, 0)
-        else:
-            table = affines(block.dtype, self.unit, self.origin, None, 0)
+        table = affine_table(block.dtype, self.unit, self.origin, None, 0)
         values, widening, sentinel = loadable(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
         loop = compiled(chosen, signature(block), sentinel is not None, self.first.dtype)
         spare = self.first if self.spare is None else self.spare
         loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *loop_bins(self.bins))
 
-    def part(self, indices: slice) -> Histogram:
-        """That of some indices: a view."""
-        spare = None if self.spare is None else self.spare[indices]
-        return Histogram(self.bins, self.unit[indices], self.origin[indices], self.first[indices], spare)
+    def part(self, groups: slice) -> Histogram:
+        """That of some groups: a view."""
+        spare = None if self.spare is None else self.spare[groups]
+        return Histogram(self.bins, self.unit[groups], self.origin[groups], self.first[groups], spare)
 
     def leave_out(self, rows: np.ndarray) -> None:
         """Take back what was counted of values that are not finite, or missing: as many as statistics say."""
@@ -279,27 +284,22 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
 
 
 class GrowingHistogram:
-    """A histogram that grows, placed about the first values of each index."""
+    """A histogram that grows, placed about the first values of each group."""
 
-    def __init__(self, bins: FloatBins, count: int, missing: float | int | None) -> None:
+    def __init__(self, bins: FloatBins, count: int, granularity: Granularity, missing: float | int | None) -> None:
         self.histogram = Histogram.about(bins, np.ones(count), np.zeros(count, np.int64))
         self.placed = np.zeros(count, bool)
+        self.granularity = granularity
         self.missing = missing
 
-    def add(
-        self, values: np.ndarray, axis: int | None, indices: slice, block: np.ndarray, lines: Lines, rows: np.ndarray
-    ) -> None:
-        """Count values of some indices; the kernels take `block` and `lines` of them, `rows` are their statistics."""
-        own, placed = self.histogram.part(indices), self.placed[indices]
+    def add(self, values: np.ndarray, groups: slice, block: np.ndarray, lines: Lines, rows: np.ndarray) -> None:
+        """Count values of some groups; the loops take `block` and `lines` of them, `rows` are their statistics."""
+        own, placed = self.histogram.part(groups), self.placed[groups]
         new = ~placed & (rows[:, 2] > 0)
         if new.any():
-            unit, origin = place_by_sample(
-                sampled(values, axis, SAMPLE_EACH if axis is not None else SAMPLE), rows, self.missing
-            )
+            sample = self.granularity.sample(values, sample_size(self.granularity))
+            unit, origin = place_by_sample(sample, rows, self.missing)
             own.unit[new], own.origin[new], placed[new] = unit[new], origin[new], True
         own.add(block, lines, self.missing)
         if rows[:, 3:7].any():
             own.leave_out(rows)
-
-
-SAMPLE_EACH = 64  # values of an index that show where its middle lies

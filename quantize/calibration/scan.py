@@ -52,29 +52,29 @@ def order_of(dtype: np.dtype[Any]) -> tuple[Order, Any]:
 def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> int:
     """Add what a block holds to the statistics of each index; how many of its values are not finite, or missing.
 
-    `rows` is int64 of shape ``(lines.indices, 8)``: the minimum and the maximum of the finite values, as bits of
+    `rows` is int64 of shape ``(lines.groups, 8)``: the minimum and the maximum of the finite values, as bits of
     float64 and NaN where there are none; how many these are; how many are NaN, `missing`, +inf and -inf. The last
     number stays. `missing` is a value of the block's dtype, or None.
     """
     order, infinity = order_of(block.dtype)
     keys = read_only(block, order.flip.dtype)
     if not lines.columns:
-        keys = keys.reshape(len(keys) // lines.repeat if lines.indices > 1 else 1, -1)
-    ends = np.empty((2, lines.indices), keys.dtype)
-    counts = np.zeros((4, lines.indices), np.int64)
+        keys = keys.reshape(len(keys) // lines.repeat if lines.groups > 1 else 1, -1)
+    ends = np.empty((2, lines.groups), keys.dtype)
+    counts = np.zeros((4, lines.groups), np.int64)
     ends[0], ends[1] = order.high, order.low
     # None is a type of its own to Numba: what is None is not compiled.
     unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
     at_once = missing is None and not lines.columns
     if at_once and compiled(ends_loop, signature(block))(keys, unsigned, *order, ends):
-        counts[0] = block.size // lines.indices
+        counts[0] = block.size // lines.groups
     else:
         ends[0], ends[1] = order.high, order.low
         sentinel = None if missing is None else keys.dtype.type(key_of(missing, block.dtype))
         loop = compiled(look_columns_loop if lines.columns else look_rows_loop, signature(block), missing is not None)
         loop(keys, *order, infinity, sentinel, ends, counts)
     values = values_of(ends, block.dtype)
-    others: int = compiled(add_loop)(values, counts, block.size // lines.indices, rows.view(np.float64), rows)
+    others: int = compiled(add_loop)(values, counts, block.size // lines.groups, rows.view(np.float64), rows)
     return others
 
 
@@ -219,8 +219,8 @@ def add_loop(values, counts, size, bounds, rows):  # type: ignore[no-untyped-def
 
 
 def scan_rows(block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> np.ndarray:
-    """The statistics of each index of a block, as rows, shape ``(lines.indices, 8)``."""
-    rows = no_rows(lines.indices)
+    """The statistics of each index of a block, as rows, shape ``(lines.groups, 8)``."""
+    rows = no_rows(lines.groups)
     scan(block, rows, lines, missing)
     return rows
 
@@ -233,6 +233,6 @@ def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = N
             refused |= np.isnan(block)
             if missing is not None:
                 refused |= block == np.asarray(missing, block.dtype)
-        if rule.value_range is None:
+        if rule.method.needs != "nothing":
             refused |= np.isinf(block)
     return int(np.argmax(refused)) if refused.any() else -1

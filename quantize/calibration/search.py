@@ -8,40 +8,71 @@ import numba
 import numpy as np
 
 from ..kernels import compiled
-from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
+from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Percentile, Rule
 from ..numerics.statistics import Statistics, bounds
 from .histogram import Histogram, edge, edge_of, key_of_number, loop_bins
 
+Chosen = tuple[np.ndarray, np.ndarray]
 
-def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them."""
-    scales, zero_points = rule.choose_each(rows)
-    if not rule.histogrammed:
-        return scales, zero_points
-    assert histogram is not None
+
+def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> Chosen:
+    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them.
+
+    Groups that hold only one value, or none, keep what their bounds give.
+    """
+    found = rule.scales(rows)
+    if histogram is None:
+        return found
     low, high = bounds(rows)
-    varied = np.flatnonzero((rows[:, 2] > 0) & (low < high))
-    if rule.scale_method == "mse":
-        steps = HIGHEST - rule.lowest + 1
-        lowest = (rule.lowest - zero_points).astype(np.float64)
-        search, shape = compiled(search_loop), loop_bins(histogram.bins)
-        for i in varied.tolist():
-            counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
-            unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
-            ends = float(low[i]) / unit + origin, float(high[i]) / unit + origin
-            found, whole = search(counts, *ends, origin, steps, scales[i] / unit, lowest[i], *shape)
-            if SMALLEST_NORMAL <= found * unit < math.inf:
-                scales[i], lowest[i] = found * unit, whole
-        moved = lowest != (rule.lowest - zero_points).astype(np.float64)  # the others may have more than 53 bits
-        zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
-        return scales, zero_points
-    assert rule.percentile is not None
-    share = (100 - rule.percentile) / 200
-    for i in varied.tolist():
+    varied = np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist()
+    if isinstance(rule.method, Percentile):
+        return between_quantiles(rule, rule.method.percentile, rows, histogram, varied, *found)
+    return with_least_error(rule, rows, histogram, varied, *found)
+
+
+def between_quantiles(
+    rule: Rule,
+    percentile: float,
+    rows: np.ndarray,
+    histogram: Histogram,
+    varied: list[int],
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+) -> Chosen:
+    """Scales that reach over the share `percentile` of the values, in %."""
+    low, high = bounds(rows)
+    share = (100 - percentile) / 200
+    for i in varied:
         lower, upper = (quantile(histogram, i, q, float(low[i]), float(high[i])) for q in (share, 1 - share))
         if key_at(histogram, i, lower) < key_at(histogram, i, upper):  # within a bin there may be only one value
-            found = rule.choose(Statistics(lower, upper, int(rows[i, 2])))
+            found = rule.scale(Statistics(lower, upper, int(rows[i, 2])))
             scales[i], zero_points[i] = found.scale, found.zero_point
+    return scales, zero_points
+
+
+def with_least_error(
+    rule: Rule,
+    rows: np.ndarray,
+    histogram: Histogram,
+    varied: list[int],
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+) -> Chosen:
+    """Scales and whole zero points with the least squared error over all values."""
+    low, high = bounds(rows)
+    steps = HIGHEST - rule.lowest + 1
+    first = (rule.lowest - zero_points).astype(np.float64)
+    lowest = first.copy()
+    search, shape = compiled(search_loop), loop_bins(histogram.bins)
+    for i in varied:
+        counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
+        unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
+        ends = float(low[i]) / unit + origin, float(high[i]) / unit + origin
+        found, whole = search(counts, *ends, origin, steps, scales[i] / unit, lowest[i], *shape)
+        if SMALLEST_NORMAL <= found * unit < math.inf:
+            scales[i], lowest[i] = found * unit, whole
+    moved = lowest != first  # the others may have more than 53 bits
+    zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
     return scales, zero_points
 
 

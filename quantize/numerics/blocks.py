@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -10,8 +11,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .granularity import in_lines
-from .grid import Region, index_at, packed_region
+from .granularity import PER_TENSOR, Granularity
+from .grid import Region, Shape, index_at, packed_region
 
 BLOCK_VALUES = 1 << 20  # values a thread takes at a time
 VALUES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it gives
@@ -19,10 +20,11 @@ VALUES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it 
 Result = TypeVar("Result")
 
 
-def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]:
+def blocks(shape: Shape, most: int = BLOCK_VALUES, cuts: Shape | None = None) -> Iterator[Region]:
     """Regions of about `most` values that cover an array of this shape once, in C order.
 
-    A cut of the last axis lies at an even index, so that no byte of packed codes belongs to two blocks.
+    Along each axis they are cut at multiples of its entry in `cuts`: by default the last axis at even indices, so that
+    no byte of packed codes belongs to two blocks, and the others anywhere.
 
     >>> list(blocks((2, 3), most=4))
     [(slice(0, 1, None), slice(0, 3, None)), (slice(1, 2, None), slice(0, 3, None))]
@@ -32,23 +34,21 @@ def blocks(shape: tuple[int, ...], most: int = BLOCK_VALUES) -> Iterator[Region]
     if math.prod(shape) <= most:
         yield tuple(slice(0, n) for n in shape)
         return
-    axis, inner = len(shape) - 1, 1
+    cuts = cuts or (*(1,) * (len(shape) - 1), 2)
+    axis, inner = len(shape) - 1, math.prod(cuts[:-1])
     while axis > 0 and inner * shape[axis] <= most:
-        inner *= shape[axis]
+        inner = inner // cuts[axis - 1] * shape[axis]
         axis -= 1
     length = max(1, most // inner)
-    if axis == len(shape) - 1:
-        length += length % 2
-    whole = tuple(slice(0, n) for n in shape[axis + 1 :])
-    for index in np.ndindex(shape[:axis]):
-        outer = tuple(slice(i, i + 1) for i in index)
-        for start in range(0, shape[axis], length):
-            yield (*outer, slice(start, min(start + length, shape[axis])), *whole)
+    length += -length % cuts[axis]
+    lengths = (*cuts[:axis], length, *shape[axis + 1 :])
+    for corner in itertools.product(*(range(0, n, step) for n, step in zip(shape, lengths, strict=True))):
+        yield tuple(slice(at, min(at + step, n)) for at, step, n in zip(corner, lengths, shape, strict=True))
 
 
-def block_of(array: np.ndarray, region: Region, axis: int | None = None) -> np.ndarray:
-    """A region as the kernels take it: ``(rows, n)``, C-contiguous, native byte order; a copy only where it must be."""
-    return in_lines(np.ascontiguousarray(array[region], array.dtype.newbyteorder("=")), axis)
+def block_of(array: np.ndarray, region: Region, granularity: Granularity = PER_TENSOR) -> np.ndarray:
+    """A region as the loops take it: ``(rows, n)``, C-contiguous, native byte order; a copy only where it must be."""
+    return granularity.in_lines(np.ascontiguousarray(array[region], array.dtype.newbyteorder("=")))
 
 
 def packed_block_of(packed: np.ndarray, region: Region, rows: int) -> np.ndarray:

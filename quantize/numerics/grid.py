@@ -72,58 +72,67 @@ class Grid:
 
 @dataclass(frozen=True)
 class Batches:
-    """The boxes of a grid in batches of at most `size`, numbered; with an `axis` each is of one index of the grid's.
+    """The boxes of a grid in batches of at most `size`, numbered; a batch has one place along the `fixed` axes.
 
-    >>> batches = Batches(Grid((4, 6), (2, 2)), axis=1, size=2)
+    >>> batches = Batches(Grid((4, 6), (2, 2)), fixed=(1,), size=2)
     >>> [(batches.block(batch), batches.numbers(batch)) for batch in range(batches.count)]
     [(0, [0, 3]), (1, [1, 4]), (2, [2, 5])]
     """
 
     grid: Grid
-    axis: int | None
+    fixed: tuple[int, ...]
     size: int
+
+    @functools.cached_property
+    def places(self) -> Grid:
+        """The places along the fixed axes."""
+        counts = tuple(self.grid.counts[axis] for axis in self.fixed)
+        return Grid(counts, (1,) * len(counts))
+
+    @functools.cached_property
+    def others(self) -> Grid:
+        """The places along all other axes."""
+        counts = tuple(n for axis, n in enumerate(self.grid.counts) if axis not in self.fixed)
+        return Grid(counts, (1,) * len(counts))
 
     @property
     def blocks(self) -> int:
-        """How many there are along the axis; 1 without one."""
-        return 1 if self.axis is None else self.grid.counts[self.axis]
+        """How many places there are along the fixed axes; 1 without any."""
+        return self.places.count
 
     @property
     def per_block(self) -> int:
-        return -(-self.grid.count // self.blocks // self.size)
+        return -(-self.others.count // self.size)
 
     @property
     def count(self) -> int:
         return self.blocks * self.per_block
 
     def block(self, batch: int) -> int:
-        """The index, along the axis, of the boxes of a batch."""
+        """The number of the place, along the fixed axes, of the boxes of a batch."""
         return batch // self.per_block
 
     def of_block(self, block: int) -> range:
-        """The batches of one index along the axis."""
+        """The batches of one place along the fixed axes."""
         return range(block * self.per_block, (block + 1) * self.per_block)
 
     def numbers(self, batch: int) -> list[int]:
         """The boxes of a batch, ascending."""
         block, part = divmod(batch, self.per_block)
-        places = range(part * self.size, min((part + 1) * self.size, self.grid.count // self.blocks))
-        if self.axis is None:
-            return list(places)
-        counts = self.grid.counts
-        others = Grid((*counts[: self.axis], *counts[self.axis + 1 :]), (1,) * (len(counts) - 1))
+        others = range(part * self.size, min((part + 1) * self.size, self.others.count))
+        if not self.fixed:
+            return list(others)
+        here = self.places.position(block)
+        free = [axis for axis in range(len(self.grid.counts)) if axis not in self.fixed]
+        position = [0] * len(self.grid.counts)
+        for axis, along in zip(self.fixed, here, strict=True):
+            position[axis] = along
         found = []
-        for place in places:
-            position = others.position(place)
-            found.append(self.grid.number((*position[: self.axis], block, *position[self.axis :])))
+        for other in others:
+            for axis, along in zip(free, self.others.position(other), strict=True):
+                position[axis] = along
+            found.append(self.grid.number(tuple(position)))
         return found
-
-    def indices(self, block: int) -> slice:
-        """What the boxes of a block cover of the axis."""
-        if self.axis is None:
-            return slice(0, 1)
-        length = self.grid.box[self.axis]
-        return slice(block * length, min((block + 1) * length, self.grid.shape[self.axis]))
 
 
 def index_at(position: int, shape: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""From statistics to scale and zero point, and from those to the 16 values that codes stand for.
+"""How a scale is chosen, scales, and codes: from statistics to scale and zero point.
 
 The numbers are float64 and Python integers; where float64 would round twice, exact rationals (`fractions.Fraction`).
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import ml_dtypes
 import numpy as np
 
+from .dtypes import FLOATS
+from .granularity import PER_TENSOR, Granularity
+from .grid import Region, Shape, shape_of
 from .statistics import Statistics, bounds, from_row
 
 LOWEST, HIGHEST = -8, 7
@@ -21,70 +25,328 @@ NAN_CODE = -8
 SCALE_METHODS = ("minmax", "absmax", "percentile", "mse")
 PERCENTILE = 99.9  # share of the values, in %, that the method "percentile" keeps within the range
 NAN_POLICIES = ("raise", "propagate")
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 SMALLEST_NORMAL = sys.float_info.min
 SMALLEST_SUBNORMAL = Fraction(math.ulp(0.0))
 
 
+# Codes and scales -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Which codes values get, and which stands for missing ones.
+
+    Attributes
+    ----------
+    lowest : int
+        The lowest code that values get; the highest is 7.
+    nan_code : int or None
+        The code of missing values; None where they have none.
+    missing : float, int or None
+        The value that counts as missing, beside NaN.
+    """
+
+    lowest: int = LOWEST
+    nan_code: int | None = None
+    missing: float | int | None = None
+
+    def sentinel(self, dtype: np.dtype[Any]) -> float | int | None:
+        """What is looked for in values of a dtype, NaN beside it; None where nothing is."""
+        if self.nan_code is None:
+            return None
+        return math.nan if self.missing is None and dtype in FLOATS else self.missing
+
+
 @dataclass(frozen=True)
 class Scale:
-    """One scale and zero point: ``code = clip(rint(x / scale) + zero_point)``, ``x' = (code - zero_point) * scale``.
-
-    With a `nan_code` that code stands for missing values, and values use the codes above it.
-    """
+    """One scale and zero point: ``code = clip(rint(x / scale) + zero_point)``, ``x' = (code - zero_point) * scale``."""
 
     scale: float
     zero_point: int = 0
-    nan_code: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """The scales of a region, whatever shares one.
+
+    Attributes
+    ----------
+    scale, zero_point : ndarray of float64 and int64
+        An entry for each group, with as many axes as the values.
+    granularity : Granularity
+    shape : tuple of int
+        Of the values.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    granularity: Granularity
+    shape: Shape
+
+    @classmethod
+    def of(cls, scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+        """Those of all groups, numbered in C order."""
+        counts = granularity.groups(shape).counts
+        return cls(scale.reshape(counts), zero_point.reshape(counts), granularity, shape)
+
+    @classmethod
+    def one(cls, scale: Scale, shape: Shape) -> Scales:
+        """One scale for all values."""
+        ones = (1,) * len(shape)
+        whole = np.array(scale.zero_point, np.int64).reshape(ones)
+        return cls(np.array(scale.scale).reshape(ones), whole, PER_TENSOR, shape)
+
+    @property
+    def count(self) -> int:
+        return self.scale.size
+
+    def part(self, region: Region) -> Scales:
+        """Those of a region that is cut as the granularity says."""
+        own = self.granularity.scales_of(region, self.shape)
+        return Scales(self.scale[own], self.zero_point[own], self.granularity, shape_of(region))
+
+    def taken(self, axes: Sequence[range]) -> Scales:
+        """Those of some indices of each axis."""
+        scale, zero_point = (
+            self.granularity.taken(entries, axes, self.shape) for entries in (self.scale, self.zero_point)
+        )
+        return Scales(scale, zero_point, self.granularity.of_taken(self.shape), tuple(map(len, axes)))
+
+    def plain(self) -> tuple[Any, Any]:
+        """As users have them: a float and an int where all values share one, else the arrays."""
+        if self.granularity.single:
+            return float(self.scale.item()), int(self.zero_point.item())
+        return self.scale, self.zero_point
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
+
+
+class Method(ABC):
+    """How the scale of some values is chosen.
+
+    Attributes
+    ----------
+    name : str
+        As users call it.
+    needs : {"nothing", "bounds", "histogram", "values"}
+        What must be known of the values.
+    clips : bool
+        Whether values may lie beyond the outermost levels by more than half a step, and it is no defect.
+    value_range, percentile
+        The settings of the methods that have one; None for all others.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Literal["nothing", "bounds", "histogram", "values"]] = "bounds"
+    clips: ClassVar[bool] = False
+    value_range: tuple[float, float] | None = None
+    percentile: float | None = None
+
+    def lowest(self, nan_code: int | None) -> int:
+        """The lowest code that values get."""
+        return LOWEST if nan_code is None else LOWEST + 1
+
+    @abstractmethod
+    def exact(self, low: float, high: float, lowest: int) -> Scale:
+        """The scale that reaches over a range, by exact arithmetic."""
+
+    @abstractmethod
+    def fast(self, low: np.ndarray, high: np.ndarray, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `exact`, of many ranges: scales, zero points as float64, and where both are surely the same."""
+
+    def scale(self, statistics: Statistics, lowest: int) -> Scale:
+        """The scale that reaches over the bounds of data with these statistics."""
+        return self.exact(statistics.minimum, statistics.maximum, lowest) if statistics.count else Scale(1.0, 0)
+
+    def scales(self, rows: np.ndarray, lowest: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `scale`, for the statistics in each of many rows: scales, float64, and zero points, int64.
+
+        Float64 gives the same as the exact rationals where rounding is in no doubt; the rest takes those.
+        """
+        scales, zero_points = np.ones(len(rows)), np.zeros(len(rows), np.int64)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            scales[:], whole, sure = self.fast(*bounds(rows), lowest)
+        zero_points[sure] = whole[sure]
+        for i in np.flatnonzero(~sure):
+            found = self.scale(from_row(rows[i]), lowest)
+            scales[i], zero_points[i] = found.scale, found.zero_point
+        return scales, zero_points
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class MinMax(Method):
+    """All levels spread evenly over the range of the values."""
+
+    name = "minmax"
+
+    def exact(self, low: float, high: float, lowest: int) -> Scale:
+        if low == high:
+            return scale_of_constant(low)
+        scale = scale_over(Fraction(high) - Fraction(low), HIGHEST - lowest)
+        return Scale(scale, round(lowest - Fraction(low) / Fraction(scale)))
+
+    def fast(self, low: np.ndarray, high: np.ndarray, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scales, sure = exact_quotients(low, high, HIGHEST - lowest)
+        exact = lowest - low / scales
+        nearest = np.rint(exact)
+        sure &= (np.abs(exact) < 2.0**40) & (np.abs(np.abs(exact - nearest) - 0.5) > np.abs(exact) * 2.0**-50)
+        return scales, nearest, sure
+
+
+@dataclass(frozen=True)
+class AbsMax(Method):
+    """Zero in the middle, and as many levels on either side."""
+
+    name = "absmax"
+
+    def lowest(self, nan_code: int | None) -> int:
+        return LOWEST + 1
+
+    def exact(self, low: float, high: float, lowest: int) -> Scale:
+        largest = max(abs(low), abs(high))
+        return Scale(scale_over(Fraction(largest), HIGHEST), 0) if largest else Scale(1.0, 0)
+
+    def fast(self, low: np.ndarray, high: np.ndarray, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scales = np.maximum(np.abs(low), np.abs(high)) / HIGHEST
+        return scales, np.zeros(len(scales)), scales >= SMALLEST_NORMAL
+
+
+@dataclass(frozen=True)
+class Percentile(MinMax):
+    """The range that holds a share of the values, in %, with as many left out at either end; then as `MinMax`."""
+
+    name = "percentile"
+    needs = "histogram"
+    clips = True
+    percentile: float = PERCENTILE
+
+    def __post_init__(self) -> None:
+        try:
+            share = float(self.percentile)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 < share <= 100:
+            raise ValueError(
+                f"percentile is {self.percentile!r}, but must be a number above 0 and up to 100, such as 99.9"
+            )
+        object.__setattr__(self, "percentile", share)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.percentile:g}"
+
+
+@dataclass(frozen=True)
+class LeastSquares(MinMax):
+    """The range that gives the least squared error; from the histogram on, as `calibration.search` finds it."""
+
+    name = "mse"
+    needs = "histogram"
+    clips = True
+
+
+@dataclass(frozen=True)
+class GivenRange(Method):
+    """The range that the user gives, covered as another method would cover that of the values."""
+
+    value_range: tuple[float, float]
+    like: Method = MinMax()
+
+    needs = "nothing"
+    clips = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", checked_range(self.value_range))
+        if self.like.needs != "bounds":
+            raise ValueError(
+                f"value_range fixes the range, and scale_method={self.like.name!r} looks for one: "
+                "pass either, or scale_method='minmax'"
+            )
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.like.name
+
+    def lowest(self, nan_code: int | None) -> int:
+        return self.like.lowest(nan_code)
+
+    def scale(self, statistics: Statistics, lowest: int) -> Scale:
+        return self.exact(*self.value_range, lowest)
+
+    def exact(self, low: float, high: float, lowest: int) -> Scale:
+        return self.like.exact(low, high, lowest)
+
+    def fast(self, low: np.ndarray, high: np.ndarray, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.ones(len(low)), np.zeros(len(low)), np.zeros(len(low), bool)
+
+
+# Rules ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a scale is chosen: the settings of one job that decide its numbers, checked.
+    """How scales are chosen: the settings of one job that decide its numbers, checked.
 
-    `axis` is the one that keeps a scale for each index, counted from 0; None: one scale for all.
-
-    Raises
-    ------
-    ValueError
-        If `scale_method` or `nan_policy` is not one of those there are, `value_range` is not two finite numbers in
-        ascending order, `percentile` does not lie above 0 and up to 100, or one of them does not go with the method.
+    Attributes
+    ----------
+    method : Method
+    granularity : Granularity
+        Which values share a scale.
+    nan_policy : {"raise", "propagate"}
+        Whether missing values are refused, or kept with a code of their own.
 
     Examples
     --------
-    >>> Rule("minmax").choose(Statistics(-10.0, 10.0, count=5))
-    Scale(scale=1.3333333333333333, zero_point=0, nan_code=None)
-    >>> Rule("absmax", nan_policy="propagate").choose(Statistics(-10.0, 3.5, count=5))
-    Scale(scale=1.4285714285714286, zero_point=0, nan_code=-8)
+    >>> Rule.of("minmax").scale(Statistics(-10.0, 10.0, count=5))
+    Scale(scale=1.3333333333333333, zero_point=0)
+    >>> print(Rule.of("percentile", nan_policy="propagate", granularity=PER_TENSOR))
+    percentile 99.9
     """
 
-    scale_method: str = "minmax"
-    value_range: tuple[float, float] | None = None
+    method: Method = MinMax()
+    granularity: Granularity = PER_TENSOR
     nan_policy: str = "raise"
-    percentile: float | None = None
-    axis: int | None = None
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def of(
+        cls,
+        scale_method: str = "minmax",
+        value_range: Any = None,
+        nan_policy: str = "raise",
+        percentile: Any = None,
+        granularity: Granularity = PER_TENSOR,
+    ) -> Rule:
+        """The rule for what a user asks.
+
+        Raises
+        ------
+        ValueError
+            If `scale_method` or `nan_policy` is not one of those there are, `value_range` is not two finite numbers in
+            ascending order, `percentile` does not lie above 0 and up to 100, or one does not go with the method.
+        """
         for name, value, allowed in (
-            ("scale_method", self.scale_method, SCALE_METHODS),
-            ("nan_policy", self.nan_policy, NAN_POLICIES),
+            ("scale_method", scale_method, SCALE_METHODS),
+            ("nan_policy", nan_policy, NAN_POLICIES),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}")
-        if self.value_range is not None:
-            object.__setattr__(self, "value_range", checked_range(self.value_range))
-            if self.histogrammed:
-                raise ValueError(
-                    f"value_range fixes the range, and scale_method={self.scale_method!r} looks for one: "
-                    "pass either, or scale_method='minmax'"
-                )
-        object.__setattr__(self, "percentile", checked_percentile(self.percentile, self.scale_method))
+        if percentile is not None and scale_method != "percentile":
+            raise ValueError(f"percentile={percentile!r} goes with scale_method='percentile', not {scale_method!r}")
+        method: Method = METHODS[scale_method]() if percentile is None else Percentile(percentile)
+        if value_range is not None:
+            method = GivenRange(value_range, method)
+        return cls(method, granularity, nan_policy)
 
-    @property
-    def histogrammed(self) -> bool:
-        """Whether the range is chosen by how the values are distributed, and not by their bounds alone."""
-        return self.scale_method in ("percentile", "mse")
+    # compat
+    scale_method = property(lambda self: self.method.name)
+    value_range = property(lambda self: self.method.value_range)
+    percentile = property(lambda self: self.method.percentile)
+    axis = property(lambda self: self.granularity.axis)
+    histogrammed = property(lambda self: self.method.needs == "histogram")
 
     @property
     def nan_code(self) -> int | None:
@@ -93,52 +355,29 @@ class Rule:
     @property
     def lowest(self) -> int:
         """The lowest code that values get."""
-        return LOWEST if self.nan_code is None and self.scale_method != "absmax" else LOWEST + 1
+        return self.method.lowest(self.nan_code)
 
-    def choose(self, statistics: Statistics) -> Scale:
-        """The scale that reaches over the bounds of data with these statistics, or over `value_range`."""
-        if self.value_range is not None:
-            low, high = self.value_range
-        elif statistics.count:
-            low, high = statistics.minimum, statistics.maximum
-        else:
-            return Scale(1.0, 0, self.nan_code)
-        if self.scale_method == "absmax":
-            largest = max(abs(low), abs(high))
-            return Scale(step(Fraction(largest), 7), 0, self.nan_code) if largest else Scale(1.0, 0, self.nan_code)
-        if low == high:
-            return constant(low, self.nan_code)
-        scale = step(Fraction(high) - Fraction(low), HIGHEST - self.lowest)
-        return Scale(scale, round(self.lowest - Fraction(low) / Fraction(scale)), self.nan_code)
+    def codes(self, missing: float | int | None = None) -> Codes:
+        """Which codes values get, where this value counts as missing, if that has a code."""
+        return Codes(self.lowest, self.nan_code, None if self.nan_code is None else missing)
 
-    def choose_each(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `choose`, for the statistics in each of many rows: scales, float64, and zero points, int64.
+    @property
+    def looks(self) -> bool:
+        """Whether values must be looked at before they get codes: for their range, or for those that have none."""
+        return self.method.needs != "nothing" or self.nan_code is None
 
-        Float64 gives the same as the exact rationals where rounding is in no doubt; the rest takes those.
-        """
-        low, high = bounds(rows)
-        scales, zero_points = np.ones(len(rows)), np.zeros(len(rows), np.int64)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if self.scale_method == "absmax":
-                scales[:] = np.maximum(np.abs(low), np.abs(high)) / 7
-                sure = scales >= SMALLEST_NORMAL
-            else:
-                scales[:], sure = divided(low, high, HIGHEST - self.lowest)
-                exact = self.lowest - low / scales
-                nearest = np.rint(exact)
-                sure &= (np.abs(exact) < 2.0**40) & (np.abs(np.abs(exact - nearest) - 0.5) > np.abs(exact) * 2.0**-50)
-                zero_points[sure] = nearest[sure]
-        if self.value_range is not None:
-            sure[:] = False
-        for i in np.flatnonzero(~sure):
-            found = self.choose(from_row(rows[i]))
-            scales[i], zero_points[i] = found.scale, found.zero_point
-        return scales, zero_points
+    def scale(self, statistics: Statistics) -> Scale:
+        """The scale by the statistics of the data, before a histogram is looked at."""
+        return self.method.scale(statistics, self.lowest)
+
+    def scales(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `scale`, for the statistics in each of many rows: scales, float64, and zero points, int64."""
+        return self.method.scales(rows, self.lowest)
 
     def refused(self, statistics: Statistics) -> bool:
         """Whether data with these statistics hold values that the rule takes no code for."""
         missing = statistics.nan + statistics.missing if self.nan_code is None else 0
-        return bool(missing or (statistics.infinite and self.value_range is None))
+        return bool(missing or (statistics.infinite and self.method.needs != "nothing"))
 
     def refusal(self, statistics: Statistics, index: tuple[int, ...], missing: float | int | None = None) -> str:
         """What to say of refused data: how many of each kind, where the first is, and which options take them."""
@@ -152,23 +391,30 @@ class Rule:
         ways = []
         if statistics.nan + statistics.missing and self.nan_code is None:
             ways.append('nan_policy="propagate" keeps missing values, with a code of their own')
-        if statistics.infinite and self.value_range is None:
+        if statistics.infinite and self.method.needs != "nothing":
             ways.append("value_range=(low, high) saturates infinities")
         return f"the data hold {found}; the first refused value is at index {index}. {'; '.join(ways)}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Its settings by the names of `quantize_to_zarr`."""
+        given = self.method.value_range
+        return {
+            "scale_method": self.method.name,
+            "axis": self.granularity.axis,
+            "percentile": self.method.percentile,
+            "value_range": None if given is None else list(given),
+            "nan_policy": self.nan_policy,
+        }
 
-def checked_percentile(percentile: Any, scale_method: str) -> float | None:
-    if scale_method != "percentile":
-        if percentile is not None:
-            raise ValueError(f"percentile={percentile!r} goes with scale_method='percentile', not {scale_method!r}")
-        return None
-    try:
-        share = PERCENTILE if percentile is None else float(percentile)
-    except (TypeError, ValueError):
-        share = math.nan
-    if not 0 < share <= 100:
-        raise ValueError(f"percentile is {percentile!r}, but must be a number above 0 and up to 100, such as 99.9")
-    return share
+    def __str__(self) -> str:
+        each = self.granularity.each
+        return f"{self.method}, one for each {each}" if each else str(self.method)
+
+
+METHODS: dict[str, type[Method]] = {one.name: one for one in (MinMax, AbsMax, Percentile, LeastSquares)}
+
+
+# Arithmetic -----------------------------------------------------------------------------------------------------------
 
 
 def checked_range(value_range: Any) -> tuple[float, float]:
@@ -184,7 +430,7 @@ def checked_range(value_range: Any) -> tuple[float, float]:
     return low, high
 
 
-def step(width: Fraction, steps: int) -> float:
+def scale_over(width: Fraction, steps: int) -> float:
     """``width / steps`` as float64, a subnormal one rounded up, so that the codes always reach over the width."""
     exact = width / steps
     scale = float(exact)
@@ -193,7 +439,7 @@ def step(width: Fraction, steps: int) -> float:
     return float(math.ceil(exact / SMALLEST_SUBNORMAL) * SMALLEST_SUBNORMAL)
 
 
-def divided(low: np.ndarray, high: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def exact_quotients(low: np.ndarray, high: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """``(high - low) / steps`` of float64 arrays, and where that is surely the exact quotient rounded once.
 
     `steps` is 14 or 15. The difference is exact with what it lost in rounding (Knuth's two-sum), and so is what the
@@ -213,10 +459,10 @@ def divided(low: np.ndarray, high: np.ndarray, steps: int) -> tuple[np.ndarray, 
     return quotient, sure & (np.frexp(quotient)[0] != 0.5) & (np.spacing(quotient) == place)
 
 
-def constant(value: float, nan_code: int | None) -> Scale:
+def scale_of_constant(value: float) -> Scale:
     """The scale of an array of one value: code 0 restores it exactly."""
     scale = 1.0 if value.is_integer() and abs(value) < 2**31 else abs(value)
-    return Scale(scale, -int(value / scale), nan_code)
+    return Scale(scale, -int(value / scale))
 
 
 def check_scale(scale: Any, zero_point: Any) -> tuple[float, int]:

@@ -1,4 +1,7 @@
-"""From codes back to numbers, by tables of the 16 values: of one scale, or of each index of an axis."""
+"""What the loops look up: coefficients to quantize with, and the levels that codes stand for.
+
+Each is made of scales and codes, for one dtype; the loops know no more of them than these tables.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import numpy as np
 
 from .blocks import first_index
 from .dtypes import arithmetic, finite_range, rounded, rounded_each
-from .grid import Shape
-from .scales import HIGHEST, LOWEST, Scale
+from .granularity import PER_TENSOR, Granularity
+from .grid import Region, Shape, shape_of
+from .scales import HIGHEST, LOWEST, Codes, Scale, Scales
 
 
 class Affine(NamedTuple):
@@ -38,13 +42,9 @@ class Affine(NamedTuple):
     magic: Any
 
 
-FAR = Fraction(1 << 60)  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
-
-
-EDGE = {np.float32: 100, np.float64: 1000}  # exponents of scales that need no factor
-
-
-MANTISSA = {np.float32: 23, np.float64: 52}
+FAR = Fraction(1 << 60)  # steps: offsets are cut there, farther than any two values of a dtype that differ lie apart
+EDGE = {np.float32: 100, np.float64: 1000}  # powers of two: scales up to it, and down to its reciprocal, need no factor
+MANTISSA = {np.float32: 23, np.float64: 52}  # bits of the fraction
 
 
 @functools.lru_cache(maxsize=256)
@@ -89,18 +89,38 @@ def affines(
         levels = (low - zero_points).astype(np.float64) * scales
     ordinary = (np.abs(exponent) < EDGE[number]) & (zero_points > -(1 << 30)) & (zero_points < 1 << 30)
     ordinary &= np.abs(levels) < np.finfo(number).max / 2
-    table = np.empty((len(Affine._fields), len(scales)), number)
     anchor = np.where(ordinary, levels, 0.0).astype(number)
-    table[0] = 1
-    table[1] = anchor
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        table[2] = 1 / scales
-        table[3] = (anchor - levels) / scales + low
-    table[4], table[5], table[6] = low, 7, low if nan_code is None else nan_code
-    table[7] = 1.5 * 2.0 ** MANTISSA[number] + zero_points % 2
+        found = Affine(
+            factor=1,
+            anchor=anchor,
+            inverse=1 / scales,
+            offset=(anchor - levels) / scales + low,
+            low=low,
+            high=HIGHEST,
+            nan=low if nan_code is None else nan_code,
+            magic=1.5 * 2.0 ** MANTISSA[number] + zero_points % 2,
+        )
+        table = np.empty((len(found), len(scales)), number)
+        for row, values in zip(table, found, strict=True):
+            row[:] = values
     for i in np.flatnonzero(~ordinary):
         table[:, i : i + 1] = affine(dtype, float(scales[i]), int(zero_points[i]), nan_code, low)
     return table
+
+
+def affine_table(
+    dtype: np.dtype[Any], scales: np.ndarray, zero_points: np.ndarray, nan_code: int | None, low: int
+) -> np.ndarray:
+    """As `affine` of one scale, or as `affines` of many: shape ``(8, count)``."""
+    if len(scales) == 1:
+        return affine(dtype, float(scales[0]), int(zero_points[0]), nan_code, low)
+    return affines(dtype, scales, zero_points, nan_code, low)
+
+
+def coefficients(scales: Scales, dtype: np.dtype[Any], codes: Codes) -> np.ndarray:
+    """What values of a dtype are quantized with, as the loops take it: shape ``(8, groups)``, rows as in `Affine`."""
+    return affine_table(dtype, scales.scale.reshape(-1), scales.zero_point.reshape(-1), codes.nan_code, codes.lowest)
 
 
 def pairs_of(table: np.ndarray) -> np.ndarray:
@@ -118,115 +138,99 @@ PAIRS: dict[int, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Levels:
-    """The 16 values of the codes -8..7 in one dtype.
+def levels(
+    scale: Scale,
+    dtype: np.dtype[Any],
+    codes: Codes = Codes(),  # noqa: B008  frozen
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values ``(code - zero_point) * scale`` of the codes -8..7, and which of them the dtype cannot hold.
 
-    `table` has shape (16,); `outside` has the codes whose value does not fit the dtype: their entries mean nothing.
-    """
-
-    table: np.ndarray
-    outside: frozenset[int]
-
-
-def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None = None) -> Levels:
-    """The values ``(code - zero_point) * scale``, computed in float64 and rounded once, half to even, to `dtype`.
-
-    That of `nan_code` is NaN, or `missing` in an integer dtype.
-
-    A value beyond the dtype's finite range by at most half a step (and 1e-5 of that, as in the bound) saturates, one
-    further out is `outside`.
+    They are computed in float64 and rounded once, half to even, to `dtype`. That of `nan_code` is NaN, or in an integer
+    dtype the missing value. A value beyond the dtype's finite range by at most half a step (and `SLACK` of that, as in
+    the bound) saturates; one further out cannot be held, and its entry means nothing.
 
     Examples
     --------
-    >>> levels(Scale(1.5), np.dtype(np.float32)).table[[0, 4, 8, 15]].tolist()
-    [-12.0, -6.0, 0.0, 10.5]
+    >>> values, outside = levels(Scale(1.5), np.dtype(np.float32))
+    >>> values[[0, 4, 8, 15]].tolist(), bool(outside.any())
+    ([-12.0, -6.0, 0.0, 10.5], False)
     """
-    table = np.zeros(16, dtype)
-    outside = set()
+    values, outside = np.zeros(16, dtype), np.zeros(16, bool)
     lowest, highest = finite_range(dtype)
-    half = Fraction(parameters.scale) / 2 * (1 + Fraction(1, 10**5))
-    for code in range(LOWEST, HIGHEST + 1):
-        if code == parameters.nan_code:
-            if dtype.kind in "iu" and missing is None:
-                outside.add(code)
+    half = Fraction(scale.scale) / 2 * (1 + Fraction(1, 10**5))
+    for place, code in enumerate(range(LOWEST, HIGHEST + 1)):
+        if code == codes.nan_code:
+            if dtype.kind not in "iu":
+                values[place] = np.nan
+            elif codes.missing is not None:
+                values[place] = codes.missing
             else:
-                table[code + 8] = np.nan if missing is None or dtype.kind not in "iu" else missing
+                outside[place] = True
             continue
-        exact = (code - parameters.zero_point) * Fraction(parameters.scale)
+        exact = (code - scale.zero_point) * Fraction(scale.scale)
         if exact < lowest - half or exact > highest + half:
-            outside.add(code)
+            outside[place] = True
         elif exact <= lowest or exact >= highest:
-            table[code + 8] = rounded(float(lowest if exact <= lowest else highest), dtype)
+            values[place] = rounded(float(lowest if exact <= lowest else highest), dtype)
         else:
-            table[code + 8] = rounded(float(code - parameters.zero_point) * parameters.scale, dtype)
-    return Levels(table, frozenset(outside))
+            values[place] = rounded(float(code - scale.zero_point) * scale.scale, dtype)
+    return values, outside
 
 
 def levels_each(
-    scales: np.ndarray, zero_points: np.ndarray, nan_code: int | None, dtype: np.dtype[Any], missing: Any = None
+    scales: np.ndarray, zero_points: np.ndarray, dtype: np.dtype[Any], codes: Codes
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `levels`, for many scales: tables of shape ``(count, 16)``, and whether each entry lies outside the dtype."""
-    codes = np.arange(LOWEST, HIGHEST + 1)
     with np.errstate(over="ignore"):
-        exact = (codes - zero_points[:, None]).astype(np.float64) * scales[:, None]
+        exact = (np.arange(LOWEST, HIGHEST + 1) - zero_points[:, None]).astype(np.float64) * scales[:, None]
     limits = [float(limit) for limit in finite_range(dtype)]
     ordinary = (exact > limits[0] * (1 - 2.0**-10)) & (exact < limits[1] * (1 - 2.0**-10))
     inside = ordinary.all(axis=1) & (zero_points > -(1 << 52)) & (zero_points < 1 << 52)
     tables = np.zeros(exact.shape, dtype)
     tables[inside] = rounded_each(exact[inside], dtype)
     outside = np.zeros(exact.shape, bool)
-    if nan_code is not None and inside.any():
-        special = levels(Scale(1.0, 0, nan_code), dtype, missing)
-        tables[inside, nan_code - LOWEST] = special.table[nan_code - LOWEST]
-        outside[inside, nan_code - LOWEST] = nan_code in special.outside
+    if codes.nan_code is not None and inside.any():
+        place = codes.nan_code - LOWEST
+        values, beyond = levels(Scale(1.0), dtype, codes)
+        tables[inside, place], outside[inside, place] = values[place], beyond[place]
     for i in np.flatnonzero(~inside):
-        found = levels(Scale(float(scales[i]), int(zero_points[i]), nan_code), dtype, missing)
-        tables[i] = found.table
-        outside[i, [code - LOWEST for code in found.outside]] = True
+        tables[i], outside[i] = levels(Scale(float(scales[i]), int(zero_points[i])), dtype, codes)
     return tables, outside
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """The values of the codes -8..7.
+class LevelTable:
+    """The values of the codes -8..7 for each group.
 
-    `values` and `outside`, which tells the codes whose value does not fit the dtype, have the shape ``(count, 16)``: a
-    row for each index of `axis`, or a single one without an axis.
+    `values` has 16 entries for each group, shape ``(..., 16)`` with the axes of an array of scales, or ``(16,)`` where
+    all values share one. `outside` tells those that the dtype cannot hold. `shape` is that of the values to look up.
     """
 
     values: np.ndarray
     outside: np.ndarray
-    axis: int | None = None
-
-    @classmethod
-    def of(cls, parameters: Scale, dtype: np.dtype[Any], missing: float | int | None = None) -> Table:
-        found = levels(parameters, dtype, missing)
-        return cls(found.table[None], np.isin(np.arange(LOWEST, HIGHEST + 1), list(found.outside))[None])
-
-    @classmethod
-    def of_each(
-        cls,
-        scales: np.ndarray,
-        zero_points: np.ndarray,
-        nan_code: int | None,
-        dtype: np.dtype[Any],
-        axis: int,
-        missing: float | int | None = None,
-    ) -> Table:
-        return cls(*levels_each(scales, zero_points, nan_code, dtype, missing), axis)
+    granularity: Granularity = PER_TENSOR
+    shape: Shape = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.values.dtype
 
+    @property
+    def rows(self) -> np.ndarray:
+        """The values, shape ``(groups, 16)``."""
+        return self.values.reshape(-1, 16)
+
     @functools.cached_property
     def pairs(self) -> np.ndarray:
-        return pairs_of(self.values[0])
+        """As `pairs_of`, where all values share one scale."""
+        return pairs_of(self.rows[0])
 
-    def part(self, indices: slice) -> Table:
-        """That of some indices of the axis; of one scale it is the same."""
-        return self if self.axis is None else Table(self.values[indices], self.outside[indices], self.axis)
+    def part(self, region: Region) -> LevelTable:
+        """That of a region."""
+        if self.granularity.single:
+            return self
+        own = self.granularity.scales_of(region, self.shape)
+        return LevelTable(self.values[own], self.outside[own], self.granularity, shape_of(region))
 
     def look_up(self, codes: np.ndarray) -> np.ndarray:
         """The value of each code.
@@ -237,14 +241,15 @@ class Table:
             If the dtype cannot hold it.
         """
         self.check(codes)
-        found: np.ndarray = self.values[self._rows(codes), codes.astype(np.intp) - LOWEST]
+        found: np.ndarray = self.rows[self.granularity.index_of(codes.shape), codes.astype(np.intp) - LOWEST]
         return found
 
     def check(self, codes: np.ndarray) -> None:
         """Raise a ValueError for the first code whose value does not fit the dtype that it is to be restored to."""
         if not self.outside.any():
             return
-        outside = self.outside[self._rows(codes), codes.astype(np.intp) - LOWEST]
+        rows = self.outside.reshape(-1, 16)
+        outside = rows[self.granularity.index_of(codes.shape), codes.astype(np.intp) - LOWEST]
         if outside.any():
             index = first_index(outside)
             raise ValueError(
@@ -252,15 +257,19 @@ class Table:
                 "pass a wider dtype"
             )
 
-    def _rows(self, codes: np.ndarray) -> Any:
-        """The row of each code, as an index that broadcasts."""
-        return 0 if self.axis is None else along(np.arange(len(self.values)), self.axis, codes.ndim)
+
+CODES = LevelTable(np.arange(LOWEST, HIGHEST + 1, dtype=np.int8), np.zeros(16, bool))
 
 
-CODES = Table(np.arange(LOWEST, HIGHEST + 1, dtype=np.int8)[None], np.zeros((1, 16), bool))
+def level_table(scales: Scales, dtype: np.dtype[Any], codes: Codes) -> LevelTable:
+    """What codes stand for in a dtype, with these scales."""
+    if scales.granularity.single:
+        return _one_level_table(float(scales.scale.item()), int(scales.zero_point.item()), dtype, codes)
+    values, outside = levels_each(scales.scale.reshape(-1), scales.zero_point.reshape(-1), dtype, codes)
+    shape = (*scales.scale.shape, 16)
+    return LevelTable(values.reshape(shape), outside.reshape(shape), scales.granularity, scales.shape)
 
 
-def along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    """One value for each index of an axis, as an array that broadcasts: of length 1 along every other axis."""
-    shape: Shape = (1,) * axis + (-1,) + (1,) * (ndim - axis - 1)
-    return values.reshape(shape)
+@functools.lru_cache(maxsize=256)
+def _one_level_table(scale: float, zero_point: int, dtype: np.dtype[Any], codes: Codes) -> LevelTable:
+    return LevelTable(*levels(Scale(scale, zero_point), dtype, codes))

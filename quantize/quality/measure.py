@@ -22,7 +22,6 @@ from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..numerics.scales import Rule
 from ..reading.array import Int4Array, open_int4
 from ..runtime.progress import Progress
-from ..store.chunks import scales_of
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, Ruler, compare_arrays
 
@@ -175,20 +174,12 @@ def compare_block(
                 one, counted = ruler.part(inside).compare(values[within(own, piece)], codes[inside], corner)
                 sums[part] = sums.get(part, Sums()) + one
                 counts.add(counted)
-    return list(sums.items()), counts, float(ruler.scales.max()) / 2
+    return list(sums.items()), counts, float(ruler.scales.scale.max()) / 2
 
 
 def ruler_of(array: Int4Array, region: Region) -> Ruler:
-    metadata, rule = array.metadata, rule_of(array)
-    return Ruler(
-        *scales_of(array._reader, region),
-        metadata.axis,
-        rule.lowest,
-        rule.histogrammed or given_range(array) is not None,
-        metadata.nan_code,
-        metadata.missing if metadata.nan_code is not None else None,
-        array.dtype,
-    )
+    metadata = array.metadata
+    return Ruler(array._reader.scales(region), metadata.codes, metadata.rule.method.clips, array.dtype)
 
 
 def rule_of(array: Int4Array) -> Rule:
@@ -196,7 +187,7 @@ def rule_of(array: Int4Array) -> Rule:
     metadata = array.metadata
     policy = "raise" if metadata.nan_code is None else "propagate"
     share = settings_of(array).get("percentile") if metadata.scale_method == "percentile" else None
-    return Rule(metadata.scale_method, nan_policy=policy, percentile=share, axis=metadata.axis)
+    return Rule.of(metadata.scale_method, nan_policy=policy, percentile=share, granularity=metadata.granularity)
 
 
 def given_range(array: Int4Array) -> tuple[float, float] | None:

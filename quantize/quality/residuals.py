@@ -14,8 +14,8 @@ import numpy as np
 
 from ..kernels import compiled
 from ..numerics.grid import Region, Shape, index_at
-from ..numerics.scales import LOWEST, Scale
-from ..numerics.tables import Table
+from ..numerics.scales import LOWEST, Codes, Scale, Scales
+from ..numerics.tables import LevelTable, level_table
 from .figures import Sums
 
 SLACK = 1e-5  # of half a step: what a kernel may lose to rounding
@@ -63,50 +63,43 @@ class Ruler:
 
     Attributes
     ----------
-    scales, zero_points : ndarray of float64 and int64, shape (indices,)
-        One for each index of `axis`, or a single one.
-    lowest : int
-        The lowest code that values get.
+    scales : Scales
+    codes : Codes
+        Which codes values get, and which stands for missing ones.
     clips : bool
         Whether values may saturate, and it is no defect.
-    nan_code, missing
-        The code of missing values, and a value of the source that counts as one beside NaN.
     dtype : dtype
         Of what is restored.
     """
 
-    scales: np.ndarray
-    zero_points: np.ndarray
-    axis: int | None
-    lowest: int
+    scales: Scales
+    codes: Codes
     clips: bool
-    nan_code: int | None
-    missing: float | int | None
     dtype: np.dtype[Any]
 
     @functools.cached_property
-    def exact(self) -> Table:
+    def exact(self) -> LevelTable:
         """The values of the codes, in the dtype; that of missing ones means nothing where integers have none."""
-        known = 0 if self.missing is None else self.missing
-        if self.axis is None:
-            scale = Scale(float(self.scales[0]), int(self.zero_points[0]), self.nan_code)
-            return Table.of(scale, self.dtype, known)
-        return Table.of_each(self.scales, self.zero_points, self.nan_code, self.dtype, self.axis, known)
+        known = 0 if self.codes.missing is None else self.codes.missing
+        return level_table(self.scales, self.dtype, replace(self.codes, missing=known))
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """The number of the group at each place along the middle of the cube that the loops take."""
+        numbers = np.arange(self.scales.count).reshape(self.scales.scale.shape)
+        return np.asarray(self.scales.granularity.spread(numbers, self.scales.shape))
 
     @functools.cached_property
     def table(self) -> np.ndarray:
-        """The values of the codes, in float64, shape ``(indices, 16)``; that of missing ones is NaN."""
-        values = self.exact.values.astype(np.float64)
-        if self.nan_code is not None:
-            values[:, self.nan_code - LOWEST] = np.nan
-        return values
+        """The values of the codes, in float64, shape ``(places, 16)``; that of missing ones is NaN."""
+        values = self.exact.rows.astype(np.float64)
+        if self.codes.nan_code is not None:
+            values[:, self.codes.nan_code - LOWEST] = np.nan
+        return np.asarray(values[self.places])
 
     def part(self, region: Region) -> Ruler:
-        """That of some indices of the axis."""
-        if self.axis is None:
-            return self
-        indices = region[self.axis]
-        return replace(self, scales=self.scales[indices], zero_points=self.zero_points[indices])
+        """That of a region."""
+        return replace(self, scales=self.scales.part(region))
 
     def compare(self, original: np.ndarray, codes: np.ndarray, corner: Shape) -> tuple[Sums, Counts]:
         """A piece of the source with its codes, whose first value has the index `corner`.
@@ -117,31 +110,24 @@ class Ruler:
             If a code stands for a value that the dtype cannot hold.
         """
         self.exact.check(codes)
-        if self.missing is not None:
-            absent = original == np.asarray(self.missing).astype(original.dtype)
+        missing = self.codes.missing
+        if missing is not None:
+            absent = original == np.asarray(missing).astype(original.dtype)
             original = np.where(absent, np.nan, original.astype(np.float64))
-        block = three(codes, self.axis)
+        block = np.ascontiguousarray(codes).reshape(self.scales.granularity.cube(codes.shape))
         restored = np.empty(block.shape)
         compiled(restore_loop, "float64")(block, self.table, restored)
         return compare_block(original, restored, block, self, corner)
 
 
-PLAIN = Ruler(np.ones(1), np.zeros(1, np.int64), None, LOWEST, True, None, None, np.dtype(np.float64))
+PLAIN = Ruler(Scales.one(Scale(1.0), (1,)), Codes(), True, np.dtype(np.float64))
 
 
 def compare_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) -> Sums:
     """A piece of one array with that of another, of which no scale is known."""
-    block = three(restored, None).astype(np.float64)
+    block = np.ascontiguousarray(restored).reshape(1, 1, -1).astype(np.float64)
     sums, _ = compare_block(original, block, np.zeros(block.shape, np.int8), PLAIN, corner)
     return replace(sums, saturated=0, outside=0, in_range=0.0)
-
-
-def three(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """C-contiguous, as ``(before, along, behind)`` the axis."""
-    if axis is None:
-        return np.ascontiguousarray(values).reshape(1, 1, -1)
-    shape = (math.prod(values.shape[:axis]), values.shape[axis], math.prod(values.shape[axis + 1 :]))
-    return np.ascontiguousarray(values).reshape(shape)
 
 
 def compare_block(
@@ -149,7 +135,7 @@ def compare_block(
 ) -> tuple[Sums, Counts]:
     """Values of any shape, and as ``(before, along, behind)`` an axis what is restored of them and their codes."""
     x = np.ascontiguousarray(original, np.float64).reshape(codes.shape)
-    scales = np.ascontiguousarray(ruler.scales)
+    scales = ruler.scales.scale.reshape(-1)[ruler.places]
     spacings = np.array([spacing(original.dtype), spacing(ruler.dtype)], np.int64)
     found, counts = compare_numbers(x, restored, codes, ruler, scales, spacings)
     if not ordinary(found):
@@ -193,8 +179,9 @@ def compare_numbers(
     slack = 0.5 if ruler.dtype.kind in "iu" else 0.0
     tables = (counts.codes, counts.values, counts.errors)
     with np.errstate(over="ignore", divide="ignore"):
-        steps = (scales, 1 / scales, ruler.zero_points.astype(np.float64))
-    compiled(compare_loop, "float64")(x, restored, codes, steps, ruler.lowest, spacings, slack, tables, whole, real)
+        steps = (scales, 1 / scales, ruler.scales.zero_point.reshape(-1)[ruler.places].astype(np.float64))
+    loop, lowest = compiled(compare_loop, "float64"), ruler.codes.lowest
+    loop(x, restored, codes, steps, lowest, spacings, slack, tables, whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
     bias, mae, rmse, mean, deviation, largest, in_range = real.tolist()
     outside = outside if ruler.clips else outside + saturated

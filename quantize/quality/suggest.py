@@ -99,15 +99,7 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
 
 def rule_of(array: Int4Array, sample: Sample) -> Rule:
     """How the scales of a store were chosen, with what the sample needs for missing values."""
-    metadata = array.metadata
-    settings = metadata.fingerprint.get("settings", {})
-    given = settings.get("value_range")
-    return sample.rule(
-        metadata.scale_method,
-        metadata.axis,
-        value_range=None if given is None else tuple(given),
-        percentile=settings.get("percentile"),
-    )
+    return replace(array.metadata.rule, nan_policy="propagate" if sample.propagates else "raise")
 
 
 def recommendation(choices: dict[Rule, Choice]) -> tuple[Rule, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.blocks import blocks
+from ..numerics.granularity import granularity_of
 from ..numerics.grid import Region, Shape
 from ..numerics.scales import HIGHEST, Rule
 from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
@@ -94,7 +95,9 @@ class Sample:
         return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64)
 
     def rule(self, method: str, axis: int | None, **options: Any) -> Rule:
-        return Rule(method, nan_policy="propagate" if self.propagates else "raise", axis=axis, **options)
+        granularity = granularity_of(axis, self.values.ndim)
+        policy = "propagate" if self.propagates else "raise"
+        return Rule.of(method, nan_policy=policy, granularity=granularity, **options)
 
     def per_index(self, axis: int | None, shape: Shape) -> float:
         """Values of one index, for an array of this shape."""

@@ -12,12 +12,11 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..io import as_source
 from ..numerics.grid import packed_region, shape_of, within
-from ..numerics.scales import Rule
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
-from ..runtime.tasks import Work
+from ..runtime.units import Units
 from ..storage import Variable, sealed_variable
-from ..store.chunks import ChunkReader, scales_of
+from ..store.chunks import ChunkReader
 from ..store.metadata import Metadata
 from ..store.zarr_json import check_group
 
@@ -92,8 +91,8 @@ def verify(
         If the source has another shape or dtype.
     """
     variable, metadata = sealed_variable(store, name)
-    work = None if source is None else compared(source, variable, metadata)
-    check = Check(variable, metadata, work)
+    units = None if source is None else compared(source, variable, metadata)
+    check = Check(variable, metadata, units)
     check.documents()
     each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising())
     return check.result()
@@ -102,15 +101,15 @@ def verify(
 class Check:
     """One run of `verify`: what it has found so far, of damaged places at most `TOLD` by name."""
 
-    def __init__(self, variable: Variable, metadata: Metadata, work: Work | None) -> None:
-        self.variable, self.metadata, self.layout, self.work = variable, metadata, metadata.layout, work
+    def __init__(self, variable: Variable, metadata: Metadata, expected: Units | None) -> None:
+        self.variable, self.metadata, self.layout, self.expected = variable, metadata, metadata.layout, expected
         self.reader = ChunkReader(variable.keys, variable.name, metadata)
         self.damaged: dict[str, str] = {}
         self.more = 0
         self.whole: list[int] = []
         self.differing: list[str] = []
-        # Indices of the axis, each the first of a unit's, whose scales are damaged.
-        self.without: set[int | None] = set()
+        # Places of units along the axes on which scales differ, whose scales are damaged.
+        self.without: set[tuple[int, ...]] = set()
         self.lock = threading.Lock()
 
     def result(self) -> Verification:
@@ -118,7 +117,7 @@ class Check:
         if self.more:
             damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
         chunks, whole = self.reader.grid.count, sum(self.whole)
-        return Verification(chunks, tuple(damaged), tuple(sorted(self.differing)), self.work is not None, whole)
+        return Verification(chunks, tuple(damaged), tuple(sorted(self.differing)), self.expected is not None, whole)
 
     def damage(self, place: str, error: Exception) -> None:
         with self.lock:
@@ -130,9 +129,8 @@ class Check:
     def documents(self) -> None:
         """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
         self.document("zarr.json", check_group)
-        if self.metadata.axis is not None:
-            for array in self.reader.scales.arrays:
-                self.document(array.metadata_key, array.check_document)
+        for array in self.reader.scale_store.arrays:
+            self.document(array.metadata_key, array.check_document)
 
     def document(self, key: str, check: Callable[[bytes], None]) -> None:
         try:
@@ -167,24 +165,29 @@ class Check:
         for number in numbers:
             self.unit(number)
 
+    def place_of_scales(self, number: int) -> tuple[int, ...]:
+        """Where a unit lies along the axes on which scales differ."""
+        position = self.layout.units.position(number)
+        return tuple(position[axis] for axis in self.metadata.granularity.fixed(self.layout.units))
+
     def unit(self, number: int) -> None:
         """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
         region = self.layout.units.region(number)
-        indices = None if self.metadata.axis is None else region[self.metadata.axis].start
-        if indices in self.without:
+        place = self.place_of_scales(number)
+        if place in self.without:
             return
         try:
-            scales = scales_of(self.reader, region)
+            scales = self.reader.scales(region)
             if self.layout.shards:
                 self.reader.index(number)
         except DamagedChunkError as error:
-            self.without.add(indices)
+            self.without.add(place)
             self.damage(error.place, error)
             return
         except ValueError as error:
             self.damage(self.variable.chunk_key(self.layout, number), error)
             return
-        expected = None if self.work is None else self.work.pack_unit(number, scales)[0]
+        expected = None if self.expected is None else self.expected.pack(number, scales)[0]
         whole = 0
         for chunk, shared in self.reader.grid.touched(region):
             try:
@@ -200,14 +203,12 @@ class Check:
         self.whole.append(whole)
 
 
-def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
-    """The work that would write this variable from a source."""
+def compared(source: Any, variable: Variable, metadata: Metadata) -> Units:
+    """The units that would be written into this variable from a source."""
     origin, layout = as_source(source), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
         raise ValueError(
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
             f"{layout.shape} and dtype {layout.dtype}"
         )
-    policy = "raise" if metadata.nan_code is None else "propagate"
-    rule = Rule(metadata.scale_method, nan_policy=policy, axis=metadata.axis)
-    return Work(origin, variable, layout, rule, metadata.missing)
+    return Units(origin, layout, metadata.rule, metadata.missing)

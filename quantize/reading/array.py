@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from ..exceptions import StoreError
 from ..kernels import unpack_values
 from ..numerics.blocks import processors
-from ..numerics.grid import Region, shape_of, within
-from ..numerics.scales import LOWEST, Scale
-from ..numerics.tables import CODES, Table, along
+from ..numerics.grid import Region, shape_of
+from ..numerics.scales import LOWEST, Scales
+from ..numerics.tables import CODES, LevelTable, level_table
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.metadata import Metadata
@@ -60,6 +60,9 @@ def open_int4(store: Any, name: str | None = None) -> Int4Array:
     return Int4Array(*sealed_variable(store, name))
 
 
+Levels = Callable[[Sequence[range]], LevelTable]  # what the codes of some indices of each axis stand for
+
+
 class Int4Array:
     """A lazy view of a sealed variable: floats when indexed, reading only the chunks it needs.
 
@@ -99,7 +102,7 @@ class Int4Array:
         self.shards = self.layout.shards
         self.name = variable.name
         self.path = variable.keys.label
-        self.axis = metadata.axis
+        self.axis = metadata.granularity.axis
         self.nan_code = metadata.nan_code
         self.missing = metadata.missing
         self.attributes = metadata.attributes
@@ -112,39 +115,45 @@ class Int4Array:
 
     @property
     def scale(self) -> Any:
-        return self._parameter(0)
+        return self._scales.plain()[0]
 
     @property
     def zero_point(self) -> Any:
-        return self._parameter(1)
+        return self._scales.plain()[1]
 
-    def _parameter(self, which: int) -> Any:
-        one = self.metadata.scale
-        if isinstance(one, Scale):
-            return (one.scale, one.zero_point)[which]
-        assert self.axis is not None
-        return along(self._reader.parameters(slice(0, self.shape[self.axis]))[which], self.axis, self.ndim)
+    @property
+    def _scales(self) -> Scales:
+        return self._reader.scales(tuple(slice(0, n) for n in self.shape))
 
     @property
     def nbytes_stored(self) -> int:
-        names = (self.name,) if self.axis is None else (self.name, *self._variable.beside[2:])
+        names = (self.name, *(array.name for array in self._reader.scale_store.arrays))
         return sum(self._variable.keys.size(f"{name}/c") for name in names)
 
     @property
     def packed(self) -> zarr.Array[Any]:
         return self._variable.packed()
 
-    def _table(self, indices: range) -> Table:
-        """The values of codes at some indices of the axis, or of all."""
-        return self._one_table if self.axis is None else self._reader.table(indices)
+    def _levels(self, axes: Sequence[range]) -> LevelTable:
+        """What the codes of some indices of each axis stand for."""
+        granularity = self.metadata.granularity
+        if granularity.single:  # found once, not for each chunk
+            return self._shared_levels
+        hull = tuple(slice(axis[0], axis[-1] + 1) for axis in axes)
+        region = granularity.aligned(hull, self.shape)
+        inside = [
+            range(axis.start - part.start, axis.stop - part.start, axis.step)
+            for axis, part in zip(axes, region, strict=True)
+        ]
+        return level_table(self._reader.scales(region).taken(inside), self.dtype, self.metadata.codes)
 
     @functools.cached_property
-    def _one_table(self) -> Table:
-        assert isinstance(self.metadata.scale, Scale)
-        return Table.of(self.metadata.scale, self.dtype, self.missing)
+    def _shared_levels(self) -> LevelTable:
+        return level_table(self._scales, self.dtype, self.metadata.codes)
 
     def __repr__(self) -> str:
-        one = f"scale={self.scale:.6g} zero_point={self.zero_point}" if self.axis is None else f"axis={self.axis}"
+        several = self.metadata.granularity.label.replace(" ", "=", 1)
+        one = several or f"scale={self.scale:.6g} zero_point={self.zero_point}"
         return f"<Int4Array {self.path}/{self.name} shape={self.shape} dtype={self.dtype} chunks={self.chunks} {one}>"
 
     def __len__(self) -> int:
@@ -172,7 +181,7 @@ class Int4Array:
         return (type(self).__name__, self.path, self.name, self.metadata.to_json())
 
     def __getitem__(self, index: Any) -> Any:
-        return self._take(index, self.dtype, self._table)
+        return self._take(index, self.dtype, self._levels)
 
     def codes(self, index: Any = ...) -> Any:
         """The codes -8..7 themselves, int8, of an index as for the values.
@@ -182,18 +191,18 @@ class Int4Array:
         DamagedChunkError
             If a chunk is missing or damaged.
         """
-        return self._take(index, np.dtype(np.int8), lambda indices: CODES)
+        return self._take(index, np.dtype(np.int8), lambda axes: CODES)
 
-    def _take(self, index: Any, dtype: np.dtype[Any], table: Callable[[range], Table]) -> Any:
+    def _take(self, index: Any, dtype: np.dtype[Any], levels: Levels) -> Any:
         axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
         out = np.empty(tuple(axis.count for axis in axes), dtype)
         if out.size:
-            self._read(axes, out, table)
+            self._read(axes, out, levels)
         out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
         out = out.reshape([axis.count for axis in axes if not axis.drop])
         return out if out.ndim or has_ellipsis(index) else out[()]
 
-    def _read(self, axes: list[Axis], out: np.ndarray, table: Callable[[range], Table]) -> None:
+    def _read(self, axes: list[Axis], out: np.ndarray, levels: Levels) -> None:
         region = tuple(slice(axis.start, axis.stop) for axis in axes)
 
         def work(touched: tuple[int, Region]) -> None:
@@ -201,7 +210,7 @@ class Int4Array:
             picks = [axis.within(part) for axis, part in zip(axes, chunk, strict=True)]
             if all(pick.count for pick in picks):
                 target = out[tuple(slice(pick.first, pick.first + pick.count) for pick in picks)]
-                self._read_chunk(number, chunk, picks, target, table)
+                self._read_chunk(number, chunk, picks, target, levels)
 
         grid = self._reader.grid
         touched = grid.touched(region)
@@ -218,21 +227,22 @@ class Int4Array:
         return ChunkReader(self._variable.keys, self.name, self.metadata)
 
     def _read_chunk(
-        self, number: int, chunk: Region, picks: list[Pick], out: np.ndarray, table: Callable[[range], Table]
+        self,
+        number: int,
+        chunk: Region,
+        picks: list[Pick],
+        out: np.ndarray,
+        levels: Levels,
     ) -> None:
         packed = self._reader.read(number)
-        corner = self._reader.grid.region(number)
-        local = within(chunk, corner)
-        *outer, last = [
-            slice(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(local, picks, strict=True)
-        ]
-        indices = range(0)
-        if self.axis is not None:
-            part, pick = chunk[self.axis], picks[self.axis]
-            indices = range(part.start + pick.offset, part.stop, pick.step)
-        levels = table(indices)
+        axes = [range(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(chunk, picks, strict=True)]
+        *outer, last = (
+            slice(axis.start - corner.start, axis.stop - corner.start, axis.step)
+            for axis, corner in zip(axes, self._reader.grid.region(number), strict=True)
+        )
+        table = levels(axes)
         try:
-            unpack_run(packed[tuple(outer)], last, levels, out)
+            unpack_run(packed[tuple(outer)], last, table, out)
         except ValueError as error:
             raise StoreError(
                 f"{self.path}/{self._reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
@@ -241,7 +251,7 @@ class Int4Array:
             ) from error
 
 
-def unpack_run(rows: np.ndarray, run: slice, table: Table, out: np.ndarray) -> None:
+def unpack_run(rows: np.ndarray, run: slice, table: LevelTable, out: np.ndarray) -> None:
     """Write the values of some codes of each row into `out`, straight where those of one scale start on a byte."""
     if run.step != 1:
         index = np.arange(run.start, run.stop, run.step)

@@ -14,7 +14,7 @@ import numpy as np
 from ..io.formats.npy import npy_sink
 from ..io.formats.zarr import zarr_sink
 from ..io.sink import replacing
-from ..numerics.scales import BFLOAT16
+from ..numerics.dtypes import BFLOAT16
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
 from .array import Int4Array, open_int4

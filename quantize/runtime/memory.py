@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 
-from ..calibration.calibrate import GROUP
-from ..calibration.histogram import COARSE, FINE
+from ..calibration.calibrate import GROUPS_AT_ONCE
+from ..calibration.histogram import bins_for
 from ..io.formats.memory import ArraySource
 from ..io.formats.npy import FileSource
 from ..io.source import PIECE, Source
@@ -16,27 +16,15 @@ from ..numerics.statistics import ROW
 from ..store.keys import Keys
 from ..store.layout import Layout
 from .chunking import MIB
-from .scans import one_read, scan_batches
+from .scans import scan_batches
 
-OVERHEAD = 128 * MIB  # of a process: compiled kernels take 50 to 60, the rest is the allocator's and Zarr's
-
-
-SEARCH = 48 * MIB  # beside that: compiling what counts into histograms and searches them
-
-
+OVERHEAD = 128 * MIB  # bytes a process: compiled kernels take 50 to 60 MiB, the allocator and Zarr the rest
+SEARCH = 48 * MIB  # bytes a process, beside those: compiling what counts into histograms and searches them
 METADATA = 1 << 14  # bytes of all zarr.json
-
-
-SCAN = 68 + 64  # bytes of the statistics of a unit, while pass 1 is kept, the last batch filled up
-
-
-HISTOGRAMS = 5  # held at once: counted, encoded, and with the copies that takes
-
-
-ROWS = 10  # of each index, held at once beside those of a batch: folded, compared, as scales and as the kernels' tables
-
-
-COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
+SCAN = 68 + 64  # bytes a unit: its row of statistics in the store, and its share of the last batch, which is padded
+HISTOGRAMS = 5  # copies of a histogram that a task holds: counted, encoded, and those that the encoding makes
+ROWS = 10  # copies of the row of each group that a task holds beside its batch's: folded, compared, scales, tables
+COPIES = 4  # copies of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
 def rereads(source: Source) -> bool:
@@ -51,28 +39,28 @@ def task_memory(source: Source, layout: Layout) -> int:
 
 def statistics_memory(layout: Layout, rule: Rule) -> int:
     """Bytes that one task holds of statistics: rows, and where there is one read or histograms, what those take."""
-    if rule.axis is None:
-        return HISTOGRAMS * FINE.nbytes if rule.histogrammed else 0
-    lanes = layout.unit[rule.axis]
-    rows = lanes * 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
-    if one_read(layout, rule):
-        looked_at = min(lanes, GROUP) * COARSE.nbytes if rule.histogrammed else 0
-        return rows + math.prod(layout.unit) * layout.dtype.itemsize + looked_at
-    return rows + (HISTOGRAMS * lanes * COARSE.nbytes if rule.histogrammed else 0)
+    granularity, groups = rule.granularity, rule.granularity.count(layout.unit)
+    histogram = bins_for(granularity, 0).nbytes if rule.method.needs == "histogram" else 0
+    if granularity.single:
+        return HISTOGRAMS * histogram
+    rows = groups * 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
+    if granularity.complete(layout.units):
+        return rows + math.prod(layout.unit) * layout.dtype.itemsize + min(groups, GROUPS_AT_ONCE) * histogram
+    return rows + HISTOGRAMS * groups * histogram
 
 
 def statistics_disk(layout: Layout, rule: Rule) -> int:
     """Bytes that the scales take at most, and those of pass 1 while they are kept, the last batch filled up."""
+    granularity, groups = rule.granularity, rule.granularity.count(layout.unit)
+    histogram = bins_for(granularity, 0).nbytes if rule.method.needs == "histogram" else 0
     batches = scan_batches(layout, rule)
-    filled = batches.count * batches.size
-    if rule.axis is None:
-        return SCAN * layout.units.count + (batches.count * FINE.nbytes if rule.histogrammed else 0)
-    lanes = layout.unit[rule.axis]
-    scales = 16 * batches.blocks * lanes
-    if one_read(layout, rule):
+    if granularity.single:
+        return SCAN * layout.units.count + batches.count * histogram
+    scales = 16 * batches.blocks * groups
+    if granularity.complete(layout.units):
         return scales + SCAN * batches.blocks
-    kept = lanes * COARSE.nbytes * batches.count if rule.histogrammed else 0
-    return scales + kept + filled * (lanes * 8 * (ROW + 2) + SCAN)
+    filled = batches.count * batches.size
+    return scales + groups * histogram * batches.count + filled * (groups * 8 * (ROW + 2) + SCAN)
 
 
 def free_bytes(keys: Keys) -> int | None:

@@ -11,14 +11,14 @@ from dask.utils import format_bytes
 from ..io import as_source
 from ..io.formats.dask import DaskSource
 from ..io.source import Source, chosen_missing
-from ..numerics.granularity import checked_axis
+from ..numerics.granularity import granularity_of
 from ..numerics.scales import Rule
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from .chunking import chosen_layout
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, rereads, statistics_disk, statistics_memory, task_memory
-from .scans import one_read, scan_batches
+from .scans import passes, scan_batches
 from .schedulers import chosen_workers
 from .settings import Settings, parsed_bytes
 
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def passes(self) -> int:
-        return 1 if self.rule.value_range is not None or one_read(self.layout, self.rule) else 2
+        return passes(self.layout, self.rule)
 
     @property
     def units(self) -> int:
@@ -92,7 +92,7 @@ class Plan:
         """How often the source is read, and what for."""
         if self.passes == 2:
             return "2 passes: the range of the data, then the codes"
-        if self.rule.value_range is not None:
+        if self.rule.method.needs == "nothing":
             return "1 pass: the range is given, so only the codes"
         return "1 pass: each chunk holds all values of its indices, so that scales and codes come from one read"
 
@@ -106,11 +106,7 @@ class Plan:
             "chunks": list(layout.chunks),
             "shards": list(layout.shards) if layout.shards else None,
             "compressor": layout.compressor.name,
-            "scale_method": self.rule.scale_method,
-            "axis": self.rule.axis,
-            "percentile": self.rule.percentile,
-            "value_range": list(self.rule.value_range) if self.rule.value_range else None,
-            "nan_policy": self.rule.nan_policy,
+            **self.rule.to_json(),
             "missing": self.missing if self.missing is None or math.isfinite(self.missing) else str(self.missing),
             "passes": self.passes,
             "units": self.units,
@@ -134,7 +130,7 @@ class Plan:
         lines = {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
-            "scale": f"{described(self.rule)}, {self.reads}",
+            "scale": f"{self.rule}, {self.reads}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
             "disk": f"{format_bytes(self.disk)} at most{free}",
@@ -204,13 +200,13 @@ def plan(
 
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
-    axis = checked_axis(settings.axis, len(source.shape))
-    rule = Rule(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, axis)
+    granularity = granularity_of(settings.axis, len(source.shape))
+    rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
-    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, axis)
+    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, granularity.axis)
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
     task = task_memory(source, layout) + statistics_memory(layout, rule)
-    overhead = (OVERHEAD + (SEARCH if rule.histogrammed else 0)) * processes
+    overhead = (OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)) * processes
     budget = parsed_bytes(settings.memory)
     if budget is not None:
         affordable = (budget - overhead) // task
@@ -228,8 +224,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
             workers = affordable
     said = overhead + workers * task
     kept = 0
-    once = rule.value_range is not None or one_read(layout, rule)
-    if budget is not None and not once and scheduler == "threads" and rereads(source):
+    if budget is not None and passes(layout, rule) == 2 and scheduler == "threads" and rereads(source):
         kept = min(budget - said, layout.nbytes)
     if isinstance(source, DaskSource):
         notes.append("memory is an estimate for a dask source: what its graph holds is its own")
@@ -247,9 +242,3 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         free=free_bytes(keys),
         notes=tuple(notes),
     )
-
-
-def described(rule: Rule) -> str:
-    """The rule in words."""
-    share = "" if rule.percentile is None else f" {rule.percentile:g}"
-    return f"{rule.scale_method}{share}" + ("" if rule.axis is None else f", one for each index of axis {rule.axis}")

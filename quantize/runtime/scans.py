@@ -8,27 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..calibration.histogram import COARSE, FINE, FloatBins, Histogram, coarse
-from ..numerics.grid import Batches
+from ..calibration.histogram import COARSE, FloatBins, Histogram, bins_for
+from ..numerics.grid import Batches, Grid, shape_of
 from ..numerics.scales import Rule
-from ..numerics.statistics import ROW, no_rows
+from ..numerics.statistics import ROW
 from ..storage import Variable
 from ..store.codec import Compressor
 from ..store.layout import Layout
 from ..store.side_arrays import SideArray, owns
 
-SHARE = 16  # of what is stored, the part that histograms of an axis take at most
-
-
-PARTS = 64  # of the units, of which each has histograms of its own
+HISTOGRAM_SHARE = 16  # histograms of groups may take 1/16 of the bytes of the codes
+HISTOGRAM_BATCHES = 64  # at least so many batches, each with its own histograms
 
 
 @dataclass(frozen=True)
 class Scans:
     """What pass 1 found, kept in the store until the variable is sealed: rows of each unit, histograms of each batch.
 
-    A row has the statistics of one index of the axis in one unit, and where the rule looks at histograms also the unit
-    and origin of its own.
+    A row has the statistics of one group in one unit, and where the rule looks at histograms also the unit and origin
+    of its own.
     """
 
     variable: Variable
@@ -37,19 +35,23 @@ class Scans:
 
     @functools.cached_property
     def bins(self) -> FloatBins | None:
-        if not self.rule.histogrammed:
+        if self.rule.method.needs != "histogram":
             return None
-        if self.rule.axis is None:
-            return FINE
-        return coarse(self.batches.size * math.prod(self.layout.unit) // self.lanes)
+        values = self.batches.size * math.prod(self.layout.unit) // self.groups_per_unit
+        return bins_for(self.rule.granularity, values)
+
+    @functools.cached_property
+    def groups_per_unit(self) -> int:
+        """How many groups a unit has at most."""
+        return self.rule.granularity.count(self.layout.unit)
+
+    def groups_of(self, block: int) -> Grid:
+        """The groups that the units of a block of batches hold values of, counted from the first."""
+        number = self.batches.numbers(self.batches.of_block(block).start)[0]
+        return self.rule.granularity.groups(shape_of(self.layout.units.region(number)))
 
     @property
-    def lanes(self) -> int:
-        """Indices of the axis that a unit has at most."""
-        return 1 if self.rule.axis is None else self.layout.unit[self.rule.axis]
-
-    @property
-    def numbers(self) -> int:
+    def row_length(self) -> int:
         return ROW if self.bins is None else ROW + 2
 
     @functools.cached_property
@@ -58,7 +60,7 @@ class Scans:
 
     @functools.cached_property
     def rows(self) -> SideArray:
-        length = self.batches.size * self.lanes * self.numbers
+        length = self.batches.size * self.groups_per_unit * self.row_length
         return SideArray(
             self.variable.keys,
             self.variable.name,
@@ -66,13 +68,13 @@ class Scans:
             (self.batches.count * length,),
             (length,),
             np.dtype(np.int64),
-            Compressor(None if self.rule.axis is None else "zstd"),
+            Compressor(None if self.rule.granularity.single else "zstd"),
         )
 
     @functools.cached_property
     def histograms(self) -> SideArray:
         assert self.bins is not None
-        length = self.lanes * self.bins.number
+        length = self.groups_per_unit * self.bins.number
         shape, dtype = (self.batches.count * length,), np.dtype(self.bins.dtype)
         name = self.variable.beside[1]
         return SideArray(self.variable.keys, self.variable.name, name, shape, (length,), dtype, Compressor())
@@ -86,13 +88,13 @@ class Scans:
         return owns(self.variable.keys, self.variable.beside[0])
 
     def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> np.ndarray:
-        """Keep the rows of the units of a batch, shape ``(units, indices, numbers)``, and before them its histogram.
+        """Keep the rows of the units of a batch, shape ``(units, groups, row_length)``, and before them its histogram.
 
         What was written of the rows, in a buffer used again.
         """
         if histogram is not None:
             self.histograms.set(batch, histogram.counts.reshape(-1))
-        whole = np.zeros((len(rows), self.lanes, self.numbers), np.int64)
+        whole = np.zeros((len(rows), self.groups_per_unit, self.row_length), np.int64)
         whole[:, : rows.shape[1]] = rows
         return self.rows.set(batch, whole.reshape(-1))
 
@@ -106,9 +108,9 @@ class Scans:
         if found is None:
             return None
         units = len(batches.numbers(batch))
-        indices = batches.indices(batches.block(batch))
-        rows = found.reshape(batches.size, self.lanes, self.numbers)
-        return rows[:units, : indices.stop - indices.start]
+        groups = self.groups_of(batches.block(batch)).count
+        rows = found.reshape(batches.size, self.groups_per_unit, self.row_length)
+        return rows[:units, :groups]
 
     def histogram(self, batch: int, rows: np.ndarray) -> Histogram | None:
         """That of a batch, of which `rows` are the rows; None where it is not whole."""
@@ -120,11 +122,7 @@ class Scans:
         if counts is None:
             return None
         unit = np.ascontiguousarray(rows[0, :, ROW]).view(np.float64)
-        return Histogram(self.bins, unit, rows[0, :, ROW + 1], counts.reshape(self.lanes, -1)[: len(unit)])
-
-    def empty(self, indices: int) -> np.ndarray:
-        """Rows of no values, shape ``(indices, numbers)``."""
-        return np.pad(no_rows(indices), ((0, 0), (0, self.numbers - ROW)))
+        return Histogram(self.bins, unit, rows[0, :, ROW + 1], counts.reshape(self.groups_per_unit, -1)[: len(unit)])
 
 
 def batch_size(units: int) -> int:
@@ -133,17 +131,17 @@ def batch_size(units: int) -> int:
 
 
 def scan_batches(layout: Layout, rule: Rule) -> Batches:
-    """The batches of both passes. Histograms of an axis are large, so more units share them where there are many."""
-    units = layout.units
-    blocks = 1 if rule.axis is None else units.counts[rule.axis]
+    """The batches of both passes. Histograms of many groups are large: where units are many, more share some."""
+    units, granularity = layout.units, rule.granularity
+    fixed = granularity.fixed(units)
     size = batch_size(units.count)
-    if rule.axis is not None and rule.histogrammed and not one_read(layout, rule):
-        counts = layout.unit[rule.axis] * COARSE.number * np.dtype(COARSE.dtype).itemsize
+    if rule.method.needs == "histogram" and not granularity.single and passes(layout, rule) == 2:
+        counts = granularity.count(layout.unit) * COARSE.nbytes
         stored = max(math.prod(layout.unit) // 2, 1)
-        size = max(size, min(-(-SHARE * counts // stored), units.count // PARTS))
-    return Batches(units, rule.axis, max(1, min(size, units.count // blocks)))
+        size = max(size, min(-(-HISTOGRAM_SHARE * counts // stored), units.count // HISTOGRAM_BATCHES))
+    return Batches(units, fixed, max(1, min(size, units.count // Batches(units, fixed, 1).blocks)))
 
 
-def one_read(layout: Layout, rule: Rule) -> bool:
-    """Whether a unit holds all values of its indices of the axis, so that their scale is known once it is read."""
-    return rule.axis is not None and layout.units.count == layout.units.counts[rule.axis]
+def passes(layout: Layout, rule: Rule) -> int:
+    """How often the source is read: once where nothing must be known of it, or each unit holds all of its groups."""
+    return 1 if rule.method.needs == "nothing" or rule.granularity.complete(layout.units) else 2

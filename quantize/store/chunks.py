@@ -7,14 +7,13 @@ import functools
 import numpy as np
 
 from ..exceptions import DamagedChunkError
-from ..numerics.grid import Grid, Region, Shape, within
-from ..numerics.scales import Scale
-from ..numerics.tables import Table
+from ..numerics.grid import Grid, Region, Shape
+from ..numerics.scales import Scales
 from .codec import ABSENT
 from .keys import Keys, chunk_key
 from .layout import Layout
 from .metadata import Metadata
-from .side_arrays import ScaleArrays
+from .side_arrays import StoredScales, stored_scales
 
 KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
 
@@ -28,7 +27,6 @@ class ChunkReader:
         self.metadata = metadata
         self.layout: Layout = metadata.layout
         self.indices: dict[int, np.ndarray] = {}
-        self.blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     @property
     def grid(self) -> Grid:
@@ -93,55 +91,16 @@ class ChunkReader:
             self.indices[unit] = found
         return found
 
-    # Scales of an axis
-
     @functools.cached_property
-    def scales(self) -> ScaleArrays:
-        axis, names = self.metadata.axis, self.metadata.dimension_names
-        assert axis is not None
-        return ScaleArrays(self.keys, self.name, self.layout, axis, names[axis] if names else None)
+    def scale_store(self) -> StoredScales:
+        return stored_scales(self.keys, self.name, self.metadata, keep=KEPT)
 
-    def parameters(self, indices: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Scales and zero points of a run of indices of the axis.
+    def scales(self, region: Region) -> Scales:
+        """The scales of a region of the values.
 
         Raises
         ------
         DamagedChunkError
             If some are missing or not those that were written.
         """
-        length = self.scales.arrays[0].chunk[0]
-        scales, zero_points = np.empty(indices.stop - indices.start), np.empty(indices.stop - indices.start, np.int64)
-        for block, (part,) in self.scales.arrays[0].grid.touched((indices,)):
-            found = self.block(block)
-            (place,) = within((part,), (indices,))
-            (own,) = within((part,), (slice(block * length, None),))
-            scales[place], zero_points[place] = found[0][own], found[1][own]
-        return scales, zero_points
-
-    def block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Those of one chunk of them, kept for the next call: the chunks beside one another share them."""
-        found = self.blocks.get(block)
-        if found is None:
-            found = self.scales.get(block)
-            if len(self.blocks) * found[0].nbytes >= KEPT:
-                self.blocks.clear()
-            self.blocks[block] = found
-        return found
-
-    def table(self, indices: range) -> Table:
-        scales, zero_points = self.parameters(slice(indices[0], indices[-1] + 1))
-        own = slice(None, None, indices.step)
-        metadata = self.metadata
-        assert metadata.axis is not None
-        return Table.of_each(
-            scales[own], zero_points[own], metadata.nan_code, self.layout.dtype, metadata.axis, metadata.missing
-        )
-
-
-def scales_of(reader: ChunkReader, region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and zero points for a region: one of each, or one for each index of the axis in it."""
-    one, axis = reader.metadata.scale, reader.metadata.axis
-    if isinstance(one, Scale):
-        return np.array([one.scale]), np.array([one.zero_point])
-    assert axis is not None
-    return reader.parameters(region[axis])
+        return self.scale_store.read(region)

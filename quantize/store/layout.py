@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Shape, covers, packed_shape
 from .codec import ChunkCodec, Compressor, ShardCodec
 
@@ -107,13 +108,11 @@ class Layout:
         return self.units.count * (self.shard_codec or self.chunk_codec).most
 
 
-def check_axis(axis: Any, layout: Layout) -> None:
-    """Refuse an axis that is none, or that has more scales in a chunk of them than can be."""
-    if type(axis) is not int or not 0 <= axis < len(layout.shape):
-        raise ValueError(f"axis {axis!r} is none of an array of shape {layout.shape}")
-    length = min(layout.unit[axis], layout.shape[axis])
-    if 8 * length > CHUNK_BYTES:
+def check_scales(granularity: Granularity, layout: Layout) -> None:
+    """Refuse more scales in a chunk of them than can be."""
+    count = granularity.count(tuple(map(min, layout.unit, layout.shape)))
+    if 8 * count > CHUNK_BYTES:
         raise ValueError(
-            f"chunks or shards {layout.unit} have {length:,} scales along axis {axis}, and may have "
+            f"chunks or shards {layout.unit} have {count:,} scales along {granularity.label}, and may have "
             f"{CHUNK_BYTES // 8:,}: take smaller ones"
         )

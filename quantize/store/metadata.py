@@ -13,10 +13,11 @@ import numpy as np
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.dtypes import as_missing, checked_dtype
+from ..numerics.granularity import PER_TENSOR, Granularity, granularity_of
 from ..numerics.grid import Shape, packed_shape
-from ..numerics.scales import NAN_CODE, SCALE_METHODS, Scale, check_scale
+from ..numerics.scales import NAN_CODE, SCALE_METHODS, Codes, Rule, Scale, check_scale
 from .codec import Compressor
-from .layout import Layout, check_axis
+from .layout import Layout, check_scales
 from .zarr_json import array_document, checksum, codecs_document, loaded, same, serialized, tagged, untagged
 
 VERSION = 1
@@ -31,7 +32,7 @@ LATER = 1 << 12  # of those, kept for what is not known when the variable is mad
 
 @dataclass(frozen=True)
 class ScaleNames:
-    """Where the scales lie if there is one for each index of an axis: names of arrays in the same group."""
+    """Where the scales lie if there are several: names of arrays in the same group."""
 
     scale: str
     zero_point: str
@@ -45,8 +46,8 @@ class ScaleNames:
 class Metadata:
     """All that the store says of one variable.
 
-    `statistics` is that of pass 1, None where there is none; `scale` is None until pass 1 is done, and with an `axis`
-    it says where the scales lie; `fingerprint` tells one job from another; `dimension_names` and `attributes` are the
+    `statistics` is that of pass 1, None where there is none; `scale` is None until pass 1 is done, and where there are
+    several it says where they lie; `fingerprint` tells one job from another; `dimension_names` and `attributes` are the
     source's own.
     """
 
@@ -60,11 +61,10 @@ class Metadata:
     status: str = "scanning"
     scale: Scale | ScaleNames | None = None
     statistics: dict[str, Any] | None = None
-    axis: int | None = None
+    granularity: Granularity = PER_TENSOR
 
     def __post_init__(self) -> None:
-        if self.axis is not None:
-            check_axis(self.axis, self.layout)
+        check_scales(self.granularity, self.layout)
         if self.status == STATUSES[0] and self.attributes:
             size = len(self.to_json())
             if size > METADATA_MOST - LATER:
@@ -72,6 +72,29 @@ class Metadata:
                     f"the attributes of the source make the metadata {size:,} bytes long, and they may have "
                     f"{METADATA_MOST - LATER:,}: keep what is large in an array of its own"
                 )
+
+    @property
+    def codes(self) -> Codes:
+        """Which codes values have, and which is missing."""
+        return self.rule.codes(self.missing)
+
+    @functools.cached_property
+    def rule(self) -> Rule:
+        """How the scales were chosen: version 1 of the format has percentile and range in the fingerprint alone.
+
+        Raises
+        ------
+        StoreError
+            If these are none.
+        """
+        settings = self.fingerprint.get("settings")
+        settings = settings if isinstance(settings, dict) else {}
+        policy = "raise" if self.nan_code is None else "propagate"
+        percentile = settings.get("percentile") if self.scale_method == "percentile" else None
+        try:
+            return Rule.of(self.scale_method, settings.get("value_range"), policy, percentile, self.granularity)
+        except ValueError as error:
+            raise StoreError(f"the settings that the metadata speak of cannot be: {error}. {REMEDY}") from error
 
     def at(self, status: str, **changes: Any) -> Metadata:
         return replace(self, status=status, **changes)
@@ -88,7 +111,7 @@ class Metadata:
             "status": self.status,
             "shape": layout.shape,
             "dtype": str(layout.dtype),
-            "axis": self.axis,
+            "axis": self.granularity.axis,
             "scale_method": self.scale_method,
             "nan_code": self.nan_code,
             "missing": self.missing,
@@ -185,10 +208,10 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
     attributes = document["attributes"]
     nan_code = header["nan_code"]
-    scale = parsed_scale(attributes, nan_code)
-    axis = header["axis"]
-    if scale is not None and isinstance(scale, ScaleNames) != (axis is not None):
-        raise ValueError(f"axis is {axis!r}, and scale is {attributes['scale']!r}")
+    scale = parsed_scale(attributes)
+    granularity = parsed_granularity(header["axis"], shape)
+    if scale is not None and isinstance(scale, Scale) != granularity.single:
+        raise ValueError(f"axis is {header['axis']!r}, and scale is {attributes['scale']!r}")
     if nan_code not in (None, NAN_CODE):
         raise ValueError(f"nan_code {nan_code!r} is unknown")
     if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
@@ -205,7 +228,7 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         dimension_names=parsed_names(document.get("dimension_names"), len(shape)),
         status=header["status"],
         scale=scale,
-        axis=axis,
+        granularity=granularity,
         statistics=parsed_statistics(header["statistics"], layout),
     )
     rewritten = json.loads(metadata.to_json())
@@ -216,13 +239,19 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     return metadata
 
 
-def parsed_scale(attributes: dict[str, Any], nan_code: int | None) -> Scale | ScaleNames | None:
+def parsed_scale(attributes: dict[str, Any]) -> Scale | ScaleNames | None:
     if "scale" not in attributes:
         return None
     scale, zero_point = attributes["scale"], attributes["zero_point"]
     if isinstance(scale, str) and isinstance(zero_point, str):
         return ScaleNames(scale, zero_point)
-    return Scale(*check_scale(scale, zero_point), nan_code)
+    return Scale(*check_scale(scale, zero_point))
+
+
+def parsed_granularity(axis: Any, shape: Shape) -> Granularity:
+    if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
+        raise ValueError(f"axis {axis!r} is none of an array of shape {shape}")
+    return granularity_of(axis, len(shape))
 
 
 def parsed_missing(value: Any, dtype: np.dtype[Any]) -> float | int | None:

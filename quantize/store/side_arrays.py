@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..exceptions import DamagedChunkError, StoreError
-from ..numerics.grid import Grid, Shape
+from ..numerics.granularity import Granularity
+from ..numerics.grid import Grid, Region, Shape, shape_of, within
+from ..numerics.scales import Scale, Scales
 from .codec import ChunkCodec, Compressor
 from .keys import Keys, chunk_key, present
 from .layout import Layout
+from .metadata import Metadata
 from .zarr_json import array_document, codecs_document, loaded, node_type, same, serialized
 
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays
@@ -49,7 +53,7 @@ class SideArray:
     chunk: Shape
     dtype: np.dtype[Any]
     compressor: Compressor
-    dimension: str | None = None
+    dimension_names: tuple[str | None, ...] | None = None
 
     @functools.cached_property
     def codec(self) -> ChunkCodec:
@@ -74,7 +78,7 @@ class SideArray:
             self.chunk,
             codecs_document(self.compressor, wide=True),
             {"int4": {"belongs_to": self.owner}},
-            None if self.dimension is None else (self.dimension,),
+            self.dimension_names,
         )
         return serialized(document)
 
@@ -108,57 +112,139 @@ class SideArray:
         return present(self.keys, self.name, self.grid)
 
 
+# Where scales lie -----------------------------------------------------------------------------------------------------
+
+
+class StoredScales(ABC):
+    """The scales of a variable in its store: `arrays` has those beside the variable that hold them."""
+
+    arrays: tuple[SideArray, ...] = ()
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make room for them."""
+
+    @abstractmethod
+    def read(self, region: Region) -> Scales:
+        """Those of a region of the values.
+
+        Raises
+        ------
+        DamagedChunkError
+            If some are missing or not those that were written.
+        """
+
+    @abstractmethod
+    def write(self, chunk: int, scales: Scales) -> None:
+        """Keep those of all units at one place along the axes on which scales differ."""
+
+
 @dataclass(frozen=True)
-class ScaleArrays:
-    """The scale and zero point of each index of an axis: two arrays, chunked as the units are along that axis."""
+class ScaleInMetadata(StoredScales):
+    """One scale for all values, which the driver writes with the metadata."""
+
+    scale: Scale | None
+
+    def create(self) -> None:
+        pass
+
+    def read(self, region: Region) -> Scales:
+        assert self.scale is not None
+        return Scales.one(self.scale, shape_of(region))
+
+    def write(self, chunk: int, scales: Scales) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class ScaleArrays(StoredScales):
+    """Scales and zero points in two arrays with an entry for each group, chunked as the units are.
+
+    They have the axes along which scales differ. What is read of them is kept, chunk by chunk, up to `keep` bytes: the
+    chunks of codes beside one another share them.
+    """
 
     keys: Keys
     owner: str
     layout: Layout
-    axis: int
-    dimension: str | None = None
+    granularity: Granularity
+    dimension_names: tuple[str | None, ...] | None = None
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (np.dtype(np.float64), np.dtype(np.int64))
+    keep: int = 0
+    kept: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
 
     @functools.cached_property
-    def arrays(self) -> tuple[SideArray, SideArray]:
-        n, length = self.layout.shape[self.axis], self.layout.unit[self.axis]
-        shape, chunk = (n,), (min(length, n),)
-        kinds = (np.dtype(np.float64), np.dtype(np.int64))
-        scale, zero_point = (
-            SideArray(self.keys, self.owner, name, shape, chunk, kind, self.layout.compressor, self.dimension)
-            for name, kind in zip(names_beside(self.owner)[2:], kinds, strict=True)
+    def axes(self) -> tuple[int, ...]:
+        return self.granularity.stored_axes(len(self.layout.shape))
+
+    @functools.cached_property
+    def arrays(self) -> tuple[SideArray, ...]:  # type: ignore[override]
+        groups = self.granularity.groups(self.layout.shape)
+        names = self.dimension_names or (None,) * len(groups.shape)
+        shape = tuple(groups.counts[axis] for axis in self.axes)
+        chunk = tuple(min(-(-self.layout.unit[axis] // groups.box[axis]), groups.counts[axis]) for axis in self.axes)
+        named = tuple(names[axis] for axis in self.axes)
+        return tuple(
+            SideArray(
+                self.keys, self.owner, name, shape, chunk, dtype, self.layout.compressor, named if any(named) else None
+            )
+            for name, dtype in zip(names_beside(self.owner)[2:], self.dtypes, strict=True)
         )
-        return scale, zero_point
 
     @property
-    def blocks(self) -> int:
+    def chunks(self) -> int:
+        """How many chunks each of the arrays has."""
         return self.arrays[0].grid.count
 
     def create(self) -> None:
         for array in self.arrays:
             array.create()
 
-    def set(self, block: int, scales: np.ndarray, zero_points: np.ndarray) -> None:
-        for array, values in zip(self.arrays, (scales, zero_points), strict=True):
-            array.set(block, values)
+    def write(self, chunk: int, scales: Scales) -> None:
+        lengths = tuple(scales.scale.shape[axis] for axis in self.axes)
+        for array, values in zip(self.arrays, (scales.scale, scales.zero_point), strict=True):
+            array.set(chunk, values.reshape(lengths))
 
-    def get(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scales and zero points of the indices of one block.
+    def read(self, region: Region) -> Scales:
+        own = self.granularity.scales_of(region, self.layout.shape)
+        wanted = tuple(own[axis] for axis in self.axes)
+        scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), np.int64)
+        grid = self.arrays[0].grid
+        for number, part in grid.touched(wanted):
+            found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
+            scale[place], zero_point[place] = found[0][inside], found[1][inside]
+        counts = shape_of(own)
+        return Scales(scale.reshape(counts), zero_point.reshape(counts), self.granularity, shape_of(region))
 
-        Raises
-        ------
-        DamagedChunkError
-            If one of the two chunks is missing or holds other bytes than were written.
-        """
-        (region,) = self.arrays[0].grid.region(block)
-        found = []
+    def chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points of one chunk, which may be those that were kept."""
+        found = self.kept.get(number)
+        if found is None:
+            found = self.read_chunk(number)
+            if self.keep:
+                if len(self.kept) * found[0].nbytes >= self.keep:
+                    self.kept.clear()
+                self.kept[number] = found
+        return found
+
+    def read_chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        there = within(*[self.arrays[0].grid.region(number)] * 2)
+        found: list[np.ndarray] = []
         for array in self.arrays:
             try:
-                values = array.get(block)
+                values = array.get(number)
                 if values is None:
                     raise ValueError("it is missing")
-                found.append(values[: region.stop - region.start])
+                found.append(values[there])
                 if not (np.isfinite(found[0]) & (found[0] > 0)).all():
                     raise ValueError("a scale in it is not finite and above 0")
             except ValueError as error:
-                raise DamagedChunkError.at(self.keys.label, array.key(block), error) from error
+                raise DamagedChunkError.at(self.keys.label, array.key(number), error) from error
         return found[0], found[1]
+
+
+def stored_scales(keys: Keys, name: str, metadata: Metadata, keep: int = 0) -> StoredScales:
+    """Where the scales of a variable lie, by its metadata."""
+    if metadata.granularity.single:
+        return ScaleInMetadata(metadata.scale if isinstance(metadata.scale, Scale) else None)
+    return ScaleArrays(keys, name, metadata.layout, metadata.granularity, metadata.dimension_names, keep=keep)
