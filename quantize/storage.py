@@ -6,10 +6,7 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +23,7 @@ from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns
 from .store.zarr_json import group_document, node_type
 
-STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
-EMPTYINGS = 3  # times that what is deleted may come back, from a run that has yet to see that it lost its place
+EMPTYINGS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
 # One variable ---------------------------------------------------------------------------------------------------------
@@ -91,7 +87,7 @@ class Variable:
         for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
             found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
-            if torn and (key == "zarr.json" or not self.holds_keys(f"{self.name}/c/")):
+            if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.name}/c/")):
                 self.keys.set(key, whole)
 
     def check_place(self, axis: int | None = None) -> None:
@@ -103,19 +99,17 @@ class Variable:
             If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
         """
         keys = self.keys
-        nearest = keys.nearest
-        if nearest is not None and not nearest.is_dir():
-            raise StoreError(f"{nearest} is a file, so {keys.label} cannot be a folder; name another destination")
+        keys.check_place()
         group = keys.get("zarr.json")
         if group is None:
-            if self.holds_keys(""):
+            if self.keys.holds_keys(""):
                 raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
         elif node_type(group) != "group":
             raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
         new = keys.get(self.key) is None
         scan, histogram, *scales = self.beside
         for name in (self.name, scan, histogram):
-            if new and self.holds_keys(f"{name}/"):
+            if new and self.keys.holds_keys(f"{name}/"):
                 raise StoreError(
                     f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
@@ -126,7 +120,7 @@ class Variable:
     def check_owned(self, names: Iterable[str], use: str) -> None:
         """Refuse places of side arrays in which something else lies."""
         for name in names:
-            if self.holds_keys(f"{name}/") and not owns(self.keys, name):
+            if self.keys.holds_keys(f"{name}/") and not owns(self.keys, name):
                 raise StoreError(
                     f"{self.keys.label}/{name} holds files that do not belong to {self.name}, {use} the place: "
                     "remove them, or give the variable another name"
@@ -146,21 +140,6 @@ class Variable:
                 self.keys.delete_all(f"{name}/c")
                 self.keys.delete_all(name)
 
-    @retried
-    def holds_keys(self, prefix: str) -> bool:
-        """Whether there is anything under a prefix, but for what a killed writer leaves."""
-        if self.keys.folder is None:
-            try:
-                return not sync(self.keys.store.is_empty(prefix.rstrip("/")))
-            except FileNotFoundError as error:  # no such bucket
-                raise FileNotFoundError(f"{self.keys.label} cannot be made: {error}") from error
-        folder = self.keys.folder / prefix
-        if not folder.is_dir():
-            return folder.exists()
-        files = (path for path in folder.rglob("*") if not path.is_dir())
-        with self.keys.among_others(prefix):
-            return any(not STRAY.fullmatch(path.name) for path in files)
-
     def overwrite(self, new: Metadata) -> None:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
 
@@ -178,7 +157,7 @@ class Variable:
         for _ in range(EMPTYINGS):
             self.keys.delete_all(f"{self.name}/c")
             self.delete_scans()
-            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.holds_keys(f"{name}/")]
+            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
             if not left:
                 break
         else:
@@ -245,16 +224,9 @@ class Variable:
             for name in self.beside[2:]:
                 yield name, Grid((layout.shape[axis],), (layout.unit[axis],))
 
-    @retried
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        if self.keys.folder is None:
-            return
-        own = [(self.keys.folder / name).rglob("*.partial") for name in (self.name, *self.beside)]
-        with self.keys.among_others(self.name):
-            for path in itertools.chain(self.keys.folder.glob("zarr.*.partial"), *own):
-                if STRAY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+        self.keys.sweep(self.name, *self.beside)
 
     def remove(self) -> None:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
@@ -263,15 +235,12 @@ class Variable:
         self.keys.delete_all(f"{self.name}/c")
         self.sweep()
         self.keys.delete(self.key)  # last: without it the rest would be nobody's
-        if self.keys.folder is not None:
-            with suppress(OSError):  # others' files in it
-                (self.keys.folder / self.name).rmdir()
+        self.keys.remove_empty(self.name)
         rest: list[str] = []
         self.keys.each("", rest.append)
         if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():
             self.keys.delete("zarr.json")
-            if self.keys.folder is not None and not any(self.keys.folder.iterdir()):
-                self.keys.folder.rmdir()
+            self.keys.remove_empty("")
 
     # Chunks
 
@@ -358,7 +327,7 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
         If there is no such variable, or several and no name; or its metadata is damaged or not ours.
     """
     keys = Keys.of(store)
-    if keys.folder is not None and not keys.folder.is_dir():
+    if not keys.exists:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
         names = variables(keys)
