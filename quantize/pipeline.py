@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .runtime.cluster import check_destination, check_workers
 from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
-from .runtime.settings import Settings
+from .runtime.settings import Settings, SettingsGiven
 from .runtime.tasks import Work
 from .runtime.units import Shelf
 from .storage import Variable, find
@@ -122,18 +122,18 @@ def quantize_to_zarr(
     True
     """
     settings = Settings(
-        name,
-        scale_method,
-        axis,
-        percentile,
-        value_range,
-        missing,
-        nan_policy,
-        chunks,
-        shards,
-        compressors,
-        memory,
-        workers,
+        name=name,
+        scale_method=scale_method,
+        axis=axis,
+        percentile=percentile,
+        value_range=value_range,
+        missing=missing,
+        nan_policy=nan_policy,
+        chunks=chunks,
+        shards=shards,
+        compressors=compressors,
+        memory=memory,
+        workers=workers,
     )
     job = Job.of(source, store, settings, verify, progress)
     metadata = job.claim(overwrite)
@@ -476,7 +476,7 @@ def quantize_part(
     *,
     verify: bool = False,
     progress: Callable[[Plan | Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsGiven],
 ) -> bool:
     """Do one of several parts of what `quantize_to_zarr` does; `seal` makes the variable readable once all are done.
 
@@ -520,7 +520,8 @@ def quantize_part(
     """
     if not 1 <= part <= parts:
         raise ValueError(f"part is {part} of {parts}, but parts are counted from 1 to their number")
-    job = Job.of(source, store, Settings(**settings), verify, progress, part, parts)
+    checked = Settings.of("quantize_part", settings, "verify", "progress")
+    job = Job.of(source, store, checked, verify, progress, part, parts)
     metadata = job.claim(overwrite=False)
     if metadata.status == "scanning":
         job.scan(metadata)

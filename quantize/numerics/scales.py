@@ -14,13 +14,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ..names import NAN_POLICIES
+from ..names import PERCENTILE as PERCENTILE
+from ..names import SCALE_METHODS as SCALE_METHODS
 from .statistics import Statistics, bounds, from_row
 
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
-SCALE_METHODS = ("minmax", "absmax", "percentile", "mse")
-PERCENTILE = 99.9  # share of the values, in %, that the method "percentile" keeps within the range
-NAN_POLICIES = ("raise", "propagate")
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 SMALLEST_NORMAL = sys.float_info.min
