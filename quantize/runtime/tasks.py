@@ -75,7 +75,7 @@ class Work:
         if tally is not None:
             place = np.stack([tally.histogram.unit.view(np.int64), tally.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
-        claim = Claim(self.variable, metadata)
+        claim = WriteGuard(self.variable, metadata)
         if claim.stands():
             claim.last = scans.rows.key(batch), scans.set(batch, rows, None if tally is None else tally.histogram)
             claim.stands()
@@ -157,7 +157,7 @@ class Work:
             assert self.parameters is not None
             scales = self.parameters.get(block_of_axis)
         places = {number: place for place, number in enumerate(self.scans.batches.numbers(batch))}
-        claim = Claim(self.variable, metadata)
+        claim = WriteGuard(self.variable, metadata)
         for number, block in paired(numbers, blocks):
             if scales is None:
                 packed, now, found = self.scale_and_pack_unit(number, block)
@@ -350,7 +350,7 @@ class Work:
             fold_into(rows, found)
 
 
-class Claim:
+class WriteGuard:
     """The right of one task to write: looked at before each chunk and after the last.
 
     A run that overwrites first marks the variable, and then deletes what is there. So only what was written between the
