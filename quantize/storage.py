@@ -23,7 +23,7 @@ from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns
 from .store.zarr_json import group_document, node_type
 
-EMPTYINGS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
+DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
 # One variable ---------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Variable:
         self.keys.set_new(self.key, metadata.to_json())
 
     def mend(self, new: Metadata) -> None:
-        """Write again what a store took only the beginning of, when the group and the variable were created."""
+        """Write the metadata of the group and the new variable again where the store took only their beginning."""
         for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
             found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
@@ -91,7 +91,7 @@ class Variable:
                 self.keys.set(key, whole)
 
     def check_place(self, axis: int | None = None) -> None:
-        """Refuse a place that is not one to create the variable in, and with an `axis` its scales too.
+        """Refuse a place where the variable, or with an `axis` its scales, cannot be created.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Variable:
             self.check_owned(scales, "whose scales need")
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
-        """Refuse places of side arrays in which something else lies."""
+        """Refuse side arrays in whose place something else lies."""
         for name in names:
             if self.keys.holds_keys(f"{name}/") and not owns(self.keys, name):
                 raise StoreError(
@@ -127,7 +127,7 @@ class Variable:
                 )
 
     def delete_scans(self) -> None:
-        """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
+        """Remove what pass 1 left, but no other arrays of the same name; metadata last, which say whose the rest is."""
         for name in self.beside[:2]:
             if owns(self.keys, name, unsaid=True):
                 self.keys.delete_all(f"{name}/c")
@@ -143,7 +143,8 @@ class Variable:
     def overwrite(self, new: Metadata) -> None:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
 
-        What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
+        The mark is the fingerprint of no job: a run that finds it after a kill begins anew, and takes no chunk for its
+        own.
 
         Raises
         ------
@@ -154,7 +155,7 @@ class Variable:
         with self.keys.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.delete_scales()
-        for _ in range(EMPTYINGS):
+        for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.name}/c")
             self.delete_scans()
             left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
@@ -168,7 +169,7 @@ class Variable:
         self.keys.set(self.key, metadata.to_json())
 
     def is_sealed(self, metadata: Metadata) -> bool:
-        """Whether another run of the job that these are the metadata of has sealed the variable meanwhile.
+        """Whether another run of the job with these metadata has sealed the variable meanwhile.
 
         Raises
         ------
@@ -181,7 +182,7 @@ class Variable:
         return now.status == "sealed"
 
     def advance(self, metadata: Metadata, new: Metadata) -> bool:
-        """Put new metadata in the place of this job's own; False if another run of it has sealed the variable.
+        """Replace this job's metadata by new ones, or give False if another run of it has sealed the variable.
 
         Raises
         ------
@@ -195,7 +196,7 @@ class Variable:
             return True
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
-        """Mark the variable whole, once every chunk is seen to be there, and if `durable`, is on the disk."""
+        """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
         for name, grid in self.arrays(metadata):
             absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
@@ -217,7 +218,7 @@ class Variable:
         return whole
 
     def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
-        """The arrays of which no chunk may be absent: the codes, and the scales if there is one for each index."""
+        """The arrays of which no chunk may be absent: the codes, and with an axis the scales."""
         layout, axis = metadata.layout, metadata.axis
         yield self.name, layout.units
         if axis is not None:
@@ -249,7 +250,7 @@ class Variable:
         return present(self.keys, self.name, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
-        """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0.
+        """Encode a whole unit, 0 outside the array, and write it in one `set`; what was written.
 
         The bytes lie in a buffer that this thread uses again for the next unit.
         """
@@ -271,7 +272,7 @@ class Variable:
         return zarr.open_array(self.keys.store, path=self.name, mode="r", zarr_format=3)
 
     def is_ours(self) -> bool:
-        """Whether there is metadata that this library wrote once, whatever state it is in now."""
+        """Whether there are metadata that this library once wrote, whatever their state is now."""
         try:
             return b'"int4"' in (self.keys.get(self.key) or b"")
         except StoreError:
