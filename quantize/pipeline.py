@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,18 +16,16 @@ from .numerics.grid import index_at
 from .numerics.scales import Scale
 from .numerics.statistics import Statistics, folded, from_row
 from .reading.array import Int4Array
-from .runtime.claim import CHANGED, difference
-from .runtime.cluster import check_destination, check_workers
+from .runtime.claim import CHANGED, Claim
 from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
-from .runtime.settings import Settings
+from .runtime.settings import Settings, SettingsGiven
 from .runtime.tasks import Tasks
 from .runtime.units import UnitCache, Units
 from .storage import Variable, find
 from .store.keys import Keys
 from .store.metadata import Metadata, ScaleNames
-from .store.retrying import retried
 from .store.side_arrays import stored_scales
 
 
@@ -123,34 +121,28 @@ def quantize_to_zarr(
     True
     """
     settings = Settings(
-        name,
-        scale_method,
-        axis,
-        percentile,
-        value_range,
-        missing,
-        nan_policy,
-        chunks,
-        shards,
-        compressors,
-        memory,
-        workers,
+        name=name,
+        scale_method=scale_method,
+        axis=axis,
+        percentile=percentile,
+        value_range=value_range,
+        missing=missing,
+        nan_policy=nan_policy,
+        chunks=chunks,
+        shards=shards,
+        compressors=compressors,
+        memory=memory,
+        workers=workers,
     )
     job = Job.of(source, store, settings, verify, progress)
-    metadata = job.claim(overwrite)
-    try:
-        if metadata.status == "scanning":
-            job.scan(metadata)
-            metadata = job.settle(metadata)
-        if metadata.status != "sealed":
-            job.write(metadata)
-    except StoreError as error:
-        metadata = job.written_by_another(error)
-    if metadata.status == "sealed":
-        job.check_sealed(metadata)
-    else:
-        metadata = job.work.variable.seal(metadata, durable)
-    return Int4Array(job.work.variable, metadata)
+    metadata = job.passes(overwrite)
+    assert metadata is not None, "there are no other parts"
+    return Int4Array(job.work.variable, sealed(job.work.variable, metadata, durable))
+
+
+def sealed(variable: Variable, metadata: Metadata, durable: bool) -> Metadata:
+    """The metadata of the variable, which is sealed if it is not yet."""
+    return metadata if metadata.status == "sealed" else variable.seal(metadata, durable)
 
 
 def described(statistics: Statistics) -> dict[str, Any]:
@@ -183,7 +175,7 @@ class Job:
         part: int = 1,
         parts: int = 1,
     ) -> Job:
-        """That of one source and store; of so many parts the one of this number, counted from 1, a run of batches."""
+        """The job of a source and a store, or one of the `parts` of it, counted from 1: a range of batches."""
         origin = as_source(source)
         keys = Keys.of(store)
         made = planned(origin, keys, settings)
@@ -197,101 +189,36 @@ class Job:
         return job
 
     @functools.cached_property
-    def sample(self) -> str | None:
-        """Digest of the source's ends."""
-        return retried(self.work.units.source.sample)()
+    def claim(self) -> Claim:
+        return Claim(self.plan, self.work)
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
-        layout, rule = self.plan.layout, self.plan.rule
-        optional = {"axis": rule.granularity.axis, "percentile": rule.method.percentile}
-        return {
-            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
-            "settings": {
-                "scale_method": rule.method.name,
-                "value_range": rule.to_json()["value_range"],
-                "nan_policy": rule.nan_policy,
-                "missing": str(self.plan.missing),
-                "chunks": list(layout.chunks),
-                "shards": list(layout.shards) if layout.shards else None,
-                "compressor": {"name": layout.compressor.name, **layout.compressor.options},
-                **{key: value for key, value in optional.items() if value is not None},
-            },
-        }
+    def alone(self) -> bool:
+        """Whether this run does all of it, and not a part."""
+        return len(self.own) == self.work.scans.batches.count
 
-    def claim(self, overwrite: bool) -> Metadata:
-        """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place.
+    def passes(self, overwrite: bool = False) -> Metadata | None:
+        """Both passes over this run's part: the metadata then; None if pass 1 of other parts is not done.
 
-        The workers of a cluster are asked whether they can do the job.
+        They may be those of a variable that another run of the same job has written meanwhile, or long before.
         """
-        on_cluster = self.plan.scheduler == "distributed"
-        if on_cluster:
-            check_workers(self.work.units.source, self.sample)
-        metadata = self.claimed(overwrite)
-        if on_cluster:
-            check_destination(self.work.variable, metadata)
+        metadata = self.claim.take(overwrite)
+        try:
+            if metadata.status == "scanning":
+                self.scan(metadata)
+                if not self.alone and not self.is_scanned(metadata):
+                    return None
+                metadata = self.choose_scales(metadata)
+            if metadata.status != "sealed":
+                self.write(metadata)
+        except StoreError as error:
+            metadata = self.written_by_another(error)
+        if metadata.status == "sealed":
+            self.check_sealed(metadata)
         return metadata
 
-    def claimed(self, overwrite: bool) -> Metadata:
-        variable = self.work.variable
-        new = Metadata(
-            layout=self.plan.layout,
-            scale_method=self.plan.rule.method.name,
-            granularity=self.plan.rule.granularity,
-            nan_code=self.plan.rule.nan_code,
-            missing=self.plan.missing,
-            fingerprint=self.fingerprint,
-            attributes=self.work.units.source.attributes,
-            dimension_names=self.work.units.source.dimension_names,
-        )
-        variable.mend(new)
-        variable.check_place(self.plan.rule.granularity)
-        try:
-            old = variable.metadata()
-        except StoreError:
-            if not (overwrite and variable.is_ours()):
-                raise
-        else:
-            if old is None:
-                self.check_disk(self.plan.units)
-                variable.create(new)
-                old = variable.metadata()
-                if old is None:
-                    raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
-            if old.fingerprint == new.fingerprint:
-                if not overwrite or self.resumable(old):
-                    if old.status != "sealed":
-                        self.check_disk(int((~variable.present(old.layout)).sum()))
-                    return old
-            elif not overwrite:
-                state = "whole" if old.status == "sealed" else "unfinished"
-                raise StoreError(
-                    f"{variable.where} is there already, {state}, of another job: "
-                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
-                )
-        self.check_disk(self.plan.units, variable.keys.size(variable.name))
-        variable.overwrite(new)
-        return new
-
-    def resumable(self, old: Metadata) -> bool:
-        """Whether this job's variable is unfinished, and has what pass 2 needs of pass 1."""
-        if old.status != "writing" or self.plan.passes == 1 or self.work.scans.exist():
-            return old.status != "sealed"
-        return bool(self.work.variable.present(self.plan.layout).all())
-
-    def check_disk(self, units: int, freed: int = 0) -> None:
-        """Refuse a destination without room for so many units, where so many bytes will be freed first."""
-        made = self.plan
-        need = -(-made.disk * units // made.units)
-        if made.free is not None and need > made.free + freed:
-            raise ValueError(
-                f"not enough disk at {made.destination}: what is to be written takes up to {need:,} bytes, "
-                f"and {made.free + freed:,} are free. Make room, or name another destination"
-            )
-
     def scan(self, metadata: Metadata) -> None:
-        """Pass 1, if there is one: every batch of this run's of which the store has no statistics yet."""
+        """Pass 1, if there is one: scan those of this run's batches of which the store has no statistics."""
         if self.plan.passes == 1:
             return
         self.work.scans.create()
@@ -301,7 +228,7 @@ class Job:
         self.run("scan", functools.partial(self.work.scan_batch, metadata=metadata), todo)
 
     def scanned(self) -> np.ndarray:
-        """Of which batches the store has the statistics, those of other runs too."""
+        """Of which batches the store has statistics, whatever run they are from, shape ``(batches,)``."""
         scans = self.work.scans
         if not self.plan.rule.granularity.single:  # too many to read all of them here
             return scans.rows.present()
@@ -309,10 +236,11 @@ class Job:
 
     def is_scanned(self, metadata: Metadata) -> bool:
         """Whether pass 1 is done, by whatever runs of this job."""
-        return self.plan.passes == 1 or self.work.variable.is_sealed(metadata) or bool(self.scanned().all())
+        # Sealing removes the statistics, so whether it has been sealed is asked after them.
+        return self.plan.passes == 1 or bool(self.scanned().all()) or self.work.variable.is_sealed(metadata)
 
-    def settle(self, metadata: Metadata) -> Metadata:
-        """The scale by what pass 1 found: the metadata for pass 2, written.
+    def choose_scales(self, metadata: Metadata) -> Metadata:
+        """Choose scales by what pass 1 found, and write the metadata for pass 2, which are returned.
 
         Raises
         ------
@@ -330,7 +258,7 @@ class Job:
                 rows, scales = self.work.scales_of_batches(0)
                 scale = Scale(*scales.plain())
             else:
-                rows = self.settle_blocks(metadata)
+                rows = self.choose_scale_chunks(metadata)
             statistics = from_row(folded(rows))
             if rule.refused(statistics):
                 self.refuse(statistics)
@@ -340,24 +268,24 @@ class Job:
         return new if variable.advance(metadata, new) else self.finished()
 
     def refuse(self, statistics: Statistics) -> None:
-        alone = len(self.own) == self.work.scans.batches.count
-        if alone:
+        if self.alone:
             self.work.variable.remove()
         index = index_at(statistics.first, self.work.units.source.shape)
         refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
-        left = "" if alone else f". What the parts have made stays, not readable: remove {self.work.variable.where}"
+        where = self.work.variable.where
+        left = "" if self.alone else f". What the parts have made stays, not readable: remove {where}"
         raise RefusedValuesError(f"{self.work.units.source.label}: {refusal}{left}")
 
     def written_by_another(self, error: StoreError) -> Metadata:
-        """The metadata of the variable, if another run of this job seals it or has: what is of pass 1 is then removed.
+        """The metadata of the variable, if another run of this job has written all of it; what pass 1 left is removed.
 
         Raises
         ------
         StoreError
-            The one that is given, if not.
+            The `error`, if none has.
         """
         found = self.work.variable.metadata()
-        if found is None or found.fingerprint != self.fingerprint or found.status == "scanning":
+        if found is None or found.fingerprint != self.claim.fingerprint or found.status == "scanning":
             raise error
         if not self.work.variable.present(self.plan.layout).all():
             raise error
@@ -365,14 +293,14 @@ class Job:
         return found
 
     def finished(self) -> Metadata:
-        """The metadata of the variable, which another run of this job has sealed meanwhile; what this one left goes."""
+        """The metadata of the variable, which another run of this job has sealed; what this one left is removed."""
         self.work.variable.delete_scans()
         metadata = self.work.variable.metadata()
         assert metadata is not None
         return metadata
 
-    def settle_blocks(self, metadata: Metadata) -> np.ndarray:
-        """The scales of every block of the axis, written by tasks; the statistics of each, a row."""
+    def choose_scale_chunks(self, metadata: Metadata) -> np.ndarray:
+        """Have tasks choose and write each chunk of the scales of an axis; the statistics of each chunk, a row."""
         count = self.work.scans.batches.blocks
         tasks = (Task([block], (block,)) for block in range(count))
         state = Progress("scale", 0, count, 0, 0)
@@ -387,7 +315,7 @@ class Job:
         return np.stack(rows)
 
     def write(self, metadata: Metadata) -> None:
-        """Pass 2: every unit of this run's that is not there yet."""
+        """Pass 2: write those of this run's units that are not there yet."""
         present = self.work.variable.present(self.plan.layout)
         if self.work.variable.keys.verify:
             self.check_present(metadata, present)
@@ -399,9 +327,9 @@ class Job:
             raise
 
     def check_sealed(self, metadata: Metadata) -> None:
-        """With `verify`, read all units of this run's of a variable that was whole before.
+        """With `verify`, read all of this run's units of a variable that was whole before.
 
-        They are not written anew: what pass 1 left, which would show that the source is the same, is gone.
+        They are not written anew: the statistics of pass 1, which would show that the source is the same, are gone.
 
         Raises
         ------
@@ -421,7 +349,7 @@ class Job:
             raise DamagedChunkError.at(variable.keys.label, key, why)
 
     def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
-        """Read what an earlier run wrote, and note as absent what is not whole."""
+        """Read what an earlier run wrote, and mark in `present` as absent what is not whole."""
         todo = self.own_units & present
         if not todo.any():
             return
@@ -438,14 +366,14 @@ class Job:
     def own_units(self) -> np.ndarray:
         """Which units are this run's, shape ``(units,)``."""
         batches = self.work.scans.batches
-        found = np.full(self.plan.units, len(self.own) == batches.count)
+        found = np.full(self.plan.units, self.alone)
         if not found.all():
             for batch in self.own:
                 found[batches.numbers(batch)] = True
         return found
 
     def batches(self, todo: np.ndarray) -> Iterator[tuple[int, list[int]]]:
-        """Those in which there are units to do, and which."""
+        """Those of this run's batches that have units to do, with the numbers of these."""
         for batch in self.own:
             numbers = [number for number in self.work.scans.batches.numbers(batch) if todo[number]]
             if numbers:
@@ -478,7 +406,7 @@ def quantize_part(
     *,
     verify: bool = False,
     progress: Callable[[Plan | Progress], None] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsGiven],
 ) -> bool:
     """Do one of several parts of what `quantize_to_zarr` does; `seal` makes the variable readable once all are done.
 
@@ -522,18 +450,8 @@ def quantize_part(
     """
     if not 1 <= part <= parts:
         raise ValueError(f"part is {part} of {parts}, but parts are counted from 1 to their number")
-    job = Job.of(source, store, Settings(**settings), verify, progress, part, parts)
-    metadata = job.claim(overwrite=False)
-    if metadata.status == "scanning":
-        job.scan(metadata)
-        if not job.is_scanned(metadata):
-            return False
-        metadata = job.settle(metadata)
-    if metadata.status == "sealed":
-        job.check_sealed(metadata)
-    else:
-        job.write(metadata)
-    return True
+    checked = Settings.of("quantize_part", settings, "verify", "progress")
+    return Job.of(source, store, checked, verify, progress, part, parts).passes() is not None
 
 
 def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4Array:
@@ -566,4 +484,4 @@ def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4A
         raise UnfinishedStoreError(f"{variable.where} has no scale yet: pass 1 is not done. Run its parts again")
     if CHANGED in metadata.fingerprint:
         raise StoreError(f"{variable.where}: its source changed while it was read; remove it and begin again")
-    return Int4Array(variable, metadata if metadata.status == "sealed" else variable.seal(metadata, durable))
+    return Int4Array(variable, sealed(variable, metadata, durable))

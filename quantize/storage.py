@@ -6,10 +6,7 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +24,7 @@ from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
 from .store.zarr_json import group_document, node_type
 
-STRAY = re.compile(r".*\.[0-9a-f]{32}\.partial")  # what a LocalStore leaves of a file that it was killed in writing
-EMPTYINGS = 3  # times that what is deleted may come back, from a run that has yet to see that it lost its place
+DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
 # One variable ---------------------------------------------------------------------------------------------------------
@@ -88,11 +84,11 @@ class Variable:
         self.keys.set_new(self.key, metadata.to_json())
 
     def mend(self, new: Metadata) -> None:
-        """Write again what a store took only the beginning of, when the group and the variable were created."""
+        """Write the metadata of the group and the new variable again where the store took only their beginning."""
         for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
             found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
-            if torn and (key == "zarr.json" or not self.holds_keys(f"{self.name}/c/")):
+            if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.name}/c/")):
                 self.keys.set(key, whole)
 
     def check_place(self, granularity: Granularity = PER_TENSOR) -> None:
@@ -104,19 +100,17 @@ class Variable:
             If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
         """
         keys = self.keys
-        nearest = keys.nearest
-        if nearest is not None and not nearest.is_dir():
-            raise StoreError(f"{nearest} is a file, so {keys.label} cannot be a folder; name another destination")
+        keys.check_place()
         group = keys.get("zarr.json")
         if group is None:
-            if self.holds_keys(""):
+            if self.keys.holds_keys(""):
                 raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
         elif node_type(group) != "group":
             raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
         new = keys.get(self.key) is None
         scan, histogram, *scales = self.beside
         for name in (self.name, scan, histogram):
-            if new and self.holds_keys(f"{name}/"):
+            if new and self.keys.holds_keys(f"{name}/"):
                 raise StoreError(
                     f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
@@ -125,16 +119,16 @@ class Variable:
             self.check_owned(scales, "whose scales need")
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
-        """Refuse places of side arrays in which something else lies."""
+        """Refuse side arrays in whose place something else lies."""
         for name in names:
-            if self.holds_keys(f"{name}/") and not owns(self.keys, name):
+            if self.keys.holds_keys(f"{name}/") and not owns(self.keys, name):
                 raise StoreError(
                     f"{self.keys.label}/{name} holds files that do not belong to {self.name}, {use} the place: "
                     "remove them, or give the variable another name"
                 )
 
     def delete_scans(self) -> None:
-        """Remove what pass 1 left, but no other arrays of the same name: its metadata last, or the rest is nobody's."""
+        """Remove what pass 1 left, but no other arrays of the same name; metadata last, which say whose the rest is."""
         for name in self.beside[:2]:
             if owns(self.keys, name, unsaid=True):
                 self.keys.delete_all(f"{name}/c")
@@ -147,25 +141,11 @@ class Variable:
                 self.keys.delete_all(f"{name}/c")
                 self.keys.delete_all(name)
 
-    @retried
-    def holds_keys(self, prefix: str) -> bool:
-        """Whether there is anything under a prefix, but for what a killed writer leaves."""
-        if self.keys.folder is None:
-            try:
-                return not sync(self.keys.store.is_empty(prefix.rstrip("/")))
-            except FileNotFoundError as error:  # no such bucket
-                raise FileNotFoundError(f"{self.keys.label} cannot be made: {error}") from error
-        folder = self.keys.folder / prefix
-        if not folder.is_dir():
-            return folder.exists()
-        files = (path for path in folder.rglob("*") if not path.is_dir())
-        with self.keys.among_others(prefix):
-            return any(not STRAY.fullmatch(path.name) for path in files)
-
     def overwrite(self, new: Metadata) -> None:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
 
-        What marks it is no job's: a run that finds it after a kill begins anew and takes no chunk for its own.
+        The mark is the fingerprint of no job: a run that finds it after a kill begins anew, and takes no chunk for its
+        own.
 
         Raises
         ------
@@ -176,10 +156,10 @@ class Variable:
         with self.keys.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.delete_scales()
-        for _ in range(EMPTYINGS):
+        for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.name}/c")
             self.delete_scans()
-            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.holds_keys(f"{name}/")]
+            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
             if not left:
                 break
         else:
@@ -190,7 +170,7 @@ class Variable:
         self.keys.set(self.key, metadata.to_json())
 
     def is_sealed(self, metadata: Metadata) -> bool:
-        """Whether another run of the job that these are the metadata of has sealed the variable meanwhile.
+        """Whether another run of the job with these metadata has sealed the variable meanwhile.
 
         Raises
         ------
@@ -203,7 +183,7 @@ class Variable:
         return now.status == "sealed"
 
     def advance(self, metadata: Metadata, new: Metadata) -> bool:
-        """Put new metadata in the place of this job's own; False if another run of it has sealed the variable.
+        """Replace this job's metadata by new ones, or give False if another run of it has sealed the variable.
 
         Raises
         ------
@@ -217,7 +197,7 @@ class Variable:
             return True
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
-        """Mark the variable whole, once every chunk is seen to be there, and if `durable`, is on the disk."""
+        """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
         for name, grid in self.arrays(metadata):
             absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
@@ -244,16 +224,9 @@ class Variable:
         for array in stored_scales(self.keys, self.name, metadata).arrays:
             yield array.name, array.grid
 
-    @retried
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        if self.keys.folder is None:
-            return
-        own = [(self.keys.folder / name).rglob("*.partial") for name in (self.name, *self.beside)]
-        with self.keys.among_others(self.name):
-            for path in itertools.chain(self.keys.folder.glob("zarr.*.partial"), *own):
-                if STRAY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+        self.keys.sweep(self.name, *self.beside)
 
     def remove(self) -> None:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
@@ -262,15 +235,12 @@ class Variable:
         self.keys.delete_all(f"{self.name}/c")
         self.sweep()
         self.keys.delete(self.key)  # last: without it the rest would be nobody's
-        if self.keys.folder is not None:
-            with suppress(OSError):  # others' files in it
-                (self.keys.folder / self.name).rmdir()
+        self.keys.remove_empty(self.name)
         rest: list[str] = []
         self.keys.each("", rest.append)
         if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():
             self.keys.delete("zarr.json")
-            if self.keys.folder is not None and not any(self.keys.folder.iterdir()):
-                self.keys.folder.rmdir()
+            self.keys.remove_empty("")
 
     # Chunks
 
@@ -279,7 +249,7 @@ class Variable:
         return present(self.keys, self.name, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
-        """Encode and write one unit in one `set`; what was written. `packed` is whole, its outside 0.
+        """Encode a whole unit, 0 outside the array, and write it in one `set`; what was written.
 
         The bytes lie in a buffer that this thread uses again for the next unit.
         """
@@ -301,7 +271,7 @@ class Variable:
         return zarr.open_array(self.keys.store, path=self.name, mode="r", zarr_format=3)
 
     def is_ours(self) -> bool:
-        """Whether there is metadata that this library wrote once, whatever state it is in now."""
+        """Whether there are metadata that this library once wrote, whatever their state is now."""
         try:
             return b'"int4"' in (self.keys.get(self.key) or b"")
         except StoreError:
@@ -357,7 +327,7 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
         If there is no such variable, or several and no name; or its metadata is damaged or not ours.
     """
     keys = Keys.of(store)
-    if keys.folder is not None and not keys.folder.is_dir():
+    if not keys.exists:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
         names = variables(keys)

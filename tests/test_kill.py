@@ -18,7 +18,7 @@ import pytest
 from stores import check, field, files
 
 from quantize import StoreError, open_int4, quantize_to_zarr
-from quantize.storage import STRAY
+from quantize.store.keys import LEFTOVER
 
 pytestmark = [
     pytest.mark.slow,
@@ -168,4 +168,4 @@ def test_workers_that_outlive_their_driver_and_its_successor_change_no_byte(
     assert files(tmp_path) == whole
     os.killpg(run.process.pid, signal.SIGCONT)
     assert run.ends()
-    assert {name: data for name, data in files(tmp_path).items() if not STRAY.fullmatch(Path(name).name)} == whole
+    assert {name: data for name, data in files(tmp_path).items() if not LEFTOVER.fullmatch(Path(name).name)} == whole

@@ -1,5 +1,6 @@
 """One job in parts: whatever their number, order and deaths, the bytes are those of one run."""
 
+import asyncio
 import itertools
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import check, field, files
+from zarr.storage import LocalStore
 
 from quantize import (
     RefusedValuesError,
@@ -155,6 +158,46 @@ def test_a_source_that_changed_is_not_sealed(tmp_path: Path) -> None:
         quantize_part(values, tmp_path, 1, 2, **JOBS[0])
     with pytest.raises(StoreError):
         seal(tmp_path)
+
+
+class SealedByAnother(LocalStore):
+    """A folder in which another run does all of the job, and seals it, as one key is read for the n-th time."""
+
+    def __init__(self, root: Any, key: str, time: int, other: Callable[[], Any]) -> None:
+        super().__init__(root)
+        self.key, self.left, self.other = key, time, other
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self.left -= key == self.key
+        if not self.left and key == self.key:
+            self.left = -1
+            await asyncio.to_thread(self.other)
+        return await super().get(key, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("job", "key", "time"),
+    [
+        (JOBS[0], "data/zarr.json", 1),  # it begins
+        (JOBS[0], "data_scan/c/0", 1),  # it looks for what others have scanned
+        (JOBS[0], "data_scan/c/0", 2),  # it looks whether all is scanned
+        (JOBS[0], "data_scan/c/0", 3),  # it chooses the scale
+        (JOBS[0], "data_scan/c/17", 3),  # it writes
+        (JOBS[2], "data_scan/c/0", 1),  # it chooses the scales of an axis
+        (JOBS[4], "data_histogram/c/0", 1),  # it merges histograms
+    ],
+)
+def test_a_part_that_comes_late_to_what_others_have_sealed_ends_well(
+    tmp_path: Path, job: dict[str, Any], key: str, time: int
+) -> None:
+    assert not quantize_part(VALUES, tmp_path / "a", 1, 2, **job)
+    sealed = []
+    store = SealedByAnother(
+        tmp_path / "a", key, time, lambda: sealed.append(quantize_to_zarr(VALUES, tmp_path / "a", **job))
+    )
+    assert quantize_part(VALUES, store, 2, 2, **job)
+    assert len(sealed) == 1
+    assert files(tmp_path / "a") == whole(tmp_path, job)
 
 
 @pytest.mark.parametrize(("part", "parts"), [(0, 2), (3, 2), (-1, -1), (1, 0)])

@@ -15,7 +15,7 @@ from quantize.numerics.scales import Rule
 from quantize.quality.verify import verify
 from quantize.runtime.scans import Scans, batch_size
 from quantize.storage import Variable
-from quantize.store.codec import sealed
+from quantize.store.codec import with_crc32c
 from quantize.store.keys import Keys
 from quantize.store.layout import Layout
 
@@ -221,7 +221,7 @@ def test_a_missing_inner_chunk_is_named(tmp_path: Path) -> None:
     data = path.read_bytes()
     index = codec.index(data[-codec.index_length :]).copy()
     index[4] = (1 << 64) - 1
-    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()).tobytes())
+    path.write_bytes(data[: -codec.index_length] + with_crc32c(index.tobytes()).tobytes())
     damaged = open_int4(tmp_path)
     with pytest.raises(DamagedChunkError, match=r"data/c/0/0, inner chunk \(1, 1\) is damaged: it is missing"):
         damaged[7, 7]
@@ -237,7 +237,7 @@ def test_an_index_that_points_elsewhere_is_damage(tmp_path: Path, entry: tuple[i
     data = path.read_bytes()
     index = codec.index(data[-codec.index_length :]).copy()
     index[0] = entry
-    path.write_bytes(data[: -codec.index_length] + sealed(index.tobytes()).tobytes())
+    path.write_bytes(data[: -codec.index_length] + with_crc32c(index.tobytes()).tobytes())
     with pytest.raises(DamagedChunkError, match="data/c/0/0"):
         open_int4(tmp_path)[0, 0]
 

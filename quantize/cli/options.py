@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from ..numerics.names import COMPRESSORS, NAN_POLICIES, PERCENTILE, SCALE_METHODS
+from ..runtime.settings import Settings, parsed_bytes
+
 T = TypeVar("T")
 
 # Texts ----------------------------------------------------------------------------------------------------------------
@@ -34,8 +37,6 @@ def missing(text: str) -> str | int | float | None:
 
 def size(text: str) -> int:
     """``64MiB`` in bytes."""
-    from ..runtime.settings import parsed_bytes
-
     try:
         found = parsed_bytes(text)
     except ValueError:
@@ -92,12 +93,14 @@ def options(*table: Callable[[T], T]) -> Callable[[T], T]:
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
+DEFAULT = Settings()
+
 STORE = click.argument("store")
 NAME = click.option("--name", help="The variable; not needed where the store holds only one.")
 MISSING = click.option(
     "--missing",
     type=missing,
-    default="declared",
+    default=DEFAULT.missing,
     show_default=True,
     metavar="VALUE|none|declared",
     help="The value that stands for missing: this one, none, or the one that the source declares.",
@@ -109,11 +112,11 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 JOB = options(
     click.argument("source", metavar="SRC"),
     click.argument("store", metavar="DST"),
-    click.option("--name", default="data", show_default=True, help="Of the variable in the store."),
+    click.option("--name", default=DEFAULT.name, show_default=True, help="Of the variable in the store."),
     click.option(
         "--scale-method",
-        type=click.Choice(["minmax", "absmax", "percentile", "mse"]),
-        default="minmax",
+        type=click.Choice(SCALE_METHODS),
+        default=DEFAULT.scale_method,
         show_default=True,
         help="minmax covers the range of the data; absmax keeps zero in its middle; percentile leaves out the tails; "
         "mse finds the range with the least squared error. Values beyond the range of the last two saturate.",
@@ -123,7 +126,7 @@ JOB = options(
         "--percentile",
         type=float,
         metavar="SHARE",
-        help="What the method percentile keeps, in % of the values.  [default: 99.9]",
+        help=f"What the method percentile keeps, in % of the values.  [default: {PERCENTILE}]",
     ),
     click.option(
         "--value-range",
@@ -135,8 +138,8 @@ JOB = options(
     MISSING,
     click.option(
         "--nan-policy",
-        type=click.Choice(["raise", "propagate"]),
-        default="raise",
+        type=click.Choice(NAN_POLICIES),
+        default=DEFAULT.nan_policy,
         show_default=True,
         help="raise refuses missing values; propagate keeps them.",
     ),
@@ -144,8 +147,8 @@ JOB = options(
     click.option("--shards", type=lengths, metavar="1000,-1", help="Several chunks in one file, in values."),
     click.option(
         "--compressors",
-        type=click.Choice(["auto", "none", "zstd", "gzip", "blosc"]),
-        default="auto",
+        type=click.Choice(["auto", "none", *COMPRESSORS]),
+        default=DEFAULT.compressors,
         show_default=True,
         help="auto is zstd, level 1.",
     ),

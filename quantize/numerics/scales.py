@@ -18,13 +18,11 @@ import numpy as np
 from .dtypes import FLOATS
 from .granularity import PER_TENSOR, Granularity
 from .grid import Region, Shape, shape_of
+from .names import NAN_POLICIES, PERCENTILE, SCALE_METHODS
 from .statistics import Statistics, bounds, from_row
 
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
-SCALE_METHODS = ("minmax", "absmax", "percentile", "mse")
-PERCENTILE = 99.9  # share of the values, in %, that the method "percentile" keeps within the range
-NAN_POLICIES = ("raise", "propagate")
 
 SMALLEST_NORMAL = sys.float_info.min
 SMALLEST_SUBNORMAL = Fraction(math.ulp(0.0))

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..numerics.scales import PERCENTILE, Rule
+from ..numerics.names import PERCENTILE
+from ..numerics.scales import Rule
 
 
 @dataclass(frozen=True)

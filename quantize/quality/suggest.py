@@ -11,7 +11,8 @@ import numpy as np
 from ..io import as_source
 from ..io.sampling import MOST, sample_of
 from ..io.source import chosen_missing
-from ..numerics.scales import SCALE_METHODS, Rule
+from ..numerics.names import SCALE_METHODS
+from ..numerics.scales import Rule
 from .choices import Choice, Comparison, command_words, percent
 from .trial import Sample, measured
 

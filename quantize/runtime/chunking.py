@@ -9,15 +9,16 @@ import numpy as np
 
 from ..io.source import Source
 from ..numerics.grid import Shape, covers
+from ..numerics.names import COMPRESSORS
 from ..store.codec import Compressor
 from ..store.layout import Layout
 
 MIB = 1 << 20
-LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
+LEAST_BYTES, TARGET_BYTES, MOST_BYTES = 4 * MIB, 16 * MIB, 64 * MIB  # bytes of a chunk's values, by default
 
 
 def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, axis: int | None = None) -> Layout:
-    """The layout for a source, with what the user asked for, and where there is a scale for each index of an axis.
+    """The layout for a source and what the user asked for; with an `axis` each of its indices has a scale of its own.
 
     Raises
     ------
@@ -64,31 +65,31 @@ def default_chunks(source: Source) -> Shape:
         return even(c_order_block(shape, itemsize), shape)
     chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))
     size = math.prod(chunks) * itemsize
-    if size > MOST:
+    if size > MOST_BYTES:
         return even(c_order_block(chunks, itemsize), shape)
     chunks = even(chunks, shape)
     size = math.prod(chunks) * itemsize
-    if size >= LEAST:
+    if size >= LEAST_BYTES:
         return chunks
     grown = list(chunks)
     for axis in reversed(range(len(shape))):
-        factor = max(TARGET // (math.prod(grown) * itemsize), 1)
+        factor = max(TARGET_BYTES // (math.prod(grown) * itemsize), 1)
         grown[axis] = min(grown[axis] * factor, shape[axis])
     return even(tuple(grown), shape)
 
 
 def spanning(source: Source, axis: int | None) -> Shape:
-    """The default chunks; with an axis such that hold all values of some of its indices, if 64 MiB can."""
+    """The default chunks; with an axis, ones that hold all values of some of its indices, if 64 MiB can hold those."""
     chunks = default_chunks(source)
     if axis is None:
         return chunks
     one = math.prod(source.shape) // source.shape[axis] * source.dtype.itemsize
     least = 2 if axis == len(source.shape) - 1 else 1
     length = chunks[axis]
-    if length * one > MOST:
+    if length * one > MOST_BYTES:
         step = min(source.chunks[axis], source.shape[axis]) if source.chunks else least
-        length = max(TARGET // one // step * step, step)
-    if length * one > MOST or (length % least and length < source.shape[axis]):
+        length = max(TARGET_BYTES // one // step * step, step)
+    if length * one > MOST_BYTES or (length % least and length < source.shape[axis]):
         return chunks
     return tuple(length if along == axis else n for along, n in enumerate(source.shape))
 
@@ -96,7 +97,7 @@ def spanning(source: Source, axis: int | None) -> Shape:
 def c_order_block(shape: Shape, itemsize: int) -> Shape:
     """A box near the target size that is whole in the last axes, so that its values lie side by side."""
     lengths = []
-    room = max(TARGET // itemsize, 2)
+    room = max(TARGET_BYTES // itemsize, 2)
     for n in reversed(shape):
         lengths.append(max(min(n, room), 1))
         room //= lengths[-1]
@@ -108,9 +109,9 @@ def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
 
 
 def even(chunks: Shape, shape: Shape) -> Shape:
-    """The same box, or twice as long in the last axis where it would end in the middle of a byte.
+    """The same box, or one twice as long in the last axis where it would end in the middle of a byte.
 
-    Twice an odd length, so that it stays a whole multiple of a source's chunks.
+    Twice as long, and not by one, so that it stays a whole multiple of a source's chunks.
     """
     if covers(shape, chunks):
         return chunks
@@ -155,5 +156,6 @@ def codec_document(codec: Any) -> dict[str, Any]:
         return {"name": codec}
     document = codec if isinstance(codec, dict) else codec.to_dict() if hasattr(codec, "to_dict") else None
     if not isinstance(document, dict) or "name" not in document:
-        raise ValueError(f"compressors {codec!r} must be 'auto', None, 'zstd', 'gzip', 'blosc', or such a Zarr codec")
+        names = ", ".join(map(repr, COMPRESSORS))
+        raise ValueError(f"compressors {codec!r} must be 'auto', None, {names}, or such a Zarr codec")
     return document

@@ -2,9 +2,134 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
-CHANGED = "source changed"  # in the fingerprint of a run that cannot be gone on with
+from ..exceptions import StoreError
+from ..store.metadata import Metadata
+from ..store.retrying import retried
+from .cluster import check_destination, check_workers
+from .plan import Plan
+from .tasks import Tasks
+
+CHANGED = "source changed"  # a key of the fingerprint of a run that cannot be gone on with
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One job's claim to the place of its variable."""
+
+    plan: Plan
+    work: Tasks
+
+    @functools.cached_property
+    def sample(self) -> str | None:
+        """Digest of the source's ends."""
+        return retried(self.work.units.source.sample)()
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
+        layout, rule = self.plan.layout, self.plan.rule
+        optional = {"axis": rule.granularity.axis, "percentile": rule.method.percentile}
+        return {
+            "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
+            "settings": {
+                "scale_method": rule.method.name,
+                "value_range": rule.to_json()["value_range"],
+                "nan_policy": rule.nan_policy,
+                "missing": str(self.plan.missing),
+                "chunks": list(layout.chunks),
+                "shards": list(layout.shards) if layout.shards else None,
+                "compressor": {"name": layout.compressor.name, **layout.compressor.options},
+                **{key: value for key, value in optional.items() if value is not None},
+            },
+        }
+
+    def take(self, overwrite: bool) -> Metadata:
+        """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place.
+
+        The workers of a cluster are asked whether they can do the job.
+
+        Raises
+        ------
+        StoreError
+            If the place is another job's, or holds something else.
+        ValueError
+            If there is not enough room on the disk.
+        WorkersError
+            If a worker of the cluster cannot do the job.
+        """
+        on_cluster = self.plan.scheduler == "distributed"
+        if on_cluster:
+            check_workers(self.work.units.source, self.sample)
+        metadata = self.taken(overwrite)
+        if on_cluster:
+            check_destination(self.work.variable, metadata)
+        return metadata
+
+    def taken(self, overwrite: bool) -> Metadata:
+        variable = self.work.variable
+        new = self.new_metadata()
+        variable.mend(new)
+        variable.check_place(self.plan.rule.granularity)
+        try:
+            old = variable.metadata()
+        except StoreError:
+            if not (overwrite and variable.is_ours()):
+                raise
+        else:
+            if old is None:
+                self.check_disk(self.plan.units)
+                variable.create(new)
+                old = variable.metadata()
+                if old is None:
+                    raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
+            if old.fingerprint == new.fingerprint:
+                if not overwrite or self.resumable(old):
+                    if old.status != "sealed":
+                        self.check_disk(int((~variable.present(old.layout)).sum()))
+                    return old
+            elif not overwrite:
+                state = "whole" if old.status == "sealed" else "unfinished"
+                raise StoreError(
+                    f"{variable.where} is there already, {state}, of another job: "
+                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
+                )
+        self.check_disk(self.plan.units, variable.keys.size(variable.name))
+        variable.overwrite(new)
+        return new
+
+    def new_metadata(self) -> Metadata:
+        """The metadata that this job begins with."""
+        plan, source = self.plan, self.work.units.source
+        return Metadata(
+            layout=plan.layout,
+            scale_method=plan.rule.method.name,
+            granularity=plan.rule.granularity,
+            nan_code=plan.rule.nan_code,
+            missing=plan.missing,
+            fingerprint=self.fingerprint,
+            attributes=source.attributes,
+            dimension_names=source.dimension_names,
+        )
+
+    def resumable(self, old: Metadata) -> bool:
+        """Whether this job's variable is unfinished, and has what pass 2 needs of pass 1."""
+        if old.status != "writing" or self.plan.passes == 1 or self.work.scans.exist():
+            return old.status != "sealed"
+        return bool(self.work.variable.present(self.plan.layout).all())
+
+    def check_disk(self, units: int, freed: int = 0) -> None:
+        """Refuse a destination without room for so many units, where so many bytes will be freed first."""
+        plan = self.plan
+        need = -(-plan.disk * units // plan.units)
+        if plan.free is not None and need > plan.free + freed:
+            raise ValueError(
+                f"not enough disk at {plan.destination}: what is to be written takes up to {need:,} bytes, "
+                f"and {plan.free + freed:,} are free. Make room, or name another destination"
+            )
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from dask.utils import format_bytes
 
@@ -20,7 +20,7 @@ from .chunking import chosen_layout
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, rereads, statistics_disk, statistics_memory, task_memory
 from .scans import passes, scan_batches
 from .schedulers import chosen_workers
-from .settings import Settings, parsed_bytes
+from .settings import Settings, SettingsGiven, parsed_bytes
 
 
 @dataclass(frozen=True)
@@ -141,26 +141,16 @@ class Plan:
         )
 
 
-def plan(
-    source: Any,
-    store: Any,
-    *,
-    name: str = "data",
-    scale_method: str = "minmax",
-    axis: int | None = None,
-    percentile: float | None = None,
-    value_range: tuple[float, float] | None = None,
-    missing: Any = "declared",
-    nan_policy: str = "raise",
-    chunks: Any = None,
-    shards: Any = None,
-    compressors: Any = "auto",
-    memory: int | str | None = None,
-    workers: int | None = None,
-) -> Plan:
+def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     """What `quantize_to_zarr` would do and need with the same arguments. Reads metadata only, writes nothing.
 
-    Parameters, and what is raised for them, are those of `quantize_to_zarr`.
+    Parameters
+    ----------
+    source, store
+        As for `quantize_to_zarr`.
+    **settings
+        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `nan_policy`, `chunks`, `shards`,
+        `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
     -------
@@ -171,7 +161,7 @@ def plan(
     ValueError
         If an argument is not one of those allowed, or a memory budget is too small for one task.
     TypeError
-        If the source cannot be read or its dtype cannot be quantized.
+        If the source cannot be read, its dtype cannot be quantized, or there is no such setting.
     FileNotFoundError
         If the source does not exist.
 
@@ -182,21 +172,8 @@ def plan(
     >>> plan(np.zeros((4096, 1024), np.float32), MemoryStore(), workers=2).layout.chunks
     (4096, 1024)
     """
-    settings = Settings(
-        name,
-        scale_method,
-        axis,
-        percentile,
-        value_range,
-        missing,
-        nan_policy,
-        chunks,
-        shards,
-        compressors,
-        memory,
-        workers,
-    )
-    return planned(as_source(source), Keys.of(store), settings)
+    checked = Settings.of("plan", settings)
+    return planned(as_source(source), Keys.of(store), checked)
 
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:

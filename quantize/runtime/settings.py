@@ -1,16 +1,16 @@
-"""The arguments of a job, in one place."""
+"""The settings of a job, in one place. Imports nothing heavy: `quantize --help` shows their defaults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
 
-from dask.utils import parse_bytes
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments of one job, as the user gave them, but for `source` and `store`."""
+    """The arguments of one job, as the user gave them, but for `source` and `store`: those of `quantize_to_zarr`."""
 
     name: str = "data"
     scale_method: str = "minmax"
@@ -25,9 +25,52 @@ class Settings:
     memory: int | str | None = None
     workers: int | None = None
 
+    @classmethod
+    def of(cls, function: str, given: Mapping[str, Any], *others: str) -> Settings:
+        """What a function of that name was given, which takes some other keyword arguments too.
+
+        Raises
+        ------
+        TypeError
+            If there is no such setting, as Python would; it names the nearest.
+
+        Examples
+        --------
+        >>> Settings.of("plan", {"chunk": 10})
+        Traceback (most recent call last):
+          ...
+        TypeError: plan() got an unexpected keyword argument 'chunk': did you mean 'chunks'?
+        """
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                nearest = difflib.get_close_matches(name, [*known, *others], 1)
+                hint = f": did you mean {nearest[0]!r}?" if nearest else ""
+                raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+        return cls(**given)
+
+
+class SettingsGiven(TypedDict, total=False):
+    """Settings as keyword arguments, of which any may be left out: by this type checkers and editors know them."""
+
+    name: str
+    scale_method: str
+    axis: int | None
+    percentile: float | None
+    value_range: tuple[float, float] | None
+    missing: Any
+    nan_policy: str
+    chunks: Any
+    shards: Any
+    compressors: Any
+    memory: int | str | None
+    workers: int | None
+
 
 def parsed_bytes(value: int | str | None) -> int | None:
     """Bytes of a number, or of a text such as "4GiB" or "256M" (10^6, as Dask reads it)."""
+    from dask.utils import parse_bytes
+
     if value is None:
         return None
     try:

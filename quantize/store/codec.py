@@ -21,36 +21,36 @@ from numcodecs.zstd import Zstd
 from ..numerics.grid import Grid, Shape
 from .buffers import STORED
 
-CHECKSUM = 4  # bytes of a crc32c
-ABSENT = (1 << 64) - 1  # offset and length, in a shard's index, of an inner chunk that is not there
+CHECKSUM = 4  # bytes: the length of a crc32c
+ABSENT = (1 << 64) - 1  # the offset, and the length, that a shard's index has for an inner chunk that is not there
 SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
-# What each compressor may be configured with, and what it is configured with where nothing is said.
-COMPRESSORS: dict[str, dict[str, Any]] = {
+# The options that the format has for each compressor, with their values where nothing is said.
+OPTIONS: dict[str, dict[str, Any]] = {
     "zstd": {"level": 1, "checksum": False},
     "gzip": {"level": 5},
     "blosc": {"typesize": 1, "cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0},
 }
-CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zstd")}
+CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zstd")}  # options that are one of these
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """A compressor by its Zarr name, with its full configuration; no name is none.
+    """A compressor by its Zarr name, with its full configuration; without a name nothing is compressed.
 
     Raises
     ------
     ValueError
-        If the name, an option or its value is none that the format allows.
+        If the format does not allow the name, an option or its value.
     """
 
     name: str | None = "zstd"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name is not None and self.name not in COMPRESSORS:
-            raise ValueError(f"compressor {self.name!r} is not one of {', '.join(COMPRESSORS)}, or none")
-        defaults = {} if self.name is None else COMPRESSORS[self.name]
+        if self.name is not None and self.name not in OPTIONS:
+            raise ValueError(f"compressor {self.name!r} is not one of {', '.join(OPTIONS)}, or none")
+        defaults = {} if self.name is None else OPTIONS[self.name]
         unknown = sorted(set(self.options) - set(defaults))
         if unknown:
             raise ValueError(
@@ -62,7 +62,7 @@ class Compressor:
         object.__setattr__(self, "options", {**defaults, **self.options})
 
     def compress(self, data: np.ndarray) -> bytes | np.ndarray:
-        """The compressed form of C-contiguous bytes; without a compressor they are their own."""
+        """The compressed form of C-contiguous bytes; without a compressor the bytes themselves."""
         match self.name:
             case "zstd":
                 codec: Any = Zstd(self.options["level"], self.options["checksum"])
@@ -102,7 +102,7 @@ class Compressor:
 
 
 def decoded(codec: Zstd | Blosc, data: memoryview, size: int) -> np.ndarray:
-    """What numcodecs makes of data that declare their size."""
+    """What numcodecs decompresses data to that declare this size."""
     out = np.empty(size, np.uint8)
     try:
         codec.decode(data, out=out)
@@ -112,7 +112,7 @@ def decoded(codec: Zstd | Blosc, data: memoryview, size: int) -> np.ndarray:
 
 
 def gunzipped(data: memoryview, size: int) -> np.ndarray:
-    """The content of one gzip member, never more than it should be."""
+    """The content of one gzip member, never more than `size` bytes and one."""
     stream = zlib.decompressobj(wbits=31)
     try:
         plain = stream.decompress(data, size + 1)
@@ -124,7 +124,7 @@ def gunzipped(data: memoryview, size: int) -> np.ndarray:
 
 
 def frame_size(data: memoryview) -> int:
-    """Content size that a zstd frame declares, -1 if none (RFC 8878, section 3.1.1.1)."""
+    """Content size that a zstd frame declares, -1 if it declares none (RFC 8878, section 3.1.1.1)."""
     if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
         return -1
     descriptor = data[4]
@@ -144,8 +144,8 @@ class ChunkCodec:
     compressor: Compressor
 
     def encode(self, packed: np.ndarray) -> np.ndarray:
-        """The stored form, uint8: in a buffer that this thread's next one uses again."""
-        return sealed(self.compressor.compress(np.ascontiguousarray(packed)))
+        """The stored form, uint8, in a buffer that this thread uses again for the next one."""
+        return with_crc32c(self.compressor.compress(np.ascontiguousarray(packed)))
 
     @property
     def most(self) -> int:
@@ -155,7 +155,7 @@ class ChunkCodec:
 
     def decode(self, data: bytes | memoryview) -> np.ndarray:
         """Packed bytes of `shape`; a ValueError says what is wrong with `data`."""
-        return self.compressor.decompress(opened(data), math.prod(self.shape)).reshape(self.shape)
+        return self.compressor.decompress(without_crc32c(data), math.prod(self.shape)).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -190,32 +190,33 @@ class ShardCodec:
                 index[number] = offset, len(data)
                 parts.append(data)
                 offset += len(data)
-        return np.frombuffer(b"".join([*parts, sealed(index.tobytes()).tobytes()]), np.uint8)
+        return np.frombuffer(b"".join([*parts, with_crc32c(index.tobytes()).tobytes()]), np.uint8)
 
     def index(self, data: bytes | memoryview) -> np.ndarray:
         """Offsets and lengths, shape ``(inner chunks, 2)``, from the last `index_length` bytes of a shard."""
         if len(data) != self.index_length:
             raise ValueError(f"its index is {len(data)} bytes long, not {self.index_length}")
-        return np.frombuffer(opened(data), "<u8").reshape(-1, 2)
+        return np.frombuffer(without_crc32c(data), "<u8").reshape(-1, 2)
 
 
-def sealed(data: bytes | np.ndarray) -> np.ndarray:
-    """The data with their crc32c behind them, uint8."""
+def with_crc32c(data: bytes | np.ndarray) -> np.ndarray:
+    """The data with their crc32c behind them, uint8, in a buffer that this thread uses again."""
     out = STORED.of(len(data) + CHECKSUM)
     content = out[:-CHECKSUM]
     content[:] = np.frombuffer(data, np.uint8)
-    out[-CHECKSUM:] = np.frombuffer(checksum(content), np.uint8)
+    out[-CHECKSUM:] = np.frombuffer(crc32c(content), np.uint8)
     return out
 
 
-def opened(data: bytes | memoryview) -> memoryview:
+def without_crc32c(data: bytes | memoryview) -> memoryview:
+    """The data before their crc32c; a ValueError if it is not theirs."""
     if len(data) < CHECKSUM:
         raise ValueError(f"it is {len(data)} bytes long, too short for its checksum")
     content = memoryview(data)[:-CHECKSUM]
-    if checksum(np.frombuffer(content, np.uint8)) != bytes(data[-CHECKSUM:]):
+    if crc32c(np.frombuffer(content, np.uint8)) != bytes(data[-CHECKSUM:]):
         raise ValueError("its checksum (crc32c) does not match its bytes")
     return content
 
 
-def checksum(data: np.ndarray) -> bytes:
+def crc32c(data: np.ndarray) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(CHECKSUM, "little")

@@ -1,8 +1,9 @@
-"""Keys and bytes: a Zarr store, its calls tried again, its files looked at before they are opened."""
+"""Keys and bytes: a Zarr store, its calls tried again; and what a folder can do more than other stores."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
@@ -28,7 +29,10 @@ try:
 except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
-PATTERN = re.compile(r"[*?\[]")  # what fsspec takes for a pattern where it deletes
+WILDCARD = re.compile(r"[*?\[]")  # a character that makes fsspec take a path for a pattern where it deletes
+LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a killed LocalStore had not written whole
+
+Part = RangeByteRequest | SuffixByteRequest
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,20 @@ class Keys:
     """A Zarr store: its methods called, and called again if they fail for a time. Keys are strings, values bytes.
 
     With `verify` what was set is read back, and set again where the store lost or tore it.
+
+    As `pathlib.Path` makes a path of the system at hand, this makes keys of the kind of store at hand: a folder can do
+    more than other stores.
+
+    >>> Keys(LocalStore("/data/x.zarr"))
+    LocalKeys(store=LocalStore('file:///data/x.zarr'), verify=False)
     """
 
     store: Store
     verify: bool = False
+
+    def __new__(cls, store: Store | None = None, verify: bool = False) -> Keys:  # no store: it is unpickled
+        kinds: dict[type[Store], type[Keys]] = {LocalStore: LocalKeys, FsspecStore: FsspecKeys}
+        return super().__new__(next((own for kind, own in kinds.items() if isinstance(store, kind)), cls))
 
     @classmethod
     def of(cls, store: Any) -> Keys:
@@ -60,25 +74,18 @@ class Keys:
                 store = LocalStore(Path(path.removeprefix("file://")).absolute())
         if not isinstance(store, Store):
             raise TypeError(f"store is a {type(store).__name__}, but must be a path, a URL or a Zarr store")
-        if not (store.supports_listing and store.supports_deletes):
-            raise TypeError(f"store {store} cannot list and delete, which resuming and overwriting need")
         keys = cls(store)
-        if isinstance(store, FsspecStore) and PATTERN.search(store.path.rpartition("://")[2].partition("/")[2]):
-            raise ValueError(f"{keys.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
+        keys.check_deletes()
         return keys
 
-    @property
-    def folder(self) -> Path | None:
-        """The folder of a store on a local disk."""
-        return Path(self.store.root) if isinstance(self.store, LocalStore) else None
+    def check_deletes(self) -> None:
+        """Refuse a store that cannot delete just what it is told to."""
+        if not (self.store.supports_listing and self.store.supports_deletes):
+            raise TypeError(f"store {self.store} cannot list and delete, which resuming and overwriting need")
 
     @property
-    def nearest(self) -> Path | None:
-        """The folder, or of those above it the first that exists."""
-        folder = self.folder
-        while folder is not None and not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        return folder
+    def label(self) -> str:
+        return str(self.store)
 
     @property
     def shared(self) -> bool:
@@ -86,11 +93,19 @@ class Keys:
         return not isinstance(self.store, MemoryStore)
 
     @property
-    def label(self) -> str:
-        if isinstance(self.store, FsspecStore):
-            fs = getattr(self.store.fs, "sync_fs", self.store.fs)  # one that is not asynchronous comes wrapped
-            return str(fs.unstrip_protocol(self.store.path))
-        return str(self.folder or self.store)
+    def nearest(self) -> Path | None:
+        """Of a store in a folder that folder, or of those above it the first that exists."""
+        return None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store to read, as far as that can be told without a request."""
+        return True
+
+    def check_place(self) -> None:
+        """Refuse, with a StoreError, a place where no store can be made."""
+
+    # Bytes
 
     def get(self, key: str) -> bytes | None:
         """All bytes of a key; None where there is none.
@@ -115,38 +130,31 @@ class Keys:
         ValueError
             If the key is no file, or holds more bytes than `most`: then they are not read.
         """
-        wanted: RangeByteRequest | SuffixByteRequest | None = None
+        part: Part | None = None
         if start is not None:
-            wanted = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
-        elif most is not None and self.folder is None:
-            wanted = RangeByteRequest(0, most + 1)
-        if isinstance(self.store, LocalStore):  # which would make the folder, wait at a pipe and read a device for ever
-            size = file_size(os.path.join(self.store.root, key))
-            if size is None:
-                return None
-            check_size(size, most)
-            if not size:
-                return memoryview(b"")
-        prototype = default_buffer_prototype()
-        if type(self.store) is LocalStore:  # without the event loop, which costs more than a small chunk
-            found = self.store.get_sync(key, prototype=prototype, byte_range=wanted)
-        else:
-            found = sync(self.store.get(key, prototype, wanted))
+            part = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
+        found = self._get(key, part, most)
         if found is None:
             return None
         check_size(len(found), most)
         return memoryview(found.as_numpy_array())  # type: ignore[arg-type]
 
+    def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
+        """Part of the bytes of a key, or all; of one that holds more bytes than `most` any that are more."""
+        if part is None and most is not None:
+            part = RangeByteRequest(0, most + 1)
+        return sync(self.store.get(key, default_buffer_prototype(), part))
+
     @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
-        make = default_buffer_prototype().buffer.from_bytes
         with self.among_others(key):
-            if type(self.store) is LocalStore:
-                self.store.set_sync(key, make(data))  # type: ignore[arg-type]
-            else:  # it may keep what it is given, and an array may be used again
-                sync(self.store.set(key, make(bytes(data))))
+            self._set(key, data)
         if self.verify and not self.holds(key, data):
             raise OSError(errno.EIO, "reads back other bytes than were written", f"{self.label}/{key}")
+
+    def _set(self, key: str, data: bytes | np.ndarray) -> None:
+        # A copy: a store may keep what it is given, and the array is used again.
+        sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(bytes(data))))
 
     def set_new(self, key: str, data: bytes) -> None:
         """Set a key unless it is there already."""
@@ -163,15 +171,10 @@ class Keys:
 
     @contextmanager
     def among_others(self, key: str) -> Iterator[None]:
-        """Around a change or a listing: an error gets the name of the key where it has none, as that of a full disk.
-
-        That a file of a folder is gone is no lasting error: another run renames and removes its own meanwhile.
-        """
+        """Around a change or a listing: an error without a file, as that of a full disk, gets the name of the key."""
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) and self.folder is not None:
-                raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
             if error.errno is not None and error.filename is None:
                 error.filename = f"{self.label}/{key}"
             raise
@@ -194,23 +197,157 @@ class Keys:
         with self.among_others(prefix):
             sync(self.store.delete_dir(prefix))
 
+    # Listings
+
+    def each(self, prefix: str, take: Callable[[str], None]) -> None:
+        """Hand every key under a prefix to `take`, one at a time: there may be millions."""
+
+        async def walk() -> None:
+            async for key in self.store.list_prefix(prefix):
+                take(key)
+
+        with self.among_others(prefix):
+            sync(walk())
+
+    @retried
+    def holds_keys(self, prefix: str) -> bool:
+        """Whether there is anything under a prefix, but for what a killed writer leaves."""
+        try:
+            return not sync(self.store.is_empty(prefix.rstrip("/")))
+        except FileNotFoundError as error:  # no such bucket
+            raise FileNotFoundError(f"{self.label} cannot be made: {error}") from error
+
     @retried
     def size(self, prefix: str) -> int:
         """Bytes stored under a prefix."""
-        if isinstance(self.store, FsspecStore):  # from the listing, where Zarr would ask for the size of each key
-            found = sync(self.store.fs._find(f"{self.store.path}/{prefix}", detail=True))
-            return sum(info["size"] for info in found.values())
         with self.among_others(prefix):
             return sync(self.store.getsize_prefix(prefix))
 
+    # What only folders need, or can do
+
     @contextmanager
     def alone(self, prefix: str) -> Iterator[None]:
-        """Have all others who ask for the same folder wait, threads and processes.
+        """Have all others who ask for the same folder wait, threads and processes; of other stores nobody waits."""
+        yield
 
-        The system lets go of it when a process dies. Stores that are no folders have nothing like it, nor have some
-        network file systems.
+    def flush(self, prefix: str, below: bool = True) -> None:
+        """Have the disk hold the files of a folder, and of all `below` it; other stores hold what they have taken."""
+
+    def sweep(self, *prefixes: str) -> None:
+        """Remove what killed writers left of the metadata of the group, and of all under some prefixes."""
+
+    def remove_empty(self, prefix: str) -> None:
+        """Remove a folder in which nothing is left."""
+
+
+@dataclass(frozen=True)
+class FsspecKeys(Keys):
+    """The keys of a store that fsspec reaches."""
+
+    store: FsspecStore
+
+    def check_deletes(self) -> None:
+        super().check_deletes()
+        if WILDCARD.search(self.store.path.rpartition("://")[2].partition("/")[2]):
+            raise ValueError(f"{self.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
+
+    @property
+    def label(self) -> str:
+        fs = getattr(self.store.fs, "sync_fs", self.store.fs)  # one that is not asynchronous comes wrapped
+        return str(fs.unstrip_protocol(self.store.path))
+
+    @retried
+    def size(self, prefix: str) -> int:
+        # From the listing, where Zarr would ask for the size of each key.
+        found = sync(self.store.fs._find(f"{self.store.path}/{prefix}", detail=True))
+        return sum(info["size"] for info in found.values())
+
+
+@dataclass(frozen=True)
+class LocalKeys(Keys):
+    """The keys of a store in a folder: its files are looked at before they are opened, locked, flushed and swept."""
+
+    store: LocalStore
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.store.root)
+
+    @property
+    def label(self) -> str:
+        return str(self.folder)
+
+    @property
+    def nearest(self) -> Path:
+        folder = self.folder
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return folder
+
+    @property
+    def exists(self) -> bool:
+        return self.folder.is_dir()
+
+    def check_place(self) -> None:
+        nearest = self.nearest
+        if not nearest.is_dir():
+            raise StoreError(f"{nearest} is a file, so {self.label} cannot be a folder; name another destination")
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether to go without the event loop, which costs more than a small chunk.
+
+        Not for a subclass of Zarr's own: what it does more lies in its coroutines.
         """
-        if self.folder is None or fcntl is None:
+        return type(self.store) is LocalStore
+
+    def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
+        # The store itself would make the folder, wait at a pipe and read a device for ever.
+        size = file_size(os.path.join(self.store.root, key))
+        if size is None:
+            return None
+        check_size(size, most)
+        prototype = default_buffer_prototype()
+        if not size:
+            return prototype.buffer.from_bytes(b"")
+        if self.synchronous:
+            return self.store.get_sync(key, prototype=prototype, byte_range=part)
+        return sync(self.store.get(key, prototype, part))
+
+    def _set(self, key: str, data: bytes | np.ndarray) -> None:
+        if self.synchronous:
+            self.store.set_sync(key, default_buffer_prototype().buffer.from_bytes(data))  # type: ignore[arg-type]
+        else:
+            super()._set(key, data)
+
+    @contextmanager
+    def among_others(self, key: str) -> Iterator[None]:
+        """As for any store; and a missing file is tried again: another run may be renaming or removing its own."""
+        try:
+            with super().among_others(key):
+                yield
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise OSError(errno.EAGAIN, error.strerror, f"{self.label}/{key}") from error
+            raise
+
+    def each(self, prefix: str, take: Callable[[str], None]) -> None:
+        if (self.folder / prefix).is_dir():
+            super().each(prefix, take)
+
+    @retried
+    def holds_keys(self, prefix: str) -> bool:
+        folder = self.folder / prefix
+        if not folder.is_dir():
+            return folder.exists()
+        files = (path for path in folder.rglob("*") if not path.is_dir())
+        with self.among_others(prefix):
+            return any(not LEFTOVER.fullmatch(path.name) for path in files)
+
+    @contextmanager
+    def alone(self, prefix: str) -> Iterator[None]:
+        """As for any store. The system lets go of the lock when a process dies; some network file systems have none."""
+        if fcntl is None:
             yield
             return
         try:
@@ -226,12 +363,7 @@ class Keys:
             os.close(number)
 
     def flush(self, prefix: str, below: bool = True) -> None:
-        """Have the disk hold the files of a folder and of all below it: without that, a loss of power may undo them.
-
-        Other stores than folders hold what they have taken.
-        """
-        if self.folder is None:
-            return
+        """As for any store: without it a loss of power may undo what was written."""
         for folder, inside, names in os.walk(self.folder / prefix):
             for name in (*names, "."):  # the folder itself last: it has their names
                 try:
@@ -245,16 +377,17 @@ class Keys:
             if not below:
                 inside.clear()
 
-    def each(self, prefix: str, take: Callable[[str], None]) -> None:
-        """Hand every key under a prefix to `take`, one at a time: there may be millions."""
+    @retried
+    def sweep(self, *prefixes: str) -> None:
+        own = [(self.folder / prefix).rglob("*.partial") for prefix in prefixes]
+        with self.among_others(prefixes[0]):
+            for path in itertools.chain(self.folder.glob("zarr.*.partial"), *own):
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
-        async def walk() -> None:
-            async for key in self.store.list_prefix(prefix):
-                take(key)
-
-        if self.folder is None or (self.folder / prefix).is_dir():
-            with self.among_others(prefix):
-                sync(walk())
+    def remove_empty(self, prefix: str) -> None:
+        with suppress(OSError):  # there is something in it
+            (self.folder / prefix).rmdir()
 
 
 def fsspec_options(url: str) -> dict[str, Any]:

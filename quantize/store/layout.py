@@ -13,18 +13,12 @@ from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Shape, covers, packed_shape
 from .codec import ChunkCodec, Compressor, ShardCodec
 
-# What a variable may come to. More is refused, of a source before anything is written, of a store before anything is
-# made of what it claims.
-AXES = 64  # as in NumPy
-
-
-CHUNK_BYTES = 1 << 30  # of one chunk, packed, or of the scales beside it: compressors take less than 2^31
-
-
-INNER = 1 << 20  # chunks in a shard: each takes 16 bytes of an index that is read as a whole
-
-
-UNITS = 1 << 27  # chunks or shards: which of them are there is a byte for each
+# The most that a variable may have. More is refused, of a source before anything is written, of a store before its
+# claims are acted on.
+AXES = 64  # axes: as many as NumPy has
+CHUNK_BYTES = 1 << 30  # bytes: one packed chunk, or one chunk of scales; compressors take less than 2^31
+INNER_CHUNKS = 1 << 20  # chunks in a shard: each takes 16 bytes of the index, which is read as a whole
+UNITS = 1 << 27  # chunks, or shards where there are any: a byte for each tells whether it is there
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Layout:
             raise ValueError(f"an array of {len(self.shape)} axes has more than the {AXES} that there can be")
         if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
             raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
-        # Longer than the array is no longer than the array: one form for each layout.
+        # What is longer than the array is cut to its length: one form for each layout.
         chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
         object.__setattr__(self, "chunks", chunks)
         if self.shards:
@@ -74,10 +68,10 @@ class Layout:
                 f"shape {self.shape} has {units:,} chunks or shards {self.unit}, and may have {UNITS:,}: "
                 "take larger ones"
             )
-        if self.shard_codec is not None and self.shard_codec.grid.count > INNER:
+        if self.shard_codec is not None and self.shard_codec.grid.count > INNER_CHUNKS:
             raise ValueError(
                 f"shards {self.shards} hold {self.shard_codec.grid.count:,} chunks {self.chunks} each, and may hold "
-                f"{INNER:,}: take larger chunks or smaller shards"
+                f"{INNER_CHUNKS:,}: take larger chunks or smaller shards"
             )
 
     @property

@@ -15,7 +15,8 @@ from ..exceptions import REMEDY, StoreError
 from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.granularity import PER_TENSOR, Granularity, granularity_of
 from ..numerics.grid import Shape, packed_shape
-from ..numerics.scales import NAN_CODE, SCALE_METHODS, Codes, Rule, Scale, check_scale
+from ..numerics.names import SCALE_METHODS
+from ..numerics.scales import NAN_CODE, Codes, Rule, Scale, check_scale
 from .codec import Compressor
 from .layout import Layout, check_scales
 from .zarr_json import array_document, checksum, codecs_document, loaded, same, serialized, tagged, untagged

@@ -13,10 +13,10 @@ import tenacity
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ATTEMPTS = 6
-LONGEST = 8.0  # seconds between two attempts; with all of them an outage of some 15 seconds is bridged
+ATTEMPTS = 6  # calls at most, the first one among them
+LONGEST_PAUSE = 8.0  # seconds between two attempts at most; all pauses together bridge an outage of some 15 seconds
 
-# Of an `OSError`; the others, such as no space left or no permission, are there the next time too.
+# Numbers of an `OSError` that may not come the next time; others, such as no space left or no permission, do.
 TEMPORARY = {
     errno.EAGAIN,
     errno.EBUSY,
@@ -30,15 +30,16 @@ TEMPORARY = {
     errno.ENETUNREACH,
     errno.ESTALE,
     errno.ETIMEDOUT,
-    getattr(errno, "EREMOTEIO", errno.EIO),  # s3fs's for an error within the server
+    getattr(errno, "EREMOTEIO", errno.EIO),  # what s3fs gives for an error within the server
 }
 
-# Errors of libraries that reach stores over a network, as Python's own: of the classes of an error, the first here.
+# Errors of libraries that reach stores over a network, and Python's own that they are raised as. Of an error's classes,
+# from its own upwards, the first that is named here counts.
 FOREIGN: dict[str, type[OSError]] = {
     "botocore.exceptions.ConnectionError": ConnectionError,
     "botocore.exceptions.HTTPClientError": ConnectionError,
     "botocore.exceptions.BotoCoreError": OSError,
-    "obstore.exceptions.BaseError": OSError,  # it has tried again by itself
+    "obstore.exceptions.BaseError": OSError,  # obstore has tried again by itself
 }
 
 
@@ -50,7 +51,7 @@ def is_temporary(error: BaseException) -> bool:
 
 
 def translated(call: Callable[P, T]) -> Callable[P, T]:
-    """The function, of which errors of libraries that reach stores over a network come out as Python's own."""
+    """The function, whose errors from libraries that reach stores over a network come out as Python's own."""
 
     @functools.wraps(call)
     def translating(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,7 +69,7 @@ def translated(call: Callable[P, T]) -> Callable[P, T]:
 
 AGAIN = tenacity.Retrying(
     retry=tenacity.retry_if_exception(is_temporary),
-    wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST),
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
     stop=tenacity.stop_after_attempt(ATTEMPTS),
     before_sleep=tenacity.before_sleep_log(logging.getLogger("quantize"), logging.WARNING),
     reraise=True,
@@ -76,7 +77,7 @@ AGAIN = tenacity.Retrying(
 
 
 def retried(call: Callable[P, T]) -> Callable[P, T]:
-    """The function, called again while what fails may pass, after pauses that double; at last its error comes out."""
+    """The function, called again while its error may pass, after random pauses that grow; the last error comes out."""
     once = translated(call)
 
     @functools.wraps(call)

@@ -11,7 +11,7 @@ from typing import Any
 from ..numerics.grid import Shape
 from .codec import Compressor
 
-LEVELS = 100  # of lists and dictionaries in one another, in the source's attributes
+LEVELS = 100  # levels of lists and dictionaries in one another at most, in the attributes of a source
 
 # What a document holds ------------------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ def array_document(
 
 
 def codecs_document(compressor: Compressor, wide: bool = False) -> list[dict[str, Any]]:
-    """Those of a chunk, of single bytes or of `wide` values, little-endian: the checksum comes last."""
+    """The codecs of a chunk of single bytes, or of `wide` values in little-endian order; the checksum comes last."""
     values: dict[str, Any] = {"name": "bytes", **({"configuration": {"endian": "little"}} if wide else {})}
     compressed = [{"name": compressor.name, "configuration": compressor.options}] if compressor.name else []
     return [values, *compressed, {"name": "crc32c"}]
@@ -53,7 +53,7 @@ def group_document() -> bytes:
 
 
 def check_group(data: bytes) -> None:
-    """Refuse what is no ``zarr.json`` of a group: https://zarr-specs.readthedocs.io/en/latest/v3/core/ .
+    """Refuse what is not the ``zarr.json`` of a group: https://zarr-specs.readthedocs.io/en/latest/v3/core/ .
 
     Raises
     ------
@@ -72,7 +72,7 @@ def check_group(data: bytes) -> None:
 
 
 def node_type(data: bytes) -> str | None:
-    """``"array"``, ``"group"`` or whatever else a document of version 3 calls itself; None where it is no such."""
+    """``"array"``, ``"group"`` or whatever else a document of version 3 calls itself; None for any other document."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -103,10 +103,10 @@ def same(one: Any, other: Any) -> bool:
 
 
 def loaded(data: bytes) -> Any:
-    """JSON, in which a number or an escape that stands in another form than the canonical one is an error.
+    """Parse JSON in which every number and escape has its canonical form; another form is an error.
 
-    A flipped bit may give such a form, 1e-07 as 1E-07 or 0.30000000000000004 with another last digit, and then the
-    value is the same and its checksum too.
+    A flipped bit may give another form of the same value, 1e-07 as 1E-07 or 0.30000000000000004 with another last
+    digit. The checksum, which is one of values, does not tell.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def loaded(data: bytes) -> Any:
         raise ValueError("it is nested too deep") from error
 
 
-ESCAPE = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|.)")
+ESCAPE = re.compile(rb"\\(?:u([0-9A-Fa-f]{4})|.)")  # an escape in a string, and the digits of one such as \\u00e9
 
 
 def canonical_float(text: str) -> float:
@@ -138,7 +138,7 @@ def refuse_constant(name: str) -> Any:
 
 # Numbers that JSON lacks ----------------------------------------------------------------------------------------------
 
-TAG = "@float:"
+TAG = "@float:"  # the beginning of a string that stands for a number; one of the source's own gets it twice
 
 
 def tagged(value: Any, levels: int = LEVELS) -> Any:

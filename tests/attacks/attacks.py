@@ -19,7 +19,7 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from quantize import DamagedChunkError, StoreError, quantize_to_zarr
-from quantize.store.codec import sealed
+from quantize.store.codec import with_crc32c
 from quantize.store.zarr_json import checksum
 
 VALUES = np.random.default_rng(0).normal(10, 30, (16, 128)).astype(np.float32)
@@ -64,7 +64,7 @@ def stored(data: bytes, key: str = CHUNK) -> Callable[[Path], None]:
 
 def compressed(data: bytes) -> Callable[[Path], None]:
     """A chunk with a right crc32c, so that what lies behind it is reached."""
-    return stored(sealed(data).tobytes())
+    return stored(with_crc32c(data).tobytes())
 
 
 def rewritten(document: dict[str, Any]) -> bytes:
@@ -171,7 +171,7 @@ def indexed(offset: int, length: int) -> Callable[[Path], None]:
         data = path.read_bytes()
         index = np.frombuffer(data[-68:-4], "<u8").copy()
         index[:2] = offset, length
-        path.write_bytes(data[:-68] + sealed(index.tobytes()).tobytes())
+        path.write_bytes(data[:-68] + with_crc32c(index.tobytes()).tobytes())
 
     return make
 
@@ -378,13 +378,13 @@ ATTACKS = [
     Attack("metadata of scales that are a pipe", special("data_scale/zarr.json", os.mkfifo), None, job=BY_AXIS),
     Attack(
         "scales of NaN",
-        lambda f: stored(sealed(zstd_of(np.full(8, np.nan))).tobytes(), "data_scale/c/0")(f),
+        lambda f: stored(with_crc32c(zstd_of(np.full(8, np.nan))).tobytes(), "data_scale/c/0")(f),
         why="not finite",
         job=BY_AXIS,
     ),
     Attack(
         "scales of 0",
-        lambda f: stored(sealed(zstd_of(np.zeros(8))).tobytes(), "data_scale/c/0")(f),
+        lambda f: stored(with_crc32c(zstd_of(np.zeros(8))).tobytes(), "data_scale/c/0")(f),
         why="not finite and above 0",
         job=BY_AXIS,
     ),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantize.store.codec import ABSENT, ChunkCodec, Compressor, ShardCodec, frame_size, opened, sealed
+from quantize.store.codec import ABSENT, ChunkCodec, Compressor, ShardCodec, frame_size, with_crc32c, without_crc32c
 
 COMPRESSORS = [
     Compressor(None),
@@ -48,7 +48,7 @@ def test_a_torn_chunk_is_noticed(compressor: Compressor, packed: np.ndarray, dat
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=str)
 @pytest.mark.parametrize("size", [99, 101, 1 << 20])
 def test_a_chunk_of_another_size_is_refused_though_its_checksum_is_right(compressor: Compressor, size: int) -> None:
-    stored = sealed(compressor.compress(np.zeros(size, np.uint8))).tobytes()
+    stored = with_crc32c(compressor.compress(np.zeros(size, np.uint8))).tobytes()
     with pytest.raises(ValueError, match="100"):
         ChunkCodec((100,), compressor).decode(stored)
 
@@ -57,7 +57,7 @@ def test_a_chunk_of_another_size_is_refused_though_its_checksum_is_right(compres
 def test_bytes_that_no_compressor_wrote_are_refused(compressor: Compressor) -> None:
     for stored in (b"", b"\x00", bytes(64), b"\x28\xb5\x2f\xfd\x20\x64" + bytes(20)):
         with pytest.raises((ValueError, RuntimeError)):
-            ChunkCodec((100,), compressor).decode(sealed(stored).tobytes())
+            ChunkCodec((100,), compressor).decode(with_crc32c(stored).tobytes())
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_791, 65_792, 1 << 17])
@@ -71,8 +71,8 @@ def test_frame_size_of_what_declares_none(data: bytes) -> None:
 
 
 def test_the_check_value_of_crc32c() -> None:
-    assert sealed(b"123456789")[9:].tobytes() == 0xE3069283.to_bytes(4, "little")
-    assert opened(sealed(b"123456789").tobytes()) == b"123456789"
+    assert with_crc32c(b"123456789")[9:].tobytes() == 0xE3069283.to_bytes(4, "little")
+    assert without_crc32c(with_crc32c(b"123456789").tobytes()) == b"123456789"
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=str)
