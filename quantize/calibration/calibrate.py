@@ -74,11 +74,11 @@ def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) ->
         idle.put(own)
 
     each_block(work, array.shape, workers)
-    first, *others = made
+    total, *others = made
     for other in others:
-        first.counts[...] += other.counts
-    first.leave_out(rows)
-    return first
+        total.first[...] += other.counts
+    total.leave_out(rows)
+    return total
 
 
 def scales_by_rows(
