@@ -6,7 +6,7 @@ REMEDY = "Restore it from a copy, or quantize the source again with overwrite=Tr
 
 
 class QuantizeError(Exception):
-    """Base of the errors that only this library raises."""
+    """Base of all errors of this library; bad arguments are plain `ValueError` and `TypeError`."""
 
 
 class StoreError(QuantizeError):
@@ -40,5 +40,5 @@ class SourceChangedError(QuantizeError):
     """The source is not what it was in pass 1."""
 
 
-class RefusedValuesError(ValueError):
+class RefusedValuesError(QuantizeError, ValueError):
     """The data hold NaN, missing or infinite values that the settings take no code for."""

@@ -73,11 +73,11 @@ def whole_histogram(array: np.ndarray, granularity: Granularity, rows: np.ndarra
         idle.put(own)
 
     each_block(work, array.shape, workers)
-    first, *others = made
+    total, *others = made
     for other in others:
-        first.counts[...] += other.counts
-    first.leave_out(rows)
-    return first
+        total.first[...] += other.counts
+    total.leave_out(rows)
+    return total
 
 
 def scales_by_rows(

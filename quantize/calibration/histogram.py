@@ -94,11 +94,8 @@ class Histogram:
 
     @property
     def counts(self) -> np.ndarray:
-        """Of all values, shape ``(count, bins)``."""
-        if self.spare is not None:
-            self.first[...] += self.spare
-            self.spare[...] = 0
-        return self.first
+        """Of all values, shape ``(count, bins)``: with a `spare` a new array."""
+        return self.first if self.spare is None else self.first + self.spare
 
     def add(self, block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
         """Count the values of a block in one read. What is not finite, or missing, lands in the outermost bins."""
@@ -122,8 +119,9 @@ class Histogram:
 
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
         """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
-        loop = compiled(merge_loop, self.counts.dtype, signature(other.counts))
-        own, others = (self.unit, self.origin, self.counts), (other.unit, other.origin, read_only(other.counts))
+        counts = other.counts
+        loop = compiled(merge_loop, self.first.dtype, signature(counts))
+        own, others = (self.unit, self.origin, self.first), (other.unit, other.origin, read_only(counts))
         loop(*own, *others, *bounds(rows), *loop_bins(self.bins))
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Statistics:
-    """What one read of some values tells of them; those of two sets add up to those of both.
+    """What one read of some values tells of them.
+
+    As rows (`to_row`) the statistics of several sets of values add up to those of all of them (`folded`).
 
     Attributes
     ----------
@@ -23,7 +25,8 @@ class Statistics:
 
     Examples
     --------
-    >>> Statistics(0.0, 1.0, 2) + Statistics(-3.0, 0.5, 4, nan=1, first=9)
+    >>> one, other = Statistics(0.0, 1.0, 2), Statistics(-3.0, 0.5, 4, nan=1, first=9)
+    >>> from_row(folded(np.stack([to_row(one), to_row(other)])))
     Statistics(minimum=-3.0, maximum=1.0, count=6, nan=1, missing=0, positive_infinity=0, negative_infinity=0, first=9)
     """
 
@@ -35,22 +38,6 @@ class Statistics:
     positive_infinity: int = 0
     negative_infinity: int = 0
     first: int = -1
-
-    def __add__(self, other: Statistics) -> Statistics:
-        if not self.count or not other.count:
-            minimum, maximum = (self.minimum, self.maximum) if self.count else (other.minimum, other.maximum)
-        else:
-            minimum, maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
-        return Statistics(
-            minimum,
-            maximum,
-            self.count + other.count,
-            self.nan + other.nan,
-            self.missing + other.missing,
-            self.positive_infinity + other.positive_infinity,
-            self.negative_infinity + other.negative_infinity,
-            max(self.first, other.first) if -1 in (self.first, other.first) else min(self.first, other.first),
-        )
 
     @property
     def infinite(self) -> int:
