@@ -11,7 +11,6 @@ import numpy as np
 
 from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
 from .io import as_source
-from .io.formats.dask import DaskSource
 from .numerics.grid import index_at
 from .numerics.scales import Scale
 from .numerics.statistics import Statistics, folded, from_row
@@ -197,7 +196,7 @@ class Job:
     @functools.cached_property
     def sample(self) -> str | None:
         """Digest of the source's ends."""
-        return retried(self.work.source.sample)()
+        return retried(self.work.source.digest)()
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -462,10 +461,11 @@ class Job:
         run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.shelf.stop)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
-        """The parts of a dask source's graph that give the regions of some units."""
-        if not isinstance(self.work.source, DaskSource) or all(number in self.work.shelf for number in numbers):
+        """The parts of the source's graph that give the regions of some units, if it has one."""
+        if all(number in self.work.shelf for number in numbers):
             return None
-        return [self.work.source.array[self.plan.layout.units.region(number)] for number in numbers]
+        parts = [self.work.source.graph(self.plan.layout.units.region(number)) for number in numbers]
+        return None if any(part is None for part in parts) else parts
 
 
 def quantize_part(

@@ -13,7 +13,7 @@ from ..store.codec import Compressor
 from ..store.layout import Layout
 
 MIB = 1 << 20
-LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # of a chunk's values, where the user names none
+LEAST, TARGET, MOST = 4 * MIB, 16 * MIB, 64 * MIB  # bytes: a chunk where the user names none
 
 
 def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, axis: int | None = None) -> Layout:
@@ -78,7 +78,7 @@ def default_chunks(source: Source) -> Shape:
 
 
 def spanning(source: Source, axis: int | None) -> Shape:
-    """The default chunks; with an axis such that hold all values of some of its indices, if 64 MiB can."""
+    """The default chunks; with an axis: such as hold all values of some of its indices, if those fit into 64 MiB."""
     chunks = default_chunks(source)
     if axis is None:
         return chunks

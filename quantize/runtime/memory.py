@@ -7,9 +7,7 @@ import shutil
 
 from ..calibration.calibrate import GROUP
 from ..calibration.histogram import COARSE, FINE
-from ..io.formats.memory import ArraySource
-from ..io.formats.npy import FileSource
-from ..io.source import PIECE, Source
+from ..io.source import PIECE_BYTES, Source
 from ..numerics.grid import packed_shape
 from ..numerics.scales import Rule
 from ..numerics.statistics import ROW
@@ -39,14 +37,9 @@ ROWS = 10  # of each index, held at once beside those of a batch: folded, compar
 COPIES = 4  # of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
-def rereads(source: Source) -> bool:
-    """Whether reading the source again costs more than memory does: arrays are there, files stay in the page cache."""
-    return not isinstance(source, ArraySource | FileSource)
-
-
 def task_memory(source: Source, layout: Layout) -> int:
     """Bytes that one task holds at most: what reading takes, a block and its codes, the packed chunk."""
-    return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
+    return source.memory(layout.unit) + 2 * PIECE_BYTES + COPIES * math.prod(packed_shape(layout.unit))
 
 
 def statistics_memory(layout: Layout, rule: Rule) -> int:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..io.source import PIECE
+from ..io.source import PIECE_BYTES
 from ..numerics.blocks import blocks
 from ..numerics.grid import Region, shifted
 
-CACHED = PIECE  # bytes of values that are scanned and packed while they are in a processor's cache
+CACHED = PIECE_BYTES  # bytes of values that are scanned and packed while they are in a processor's cache
 
 
 class StoppedError(Exception):
