@@ -11,7 +11,6 @@ import numpy as np
 
 from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
 from .io import as_source
-from .io.formats.dask import DaskSource
 from .numerics.grid import index_at
 from .numerics.scales import Scale
 from .numerics.statistics import Statistics, folded, from_row
@@ -390,12 +389,12 @@ class Job:
         run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.units.cache.stop)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
-        """The parts of a dask source's graph that give the regions of some units."""
-        if not isinstance(self.work.units.source, DaskSource) or all(
-            number in self.work.units.cache for number in numbers
-        ):
+        """The parts of the source's graph that give the regions of some units, if it has one."""
+        units = self.work.units
+        if all(number in units.cache for number in numbers):
             return None
-        return [self.work.units.source.array[self.plan.layout.units.region(number)] for number in numbers]
+        parts = [units.source.graph(units.layout.units.region(number)) for number in numbers]
+        return None if any(part is None for part in parts) else parts
 
 
 def quantize_part(

@@ -12,12 +12,10 @@ import numpy as np
 
 from ..numerics.grid import Grid, Region, Shape, shape_of, within
 from ..store.buffers import Buffer
-from .source import PIECE, Source
+from .source import PIECE_BYTES, Source
 
-JOINED = 1 << 23  # bytes of small chunks that are read at a time: each call of Zarr's costs as much as some of them
-
-
-KEPT = 64 << 20  # bytes that glibc keeps at most of freed blocks below 32 MiB, twice its largest mmap threshold
+JOINED_BYTES = 1 << 23  # bytes: small chunks are read together up to this, as each call takes as long as some chunks
+KEPT_BYTES = 64 << 20  # bytes: of freed blocks below 32 MiB (its largest mmap threshold) glibc keeps at most twice that
 
 
 class ChunkedSource(Source):
@@ -41,8 +39,8 @@ class ChunkedSource(Source):
         self.__dict__.update(state)
         self._buffer = Buffer()
 
-    def sample(self) -> str | None:
-        digest = super().sample()
+    def digest(self) -> str | None:
+        digest = super().digest()
         self._buffer = Buffer()  # the driver's thread reads no more
         return digest
 
@@ -67,8 +65,9 @@ class ChunkedSource(Source):
             cell[-1] *= 2
         for axis in reversed(range(len(cell))):
             size = math.prod(cell) * self.dtype.itemsize
-            if size < JOINED:
-                cell[axis] = min(cell[axis] * max(JOINED // size, 1), -(-self.shape[axis] // cell[axis]) * cell[axis])
+            if size < JOINED_BYTES:
+                whole = -(-self.shape[axis] // cell[axis]) * cell[axis]
+                cell[axis] = min(cell[axis] * (JOINED_BYTES // size), whole)
         return Grid(self.shape, tuple(cell))
 
     def pieces(self, region: Region) -> Iterator[Region]:
@@ -96,9 +95,9 @@ class ChunkedSource(Source):
             self._buffer.tag = number
         return whole[within(region, chunk)]
 
-    def reading(self, unit: Shape) -> int:
+    def memory(self, unit: Shape) -> int:
         """Encoded, decoded and copied out: three cells, and what the allocator keeps of those that were."""
         if self.chunks is None or self.cells is None:
-            return 2 * PIECE
+            return 2 * PIECE_BYTES
         cell = max(math.prod(map(min, self.cells.box, unit)), math.prod(self.chunks)) * self.dtype.itemsize
-        return 3 * cell + min(2 * cell, KEPT)
+        return 3 * cell + min(2 * cell, KEPT_BYTES)

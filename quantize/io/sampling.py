@@ -15,14 +15,14 @@ import numpy as np
 from ..numerics.grid import Grid, Region, Shape
 from .source import Source
 
-MOST = 1 << 22  # values of a sample
-CELLS = 64  # boxes of the source that are looked into
-JOINED = 16  # chunks that make up one of those at most, where they are small
-READ = 1 << 30  # bytes that are read where chunks are large; four of them are read in any case
-RUNS = 4  # along an axis at least, where a sample has not all of it
+SAMPLE_VALUES = 1 << 22  # values: the size of a sample
+CELLS = 64  # boxes: so many of the source are looked into
+JOINED_CHUNKS = 16  # chunks: so many small ones at most make up one box
+READ_BYTES = 1 << 30  # bytes: so many are read at most where chunks are large, but four chunks in any case
+RUNS = 4  # runs of indices: an axis of which a sample has not all has at least so many
 
 
-def sample_of(source: Source, most: int = MOST) -> np.ndarray:
+def sample_of(source: Source, most: int = SAMPLE_VALUES) -> np.ndarray:
     """At most `most` values of a source: all, or a lattice of boxes; the same ones each time.
 
     Parameters
@@ -65,7 +65,7 @@ def lattice(source: Source, most: int) -> list[list[np.ndarray]]:
     """For each axis the cells that are looked into, and the indices that are taken of each."""
     cell = cell_of(source, most)
     counts = Grid(source.shape, cell).counts
-    affordable = min(most, max(4, min(CELLS, READ // (math.prod(cell) * source.dtype.itemsize))))
+    affordable = min(most, max(4, min(CELLS, READ_BYTES // (math.prod(cell) * source.dtype.itemsize))))
     chosen = [
         [(2 * i + 1) * count // (2 * number) for i in range(number)]
         for count, number in zip(counts, shares(counts, affordable), strict=True)
@@ -87,7 +87,7 @@ def cell_of(source: Source, most: int) -> Shape:
     shape = source.shape
     cell = [min(length, n) for length, n in zip(source.chunks or [1] * len(shape), shape, strict=True)]
     order = range(len(shape)) if source.order == "F" else reversed(range(len(shape)))
-    room = JOINED if source.chunks else most
+    room = JOINED_CHUNKS if source.chunks else most
     for axis in order:
         times = max(1, min(most // CELLS // math.prod(cell), room, -(-shape[axis] // cell[axis])))
         cell[axis] = min(times * cell[axis], shape[axis])

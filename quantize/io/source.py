@@ -18,8 +18,8 @@ from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.grid import Region, Shape, shape_of, shifted
 from .attributes import declared_missing
 
-PIECE = 1 << 21  # bytes read at a time: small enough to stay in a processor's cache until they are packed
-SAMPLE = 4096  # values at either end whose digest tells one source from another
+PIECE_BYTES = 1 << 21  # bytes: what is read at once, so little that a processor's cache holds it until it is packed
+END_VALUES = 4096  # values: so many at either end go into the digest, which tells one source from another
 
 
 class Source:
@@ -37,6 +37,11 @@ class Source:
         Which axis its values lie side by side along: the last, or the first.
     shared : bool
         Whether another process can read it too.
+    rereads : bool
+        Whether reading a value again costs what it cost first, as where values are decoded or computed. Arrays in
+        memory are there, and plain files stay in the page cache.
+    notes : tuple of str
+        What a plan must say of it.
     missing : float, int or None
         The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes).
     attributes, dimension_names
@@ -46,6 +51,8 @@ class Source:
     chunks: Shape | None = None
     order: Literal["C", "F"] = "C"
     shared = False
+    rereads = True
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -71,16 +78,23 @@ class Source:
         raise NotImplementedError
 
     def pieces(self, region: Region) -> Iterator[Region]:
-        """Regions that cover `region` once, in C order; cuts of the last axis lie an even way from its start."""
-        most = max(PIECE // self.dtype.itemsize, 2)
+        """Regions that cover `region` once, in C order.
+
+        The last axis is cut only at even distances from the region's start.
+        """
+        most = max(PIECE_BYTES // self.dtype.itemsize, 2)
         for part in blocks(shape_of(region), most):
             yield shifted(part, region)
 
-    def reading(self, unit: Shape) -> int:
-        """Bytes that one thread holds at most to read the pieces of a region of this shape."""
-        return 2 * PIECE
+    def graph(self, region: Region) -> Any | None:
+        """The values of a region as part of a dask graph; None where `read` is the way to them."""
+        return None
 
-    def sample(self) -> str | None:
+    def memory(self, unit: Shape) -> int:
+        """Bytes that one thread holds at most to read the pieces of a region of this shape."""
+        return 2 * PIECE_BYTES
+
+    def digest(self) -> str | None:
         """Digest of the first and the last values; None where reading them is not for this process to do."""
         digest = hashlib.sha256()
         for end in (0, 1):
@@ -88,8 +102,31 @@ class Source:
             digest.update(values.tobytes())
         return digest.hexdigest()
 
+    def missing_value(self, asked: Any) -> float | int | None:
+        """The missing value that a job goes by, if it is asked for one in this way.
+
+        Raises
+        ------
+        ValueError
+            If it is not "declared", None or a number that the source's dtype holds.
+        """
+        if isinstance(asked, str) and asked == "declared":
+            return self.missing
+        if asked is None:
+            return None
+        try:
+            number = asked if isinstance(asked, int) else float(asked)
+            if math.isnan(number):
+                return None
+            found = as_missing(number, self.dtype)
+        except (TypeError, ValueError, OverflowError):
+            found = None
+        if found is None:
+            raise ValueError(f"missing is {asked!r}, but must be 'declared', None, or a number that {self.dtype} holds")
+        return found
+
     def _end(self, end: int) -> Iterator[slice]:
-        rest = SAMPLE
+        rest = END_VALUES
         lengths = []
         for n in reversed(self.shape):
             lengths.append(max(min(n, rest), 1))
@@ -106,27 +143,3 @@ def only(arrays: dict[str, Any], path: str, separator: str) -> Any:
         raise ValueError(f"{path} is a group without arrays")
     found = ", ".join(f"{name} {tuple(array.shape)} {array.dtype}" for name, array in sorted(arrays.items()))
     raise ValueError(f"{path} holds several arrays: {found}. Name one, as in {path}{separator}{min(arrays)}")
-
-
-def chosen_missing(source: Source, missing: Any) -> float | int | None:
-    """The missing value that a job goes by.
-
-    Raises
-    ------
-    ValueError
-        If it is not "declared", None or a number that the source's dtype holds.
-    """
-    if isinstance(missing, str) and missing == "declared":
-        return source.missing
-    if missing is None:
-        return None
-    try:
-        number = missing if isinstance(missing, int) else float(missing)
-        if math.isnan(number):
-            return None
-        found = as_missing(number, source.dtype)
-    except (TypeError, ValueError, OverflowError):
-        found = None
-    if found is None:
-        raise ValueError(f"missing is {missing!r}, but must be 'declared', None, or a number that {source.dtype} holds")
-    return found

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..io import as_source
-from ..io.sampling import MOST, sample_of
-from ..io.source import chosen_missing
+from ..io.sampling import SAMPLE_VALUES, sample_of
 from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
 from .choices import Choice, Comparison, command_words, percent
@@ -63,8 +62,8 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     ('mse', 'quantize run SRC DST --scale-method mse')
     """
     origin = as_source(source)
-    chosen = chosen_missing(origin, missing)
-    sample = Sample.of(sample_of(origin, MOST), origin.shape, chosen)
+    chosen = origin.missing_value(missing)
+    sample = Sample.of(sample_of(origin, SAMPLE_VALUES), origin.shape, chosen)
     notes = []
     if sample.infinite:
         notes.append(

@@ -26,7 +26,7 @@ class Claim:
     @functools.cached_property
     def sample(self) -> str | None:
         """Digest of the source's ends."""
-        return retried(self.work.units.source.sample)()
+        return retried(self.work.units.source.digest)()
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_workers(source: Source, sample: str | None) -> None:
     check(version, (), __version__, lambda answer: f"quantize {answer}, {same}")
     if sample is not None:  # a dask source brings its own graph
         other = f"{source.label} with other values than this process. {SHARED}"
-        check(Source.sample, (source,), sample, lambda answer: other)
+        check(Source.digest, (source,), sample, lambda answer: other)
 
 
 def check_destination(variable: Variable, metadata: Metadata) -> None:

@@ -7,9 +7,7 @@ import shutil
 
 from ..calibration.calibrate import GROUPS_AT_ONCE
 from ..calibration.histogram import bins_for
-from ..io.formats.memory import ArraySource
-from ..io.formats.npy import FileSource
-from ..io.source import PIECE, Source
+from ..io.source import PIECE_BYTES, Source
 from ..numerics.grid import packed_shape
 from ..numerics.scales import Rule
 from ..numerics.statistics import ROW
@@ -27,14 +25,9 @@ ROWS = 10  # copies of the row of each group that a task holds beside its batch'
 COPIES = 4  # copies of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
-def rereads(source: Source) -> bool:
-    """Whether reading the source again costs more than memory does: arrays are there, files stay in the page cache."""
-    return not isinstance(source, ArraySource | FileSource)
-
-
 def task_memory(source: Source, layout: Layout) -> int:
     """Bytes that one task holds at most: what reading takes, a block and its codes, the packed chunk."""
-    return source.reading(layout.unit) + 2 * PIECE + COPIES * math.prod(packed_shape(layout.unit))
+    return source.memory(layout.unit) + 2 * PIECE_BYTES + COPIES * math.prod(packed_shape(layout.unit))
 
 
 def statistics_memory(layout: Layout, rule: Rule) -> int:

@@ -9,15 +9,14 @@ from typing import Any, Unpack
 from dask.utils import format_bytes
 
 from ..io import as_source
-from ..io.formats.dask import DaskSource
-from ..io.source import Source, chosen_missing
+from ..io.source import Source
 from ..numerics.granularity import granularity_of
 from ..numerics.scales import Rule
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from .chunking import chosen_layout
-from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, rereads, statistics_disk, statistics_memory, task_memory
+from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
 from .scans import passes, scan_batches
 from .schedulers import chosen_workers
 from .settings import Settings, SettingsGiven, parsed_bytes
@@ -201,21 +200,19 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
             workers = affordable
     said = overhead + workers * task
     kept = 0
-    if budget is not None and passes(layout, rule) == 2 and scheduler == "threads" and rereads(source):
+    if budget is not None and passes(layout, rule) == 2 and scheduler == "threads" and source.rereads:
         kept = min(budget - said, layout.nbytes)
-    if isinstance(source, DaskSource):
-        notes.append("memory is an estimate for a dask source: what its graph holds is its own")
     return Plan(
         source=source.label,
         destination=variable.where,
         layout=layout,
         rule=rule,
-        missing=chosen_missing(source, settings.missing),
+        missing=source.missing_value(settings.missing),
         scheduler=scheduler,
         workers=workers,
         memory=said + kept,
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
-        notes=tuple(notes),
+        notes=(*notes, *source.notes),
     )

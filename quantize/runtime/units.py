@@ -15,7 +15,7 @@ from .. import kernels
 from ..calibration.calibrate import scales_by_rows
 from ..calibration.histogram import GrowingHistogram
 from ..calibration.scan import first_refused, scan
-from ..io.source import PIECE, Source
+from ..io.source import PIECE_BYTES, Source
 from ..numerics.blocks import blocks
 from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from ..numerics.scales import Codes, Rule, Scales
@@ -25,7 +25,7 @@ from ..store.buffers import PACKED
 from ..store.layout import Layout
 from ..store.retrying import retried
 
-CACHED = PIECE  # bytes: values that are scanned and packed while they are in a processor's cache
+CACHED = PIECE_BYTES  # bytes: values that are scanned and packed while they are in a processor's cache
 
 
 class StoppedError(Exception):

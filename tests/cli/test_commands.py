@@ -61,7 +61,7 @@ def read_or_wait(source, region):
         told += stop.is_set()
         stop.wait(60)
     return read(source, region)
-sources.PIECE = npy.PIECE = 1 << 8
+sources.PIECE_BYTES = npy.PIECE_BYTES = 1 << 8
 units.Shelf.__init__, npy.FileSource.read = remember, read_or_wait
 try:
     cli.main()

@@ -276,7 +276,7 @@ class Generated:
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "laplace"])
 def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], distribution: str) -> None:
     most = 1 << 19
-    monkeypatch.setattr("quantize.quality.suggest.MOST", most)
+    monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", most)
     source = Generated(shape, lambda random, lengths: getattr(random, distribution)(size=lengths))
     found = compare(source)
     assert most * 0.8 < found.sampled <= most
@@ -296,7 +296,7 @@ def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tupl
 
 def test_few_chunks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most_values = 1 << 19
-    monkeypatch.setattr("quantize.quality.suggest.MOST", most_values)
+    monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", most_values)
     small = WatchedStore(tmp_path / "x.zarr")
     zarr.create_array(small, shape=(20_000, 20_000), chunks=(100, 100), dtype=np.float32, fill_value=2)
     large = WatchedStore(tmp_path / "y.zarr")

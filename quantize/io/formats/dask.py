@@ -16,6 +16,7 @@ class DaskSource(Source):
     """A dask array. The pipeline computes its blocks with the rest of its graph; `read` is for looking at a part."""
 
     shared = True
+    notes = ("memory is an estimate for a dask source: what its graph holds is its own",)
 
     def __init__(self, array: Any) -> None:
         label = "dask array"
@@ -31,13 +32,16 @@ class DaskSource(Source):
     def read(self, region: Region) -> np.ndarray:
         return np.asarray(self.array[region].compute())
 
+    def graph(self, region: Region) -> Any:
+        return self.array[region]
+
     def pieces(self, region: Region) -> Iterator[Region]:
         yield region
 
-    def reading(self, unit: Shape) -> int:
+    def memory(self, unit: Shape) -> int:
         """An estimate: eight blocks for the steps of the graph, and a region put together while another waits."""
         assert self.chunks is not None
         return (8 * math.prod(self.chunks) + 2 * math.prod(unit)) * self.dtype.itemsize
 
-    def sample(self) -> str | None:
+    def digest(self) -> str | None:
         return None

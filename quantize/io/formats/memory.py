@@ -15,6 +15,8 @@ from .npy import FileSource
 class ArraySource(Source):
     """A NumPy array of this process."""
 
+    rereads = False
+
     def __init__(self, array: np.ndarray) -> None:
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError("a masked array has no file form: pass array.filled(np.nan) and nan_policy='propagate'")

@@ -17,9 +17,9 @@ import numpy as np
 from ...exceptions import SourceChangedError
 from ...numerics.grid import Region, Shape, shape_of, within
 from ...store.buffers import Buffer
-from ..source import PIECE, Source
+from ..source import PIECE_BYTES, Source
 
-BETWEEN = 1 << 14  # bytes that are read in the time that it takes to skip them
+GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
 class FileSource(Source):
@@ -30,6 +30,7 @@ class FileSource(Source):
     """
 
     shared = True
+    rereads = False
 
     def __init__(self, path: str, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool) -> None:
         super().__init__(path, shape, dtype)
@@ -57,7 +58,7 @@ class FileSource(Source):
         if region[1:] == self._rows:
             return self._run(region[0].start, shape_of(region))
         wide = self._widened(region)
-        if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE:  # more than one of the `pieces`
+        if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE_BYTES:  # more than one of the `pieces`
             wide = region
         return self._runs(self.shape, wide)[within(region, wide)]
 
@@ -70,7 +71,7 @@ class FileSource(Source):
             between = (n - region[axis].stop + region[axis].start) * size
             size *= n
             if between:
-                if between > BETWEEN or size > PIECE:
+                if between > GAP_BYTES or size > PIECE_BYTES:
                     break
                 wide[axis] = slice(0, n)
         return tuple(wide)
@@ -115,13 +116,13 @@ class FileSource(Source):
             return
         # The buffer is in the order of the file; the packed bytes need an even cut of its slowest axis, the last.
         *outer, last = region
-        rows = max(PIECE // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
+        rows = max(PIECE_BYTES // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
         for start in range(last.start, last.stop, rows):
             yield (*outer, slice(start, min(start + rows, last.stop)))
 
-    def reading(self, unit: Shape) -> int:
+    def memory(self, unit: Shape) -> int:
         smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
-        return 2 * max(PIECE, smallest)
+        return 2 * max(PIECE_BYTES, smallest)
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
