@@ -75,6 +75,7 @@ class Work:
         if tally is not None:
             place = np.stack([tally.histogram.unit.view(np.int64), tally.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
+        self.heed_stop()
         claim = Claim(self.variable, metadata)
         if claim.stands():
             claim.last = scans.rows.key(batch), scans.set(batch, rows, None if tally is None else tally.histogram)
@@ -163,6 +164,7 @@ class Work:
                 packed, now, found = self.scale_and_pack_unit(number, block)
             else:
                 packed, now = self.pack_unit(number, scales, block)
+            self.heed_stop()
             if not claim.stands():
                 return
             if rows is None:
@@ -316,9 +318,13 @@ class Work:
             return
         read = retried(self.source.read)
         for piece in self.source.pieces(region):
-            if self.shelf.stop.is_set():
-                raise StoppedError
+            self.heed_stop()
             yield piece, read(piece)
+
+    def heed_stop(self) -> None:
+        """Before each read and each write: the run may be over, and its source closed."""
+        if self.shelf.stop.is_set():
+            raise StoppedError
 
     def scan_part(
         self, part: Region, small: np.ndarray, unit: Region, rows: np.ndarray, tally: Tally | None = None
