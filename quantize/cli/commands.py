@@ -349,12 +349,24 @@ def free(path: Path) -> Path:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM stop the program as Ctrl-C does, so that it says how to go on."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM stop the program as Ctrl-C does, so that it says how to go on; what is ignored stays so.
+
+    The program then ends as soon as its tasks under way do. A second signal ends it at once, which harms nothing: every
+    write is atomic.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    after = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in after:
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
+    except BaseException as error:
+        if isinstance(error.__cause__ or error, KeyboardInterrupt):
+            after = dict.fromkeys(after, signal.SIG_DFL)
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in after.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

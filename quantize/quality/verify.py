@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,8 @@ def verify(
     units = None if source is None else compared(source, variable, metadata)
     check = Check(variable, metadata, units)
     check.documents()
-    each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising())
+    stop = None if work is None else work.shelf.stop
+    each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising(), stop)
     return check.result()
 
 
@@ -161,7 +162,7 @@ class Check:
                 self.more += len(stretch) - len(there)
             yield from (there + start).tolist()
 
-    def units(self, numbers: list[int]) -> None:
+    def units(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self.unit(number)
 

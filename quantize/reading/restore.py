@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,17 @@ def restore(
         size, free = array.size * dtype.itemsize, shutil.disk_usage(partial.parent).free
         if size > free:
             raise ValueError(f"not enough disk for {target}: the floats take {size:,} bytes, and {free:,} are free")
+        stop = threading.Event()
         with sink_for(partial, target.suffix, array, dtype) as put:
 
-            def work(numbers: list[int]) -> None:
+            def work(numbers: Iterable[int]) -> None:
                 for number in numbers:
                     region = array.layout.units.region(number)
-                    put(region, array[region].astype(dtype, copy=False))
+                    values = array[region].astype(dtype, copy=False)
+                    if not stop.is_set():
+                        put(region, values)
 
-            each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)))
+            each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)), stop)
 
 
 def sink_for(

@@ -5,20 +5,21 @@ from __future__ import annotations
 import collections
 import functools
 import logging
+import math
 import statistics
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import islice, takewhile
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import dask.threaded
-from dask.callbacks import Callback
 from dask.delayed import delayed
 
 from ..exceptions import WorkersError
@@ -32,11 +33,15 @@ from .scans import batch_size
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
+TICK = 0.2  # seconds that the calling thread waits at once: after each it acts on a signal that another thread received
+GRACE = 0.5  # seconds that tasks under way have to end in once Ctrl-C was pressed, before they are left to themselves
 PATIENCE = 60.0  # seconds without a task done, after which it is said
 NO_WORKERS = {"NoWorkerError", "NoValidWorkerError"}  # Dask's, where it was told how long to wait for one
 KILLED = 3  # times that Dask may give a task up, having seen four workers die with it
 SLOW = 20  # times the median between two tasks: so long it takes at least
 
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger("quantize")
 
@@ -60,8 +65,8 @@ def run_tasks(
 ) -> None:
     """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread.
 
-    The first exception ends the run: tasks under way are told by `stop`, no other is begun. The log says so if none is
-    done for long.
+    The first exception ends the run: tasks under way are told by `stop`, no other is begun. A signal is acted on within
+    a second, whatever the tasks wait for. The log says so if none is done for long.
     """
     with Watch(functools.partial(processing, client()) if scheduler == "distributed" else str) as watch:
 
@@ -71,9 +76,10 @@ def run_tasks(
 
         if scheduler == "distributed":
             on_cluster(work, tasks, seen, workers)
+        elif scheduler == "synchronous":
+            in_turn(work, tasks, seen, stop)
         else:
-            get = dask.local.get_sync if scheduler == "synchronous" else dask.threaded.get
-            on_threads(work, tasks, seen, get, workers, stop)
+            on_threads(work, tasks, seen, workers, stop)
 
 
 class Watch:
@@ -144,38 +150,104 @@ def on_threads(
     work: Callable[..., Any],
     tasks: Iterable[Task],
     done: Callable[[Task, Any], None],
-    get: Callable[..., Any],
     workers: int,
     stop: threading.Event,
 ) -> None:
-    with ThreadPoolExecutor(workers) as pool, stopping(stop):
-        options = {} if get is dask.local.get_sync else {"pool": pool, "num_workers": workers}
+    """Results and errors come through a queue, which is waited for with a time limit, so that signals are heard."""
+    results: SimpleQueue[tuple[Task | None, Any]] = SimpleQueue()
+
+    def call(task: Task, *blocks: Any) -> None:
+        try:
+            if stop.is_set():
+                raise CancelledError
+            results.put((task, work(*task.arguments, *blocks)))
+        except BaseException as error:
+            results.put((None, error))
+            stop.set()
+
+    def compute(window: list[Task]) -> None:
+        try:
+            dask.base.compute(*calls(call, window), scheduler=dask.threaded.get, pool=pool, num_workers=workers)
+        except BaseException as error:  # of the user's graph
+            results.put((None, error))
+
+    def take() -> None:
+        task, result = waited_for(results)
+        if task is None:
+            raise result
+        done(task, result)
+
+    with threads(workers, stop) as pool:
         for window in windows(tasks, workers):
-            keys = {f"units-{task.numbers[0]}": task for task in window}
-
-            def finished(key: Any, result: Any, *_: Any, keys: dict[str, Task] = keys) -> None:
-                if key in keys:
-                    done(keys[key], result)
-
-            with Callback(posttask=finished):
-                if window[0].blocks is None:
-                    graph = {key: (work, *task.arguments) for key, task in keys.items()}
-                    get(graph, list(keys), **options)
-                else:
-                    calls = [
-                        delayed(work)(*task.arguments, task.blocks, dask_key_name=key) for key, task in keys.items()
-                    ]
-                    dask.base.compute(*calls, scheduler=get, **options)
+            if window[0].blocks is None:
+                for task in window:
+                    pool.submit(call, task)
+            else:
+                threading.Thread(target=compute, args=(window,)).start()
+            for _ in window:
+                take()
 
 
-@contextmanager
-def stopping(stop: threading.Event) -> Iterator[None]:
-    """Tell running tasks to stop if something goes wrong, before the pool that runs them waits for their end."""
+def in_turn(
+    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], stop: threading.Event
+) -> None:
+    """One task after the other in this thread, and of a graph too."""
+
+    def call(task: Task, *blocks: Any) -> None:
+        done(task, work(*task.arguments, *blocks))
+
     try:
-        yield
+        for window in windows(tasks, 1):
+            if window[0].blocks is None:
+                for task in window:
+                    call(task)
+            else:
+                dask.base.compute(*calls(call, window), scheduler=dask.local.get_sync)
     except BaseException:
         stop.set()
         raise
+
+
+def calls(call: Callable[..., None], window: list[Task]) -> list[Any]:
+    """A call for each task, with its blocks, which a scheduler of Dask's computes."""
+    return [
+        delayed(functools.partial(call, task))(task.blocks, dask_key_name=f"units-{task.numbers[0]}") for task in window
+    ]
+
+
+@contextmanager
+def threads(workers: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads whose tasks are done at the end of the block.
+
+    If something goes wrong, those under way are told by `stop` and waited for, the others are dropped. After Ctrl-C
+    they are waited for briefly only: one that is held up in a read ends by itself, later, and writes nothing.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException as error:
+        stop.set()
+        end = time.monotonic() + (math.inf if isinstance(error, Exception) else GRACE)
+        ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True})
+        ending.start()
+        while ending.is_alive() and time.monotonic() < end:
+            ending.join(TICK)
+        raise
+    pool.shutdown()
+
+
+def waited_for(results: SimpleQueue[Item]) -> Item:
+    """The next thing in a queue. Waited for without a limit, a signal that another thread received would do nothing."""
+    while True:
+        with suppress(Empty):
+            return results.get(timeout=TICK)
+
+
+def result_of(future: Future[Item]) -> Item:
+    """Waited for as `waited_for` does."""
+    while not wait([future], TICK).done:
+        pass
+    return future.result()
 
 
 def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
@@ -271,22 +343,28 @@ def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str
 
 
 def each_unit(
-    work: Callable[[list[int]], None],
+    work: Callable[[Iterable[int]], None],
     phase: str,
     layout: Layout,
     workers: int | None,
     progress: Callable[[Progress], None] | None,
     units: Iterator[int],
+    stop: threading.Event | None = None,
 ) -> None:
-    """Call `work` for some units at a time on threads of this process."""
+    """Call `work` for some units at a time on threads of this process, of which none is begun after `stop`."""
     count = Counter(phase, layout, 0, progress or (lambda event: None))
     size = batch_size(layout.units.count)
     batches = iter(lambda: list(islice(units, size)), [])
+    stop = stop or threading.Event()
+
+    def until_stopped(numbers: list[int]) -> None:
+        work(takewhile(lambda number: not stop.is_set(), numbers))
+
     run_tasks(
-        work,
+        until_stopped,
         (Task(numbers, (numbers,)) for numbers in batches),
         lambda task, _: count.add(task.numbers),
         "threads",
         workers or processors(),
-        threading.Event(),
+        stop,
     )

@@ -53,6 +53,7 @@ class Tasks:
         if histogram is not None:
             place = np.stack([histogram.histogram.unit.view(np.int64), histogram.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
+        units.heed_stop()
         guard = WriteGuard(self.variable, metadata)
         if guard.stands():
             counted = None if histogram is None else histogram.histogram
@@ -140,6 +141,7 @@ class Tasks:
                 packed, now, scales = units.scale_and_pack(number, block)
             else:
                 packed, now = units.pack(number, known, block)
+            units.heed_stop()
             if not guard.stands():
                 return
             if rows is None:

@@ -143,9 +143,13 @@ class Units:
             return
         read = retried(self.source.read)
         for piece in self.source.pieces(region):
-            if self.cache.stop.is_set():
-                raise StoppedError
+            self.heed_stop()
             yield piece, read(piece)
+
+    def heed_stop(self) -> None:
+        """Before each read and each write: the run may be over, and its source closed."""
+        if self.cache.stop.is_set():
+            raise StoppedError
 
     # Parts of a unit
 

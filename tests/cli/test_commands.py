@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,29 +23,15 @@ from quantize.reading.array import open_int4
 VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
 SMALL = ("--chunks", "8,10", "--workers", "1")
 
-# A run that gets a signal from itself once it has written five chunks.
-SIGNALLED = """
-import os, signal, sys
-from quantize import cli, storage
-write, count = storage.Variable.write, 0
-def write_or_stop(*arguments):
-    global count
-    count += 1
-    if count == 6:
-        os.kill(os.getpid(), {number})
-    return write(*arguments)
-storage.Variable.write = write_or_stop
-cli.main()
-"""
-
 # A run whose reads, from one of them on, which sends a signal, take until the run is told to stop. How many began after
 # it, and how many of those once it was told.
 BLOCKED = """
-import os, sys, threading
+import os, signal, sys, threading
 from quantize import cli
 from quantize.io import source as sources
 from quantize.io.formats import npy
 from quantize.runtime import units
+signal.signal(signal.SIGINT, signal.default_int_handler)
 read, reserve, lock = npy.FileSource.read, units.Shelf.__init__, threading.Lock()
 count = told = 0
 def remember(shelf, room=0):
@@ -59,7 +47,7 @@ def read_or_wait(source, region):
         os.kill(os.getpid(), {number})
     if number >= {at}:
         told += stop.is_set()
-        stop.wait(60)
+        stop.wait(30)
     return read(source, region)
 sources.PIECE_BYTES = npy.PIECE_BYTES = 1 << 8
 units.Shelf.__init__, npy.FileSource.read = remember, read_or_wait
@@ -67,6 +55,32 @@ try:
     cli.main()
 finally:
     print("more reads:", count - {at}, "once told:", told, file=sys.stderr)
+"""
+
+# A command which is held up in all its threads but the main one, from some call on until standard input ends. Signals
+# go to one of those threads, not to the main one.
+HELD = """
+import os, signal, sys, threading
+from quantize import cli
+from quantize.io.formats.npy import FileSource
+from quantize.store.chunks import ChunkReader
+SIGNALS = {{signal.SIGINT, signal.SIGTERM}}
+signal.signal(signal.SIGINT, signal.{interrupt})
+signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+call, lock, count = {call}, threading.Lock(), 0
+def held(*arguments):
+    global count
+    if threading.current_thread() is not threading.main_thread():
+        with lock:
+            count += 1
+            number = count
+        if number >= {at}:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            os.write(1, b"held\\n")
+            os.read(0, 1)
+    return call(*arguments)
+{call} = held
+cli.main()
 """
 
 
@@ -104,7 +118,7 @@ def quantize(*arguments: object) -> Result:
 
 def process(*arguments: object, code: str = "from quantize.cli import main; main()", **kwargs):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output="stdout" not in kwargs, text=True, **kwargs)
+    return subprocess.run(command, capture_output="stdout" not in kwargs, text=True, timeout=60, **kwargs)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -591,27 +605,6 @@ def test_a_disk_that_fails_leaves_a_run_that_goes_on(monkeypatch, tmp_path, made
 # Real processes -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_says_how_far_it_came_and_goes_on(tmp_path, made, number):
-    job = ["run", made / "a.npy", tmp_path / "x.zarr", *SMALL]
-    stopped = process(*job, code=SIGNALLED.format(number=int(number)))
-    assert stopped.returncode == 3, stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    assert re.search(r"error: stopped \(pass 2 of 2, write: \d+ of 25 chunks\)", stopped.stderr)
-    command = stopped.stderr.splitlines()[-1].split()
-    assert command[:2] == ["quantize", "run"]
-    assert quantize("info", tmp_path / "x.zarr").exit_code == 3
-    resumed = quantize(*command[1:])
-    assert resumed.exit_code == 0
-    assert re.search(r"write: 25 of 25 chunks, .*, [5-9] done before", resumed.stderr)
-    for path in (made / "a.zarr" / "data").rglob("*"):
-        if path.is_file():
-            assert (
-                path.read_bytes()
-                == (tmp_path / "x.zarr" / "data" / path.relative_to(made / "a.zarr" / "data")).read_bytes()
-            )
-
-
 @pytest.mark.parametrize(
     ("number", "at", "place"),
     [
@@ -633,9 +626,82 @@ def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, p
     more, told = map(int, re.fullmatch(r"more reads: (\d+) once told: (\d+)", counted).groups())
     assert more < workers
     assert told == 0
+    assert quantize("info", tmp_path / "x.zarr").exit_code == 3
+    assert command.split()[0] == "quantize"
     resumed = quantize(*command.split()[1:])
     assert resumed.exit_code == 0
+    assert (at == 300) == bool(re.search(r"write: 25 of 25 chunks, .*, ([89]|1[0-2]) done before", resumed.stderr))
     assert files(tmp_path / "x.zarr") == files(made / "a.zarr")
+
+
+@contextlib.contextmanager
+def held(*arguments, call="FileSource.read", at=1, interrupt="default_int_handler", workers=2):
+    """A process that is held up; at the end it is let go, if it is still there."""
+    code = HELD.format(call=call, at=at, interrupt=interrupt)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+        late = threading.Timer(60, child.kill)
+        late.start()
+        try:
+            for _ in range(workers):
+                assert child.stdout.readline() == "held\n", child.stderr.read()
+            yield child
+            child.stdin.close()
+            child.wait(60)
+        finally:
+            child.kill()
+            late.cancel()
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "place"),
+    [(signal.SIGTERM, 1, "pass 1 of 2, scan"), slow(signal.SIGINT, 30, "pass 2 of 2, write")],
+)
+def test_the_word_comes_while_all_threads_are_held_up(tmp_path, made, number, at, place):
+    """And the process ends once they are let go."""
+    job = ["run", made / "a.npy", tmp_path / "x.zarr", "--chunks", "8,10", "--workers", 2]
+    with held(*job, at=at) as child:
+        child.send_signal(number)
+        *_, said = iter(child.stderr.readline, f"  {shlex.join(['quantize', *map(str, job)])}\n")
+        assert re.fullmatch(rf"error: stopped \({place}: \d+ of 25 chunks\). To go on, run\n", said)
+    assert child.returncode == 3
+    assert quantize(*job).exit_code == 0
+    assert files(tmp_path / "x.zarr") == files(made / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "said"),
+    [
+        ("run {}/a.npy {}/x.zarr --axis 1", "FileSource.read", "  quantize run"),
+        ("verify {}/a.zarr", "ChunkReader.read", "error: stopped"),
+        slow("verify {}/a.zarr {}/a.npy", "FileSource.read", "error: stopped"),
+        slow("restore {}/a.zarr {}/x.npy", "ChunkReader.read", "error: stopped"),
+        slow("restore {}/a.zarr {}/x.zarr", "ChunkReader.read", "error: stopped"),
+        ("report {}/a.zarr {}/a.npy -o {}/x.html", "FileSource.read", "error: stopped"),
+    ],
+)
+def test_a_second_signal_ends_a_command_at_once(tmp_path, made, arguments, call, said):
+    places = [word.replace("{}", str(tmp_path if word.startswith("{}/x") else made)) for word in arguments.split()]
+    with held(*places, call=call, workers=1) as child:
+        child.send_signal(signal.SIGINT)
+        assert any(line.startswith(said) for line in iter(child.stderr.readline, ""))
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == -signal.SIGINT
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_ignores_interrupts_is_stopped_by_sigterm_alone(tmp_path, made):
+    """As ``nohup`` and ``sh -c 'command &'`` begin it."""
+    with held("run", made / "a.npy", tmp_path / "x.zarr", *SMALL, interrupt="SIG_IGN", workers=1) as child:
+        child.send_signal(signal.SIGINT)
+        child.stdin.write("x")  # the next read is then held up
+        child.stdin.flush()
+        assert child.stdout.readline() == "held\n"
+        child.send_signal(signal.SIGTERM)
+        assert any(line.startswith("error: stopped") for line in iter(child.stderr.readline, ""))
+        child.send_signal(signal.SIGINT)
+    assert child.returncode == 3
 
 
 def test_a_closed_pipe_ends_quietly(made):

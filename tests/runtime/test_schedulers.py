@@ -106,6 +106,29 @@ def test_a_failure_in_the_callers_thread_ends_the_run() -> None:
     assert len(begun) < 100
 
 
+def test_after_an_interrupt_a_task_that_is_held_up_is_left_to_itself() -> None:
+    go, stop = threading.Event(), threading.Event()
+    both = threading.Barrier(2, timeout=10)
+    told = []
+
+    def work(number: int) -> None:
+        both.wait()
+        if number == 1:
+            go.wait(30)
+            told.append(stop.is_set())
+            both.wait()
+
+    def done(task: Task, result: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(work, tasks(2), done, "threads", 2, stop)
+    assert told == []
+    go.set()
+    both.wait()
+    assert told == [True]
+
+
 @pytest.mark.parametrize("scheduler", [None, "synchronous", "threads", "processes"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_threads_are_of_this_process_whatever_dask_is_set_to(scheduler: str | None, workers: int) -> None:
@@ -115,7 +138,8 @@ def test_threads_are_of_this_process_whatever_dask_is_set_to(scheduler: str | No
     assert sorted(results) == list(range(5))
 
 
-def test_blocks_of_a_graph_are_computed_and_passed() -> None:
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_blocks_of_a_graph_are_computed_and_passed(scheduler: str) -> None:
     values = np.arange(24.0).reshape(4, 6)
     lazy = dask.array.from_array(values, chunks=(3, 2)) + 1
     found = {}
@@ -123,6 +147,26 @@ def test_blocks_of_a_graph_are_computed_and_passed() -> None:
     def work(number: int, blocks: list[np.ndarray]) -> float:
         return float(sum(block.sum() for block in blocks))
 
+    def done(task: Task, result: float) -> None:
+        assert threading.current_thread() is here
+        found[task.numbers[0]] = result
+
+    here = threading.current_thread()
     todo = (Task([row], (row,), [lazy[row : row + 1], lazy[row : row + 1, :2]]) for row in range(4))
-    run_tasks(work, todo, lambda task, result: found.update({task.numbers[0]: result}), "threads", 2, threading.Event())
+    run_tasks(work, todo, done, scheduler, 2, threading.Event())
     assert found == {row: (values + 1)[row].sum() + (values + 1)[row, :2].sum() for row in range(4)}
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_a_graph_that_fails_ends_the_run(scheduler: str) -> None:
+    def divide(block: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("in the graph")
+
+    lazy = dask.array.zeros((100, 3), chunks=(1, 3)).map_blocks(divide, dtype=float, meta=np.empty((0, 0)))
+    begun: list[int] = []
+    stop = threading.Event()
+    todo = (Task([row], (row,), [lazy[row]]) for row in range(100))
+    with pytest.raises(ZeroDivisionError, match="in the graph"):
+        run_tasks(lambda row, blocks: begun.append(row), todo, lambda task, result: None, scheduler, 2, stop)
+    assert stop.is_set()
+    assert begun == []
