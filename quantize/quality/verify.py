@@ -94,7 +94,7 @@ def verify(
     units = None if source is None else compared(source, variable, metadata)
     check = Check(variable, metadata, units)
     check.documents()
-    stop = None if work is None else work.shelf.stop
+    stop = None if units is None else units.cache.stop
     each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising(), stop)
     return check.result()
 
