@@ -187,7 +187,7 @@ def cluster() -> Iterator[None]:
 def run_nothing(scheduler: str, chunks: int) -> None:
     """Tasks for so many chunks, as a pass runs them, that do nothing."""
     layout = Layout((chunks, 2), np.dtype(np.float32), (1, 2))
-    batches = Batches(layout.units, None, batch_size(chunks))
+    batches = Batches(layout.units, (), batch_size(chunks))
     numbered = ((batch, batches.numbers(batch)) for batch in range(batches.count))
     count = Counter("write", layout, 0, lambda progress: None)
     run_tasks(

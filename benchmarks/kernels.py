@@ -23,7 +23,7 @@ import numpy as np
 from quantize import kernels
 from quantize.calibration.scan import scan_rows
 from quantize.numerics.dtypes import BFLOAT16, FLOATS
-from quantize.numerics.tables import pairs_of
+from quantize.numerics.tables import affine, pairs_of
 
 from .floors import MIB
 from .measuring import in_child, interleaved, ratio, timed
@@ -128,8 +128,9 @@ def scan(part: Part) -> None:
 
 
 def pack(part: Part) -> None:
+    table = affine(part.values.dtype, SCALE, 0, None, -8)
     for block, codes in zip(part.values, part.out_packed, strict=True):
-        kernels.pack(block, codes, SCALE, 0)
+        kernels.pack(block, codes, table)
 
 
 def unpack(part: Part) -> None:

@@ -24,7 +24,7 @@ from quantize import Plan, Progress, quantize_to_zarr
 from quantize.calibration.histogram import FINE, SAMPLE, Histogram, place_by_sample
 from quantize.calibration.scan import scan_rows
 from quantize.numerics.blocks import block_of, blocks
-from quantize.numerics.granularity import sampled
+from quantize.numerics.granularity import PER_TENSOR
 from quantize.runtime.units import CACHED
 
 from .measuring import in_child, interleaved, timed
@@ -143,7 +143,7 @@ def scan(values: np.ndarray) -> None:
 
 def scan_and_count(values: np.ndarray) -> None:
     first = block_of(values[:1], (slice(None), slice(None)))
-    histogram = Histogram.about(FINE, *place_by_sample(sampled(values, None, SAMPLE), scan_rows(first)))
+    histogram = Histogram.about(FINE, *place_by_sample(PER_TENSOR.sample(values, SAMPLE), scan_rows(first)))
     for region in blocks(values.shape, CACHED // values.itemsize):
         block = block_of(values, region)
         scan_rows(block)

@@ -267,23 +267,23 @@ class Deadly(distributed.WorkerPlugin):
         self.folder, self.way, self.times = folder, way, times
 
     def setup(self, worker: Any) -> None:
-        from quantize.runtime.tasks import Work
+        from quantize.runtime.units import Units
 
-        unit_values = Work.unit_values
+        for name, kept in (("scan", self.times // 2), ("pack", 0)):  # the first half of the deaths is for pass 1
+            setattr(Units, name, self.deadly(getattr(Units, name), kept))
 
-        def deadly(work: Any, number: int, block: Any) -> Any:
-            region = work.layout.units.region(number)
+    def deadly(self, method: Any, kept: int) -> Any:
+        def dying(units: Any, number: int, *arguments: Any) -> Any:
+            region = units.layout.units.region(number)
             if region[0].start == 35:
                 marks = [self.folder / f"{region[1].start}-{number}" for number in range(self.times)]
                 left = [mark for mark in marks if not mark.exists()]
-                # one death in each pass: the first half is for pass 1, in which the store has no scale yet
-                first = b'"scanning"' in work.variable.keys.get(work.variable.key)
-                if len(left) > (self.times // 2 if first else 0):
+                if len(left) > kept:
                     left[0].touch()
                     os.kill(os.getpid(), signal.SIGSEGV) if self.way == "segfault" else sys.exit(3)
-            return unit_values(work, number, block)
+            return method(units, number, *arguments)
 
-        Work.unit_values = deadly  # type: ignore[method-assign]
+        return dying
 
 
 def on_deadly_workers(source: Path, folder: Path, way: str, times: int) -> int:

@@ -19,8 +19,9 @@ from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, arrays, numbers
 
 from quantize import kernels
-from quantize.numerics.granularity import Lines
-from quantize.numerics.tables import Affine, affine, affines, pairs_of
+from quantize.numerics.granularity import ONE, Lines
+from quantize.numerics.scales import Codes
+from quantize.numerics.tables import Affine, affine, affine_table, affines, pairs_of
 
 LINED = st.tuples(st.sampled_from([12, 8, 4, 2, 1]), st.integers(1, 9))
 HALVES = [np.dtype(np.float16), BFLOAT16]
@@ -40,10 +41,23 @@ def nibbles(packed: np.ndarray) -> np.ndarray:
     return ((pairs ^ 8) - 8).reshape(*packed.shape[:-1], -1)
 
 
-def pack(block: np.ndarray, *args: Any) -> np.ndarray:
+def pack(
+    block: np.ndarray,
+    scale: Any,
+    zero_point: Any,
+    nan_code: int | None = None,
+    missing: Any = None,
+    lowest: int | None = None,
+    lines: Lines = ONE,
+) -> np.ndarray:
+    """The codes of a block: by default from -8 to 7, and from -7 on with a `nan_code`."""
     rows, n = block.shape
     out = np.full((rows, (n + 1) // 2), 0xAA, np.uint8)
-    kernels.pack(block, out, *args)
+    default = -8 if nan_code is None else -7
+    codes = Codes(default if lowest is None else lowest, nan_code, missing)
+    each = np.atleast_1d(np.asarray(scale, float)), np.atleast_1d(np.asarray(zero_point, np.int64))
+    table = affine_table(block.dtype, *each, nan_code, codes.lowest)
+    kernels.pack(block, out, table, lines, codes.sentinel(block.dtype))
     codes = nibbles(out)
     assert n % 2 == 0 or not codes[:, -1].any(), "an odd end is padded with 0"
     return codes[:, :n]
@@ -60,7 +74,7 @@ def lined(draw: st.DrawFn, found: st.SearchStrategy[np.ndarray]) -> tuple[np.nda
     divisors = [i for i in range(rows, 0, -1) if rows % i == 0]
     of_rows = [Lines(i, repeat) for i in divisors for repeat in divisors if rows % (i * repeat) == 0]
     lines = draw(st.sampled_from([Lines(n, columns=True), *of_rows]))
-    number = np.arange(n) if lines.columns else (np.arange(rows) // lines.repeat % lines.indices)[:, None]
+    number = np.arange(n) if lines.columns else (np.arange(rows) // lines.repeat % lines.groups)[:, None]
     return block, lines, np.broadcast_to(number, block.shape)
 
 
@@ -119,7 +133,7 @@ def lined_scales(draw: st.DrawFn) -> tuple[np.ndarray, Lines, np.ndarray, list[t
     """A block with a scale and zero point for each index, of its values or quite another size."""
     block, lines, index_of = draw(lined(blocks(special=(math.inf, -math.inf), shapes=LINED)))
     scales = []
-    for index in range(lines.indices):
+    for index in range(lines.groups):
         own = [float(x) for x in block[index_of == index] if np.isfinite(float(x))] or [0.0]
         inside, other = draw(st.sampled_from(own)), draw(st.sampled_from(own) | numbers(np.dtype(np.float64)))
         width = min(abs(inside / 2 - other / 2), 1e308) or 1.0
@@ -150,7 +164,7 @@ def test_nan_and_missing_values_get_their_code_in_every_line(
     block, lines, _ = case
     block = np.where(np.isnan(block.astype(float)), block, np.asarray(2.0, block.dtype))
     block[0, 0] = -9.0
-    codes = pack(block, np.ones(lines.indices), np.zeros(lines.indices, np.int64), -8, -9.0, lowest, lines)
+    codes = pack(block, np.ones(lines.groups), np.zeros(lines.groups, np.int64), -8, -9.0, lowest, lines)
     np.testing.assert_array_equal(codes, np.where(block.astype(float) == 2.0, 2, -8))
 
 
@@ -243,10 +257,10 @@ def test_unpack_of_each_index_looks_up_in_its_own_table(
     packed, lines, index_of = case
     out = np.empty((len(packed), 2 * packed.shape[1] - odd), dtype)
     if lines.columns:
-        lines, index_of = lines._replace(indices=out.shape[1]), np.broadcast_to(np.arange(out.shape[1]), out.shape)
+        lines, index_of = lines._replace(groups=out.shape[1]), np.broadcast_to(np.arange(out.shape[1]), out.shape)
     else:
         index_of = np.repeat(index_of[:, :1], out.shape[1], axis=1)
-    tables = (np.arange(lines.indices)[:, None] * 16 + np.arange(16)).astype(np.uint8).view(np.int8)
+    tables = (np.arange(lines.groups)[:, None] * 16 + np.arange(16)).astype(np.uint8).view(np.int8)
     tables = tables.astype(dtype) if dtype.kind != "u" else tables.view(np.uint8).astype(dtype)
     kernels.unpack_each(packed, out, tables, lines)
     np.testing.assert_array_equal(out, tables[index_of, nibbles(packed)[:, : out.shape[1]] + 8])

@@ -32,7 +32,7 @@ from quantize.io import source as sources
 from quantize.io.formats import npy
 from quantize.runtime import units
 signal.signal(signal.SIGINT, signal.default_int_handler)
-read, reserve, lock = npy.FileSource.read, units.Shelf.__init__, threading.Lock()
+read, reserve, lock = npy.FileSource.read, units.UnitCache.__init__, threading.Lock()
 count = told = 0
 def remember(shelf, room=0):
     global stop
@@ -50,7 +50,7 @@ def read_or_wait(source, region):
         stop.wait(30)
     return read(source, region)
 sources.PIECE_BYTES = npy.PIECE_BYTES = 1 << 8
-units.Shelf.__init__, npy.FileSource.read = remember, read_or_wait
+units.UnitCache.__init__, npy.FileSource.read = remember, read_or_wait
 try:
     cli.main()
 finally:
@@ -298,7 +298,7 @@ def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
 
     quantize("run", made / "a.npy", made / "axis.zarr", "--axis", "0")
     monkeypatch.setattr("quantize.reading.summary.MOST", 39)
-    monkeypatch.setattr(ScaleArrays, "get", lambda *_: pytest.fail("scales are read"))
+    monkeypatch.setattr(ScaleArrays, "read", lambda *_: pytest.fail("scales are read"))
     assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
 
 

@@ -66,7 +66,7 @@ def test_what_is_written_is_read_back(layout: Layout, attributes: dict[str, Any]
         attributes,
         tuple("tzyx"[: len(layout.shape)]),
         "writing",
-        Scale(0.1, -(2**40), nan_code),
+        Scale(0.1, -(2**40)),
         {"count": 1, "min": 5e-324, "max": 0.1, "missing": 0},
     )
     data = metadata.to_json()
