@@ -12,6 +12,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "whole")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Processes that the tests run in: this one alone, which starts at once, where single files are asked for.
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def printed(*arguments: str) -> str:
     command = [sys.executable, "-W", "error", "-m", "benchmarks", "--quick", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -47,7 +47,7 @@ def test_a_section_prints_tables() -> None:
 
 def test_what_is_not_a_section_is_refused() -> None:
     command = [sys.executable, "-m", "benchmarks", "nothing"]
-    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == 2
+    assert subprocess.run(command, capture_output=True, cwd=ROOT, timeout=60).returncode == 2
 
 
 def test_the_machine_is_described_without_its_name() -> None:

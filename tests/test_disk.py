@@ -50,7 +50,7 @@ cli.main()
 
 def run(*arguments: object, code: str = "from quantize import cli; cli.main()") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture
@@ -102,7 +102,8 @@ def test_a_disk_that_fills_up(tmp_path: Path, whole: dict[str, bytes], left: int
     """
     if shutil.which("unshare") is None:
         pytest.skip("no unshare to mount a small disk with")
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    command = ["unshare", "-rm", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"cannot mount a small disk here: {done.stderr}")
     said = (tmp_path / "stderr").read_text()

@@ -56,6 +56,7 @@ def run(name: str, *arguments: str, folder: Path) -> str:
         text=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": paths, "TMPDIR": str(folder)},
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr

@@ -69,10 +69,10 @@ class Run:
         """Kill it, or with it all processes of its group, after some seconds; whether it was still at it."""
         if self.said.poll(delay):
             assert self.said.recv() == "sealed"
-            self.process.join()
+            self.process.join(60)
             return False
         (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
-        self.process.join()
+        self.process.join(60)
         return True
 
     def ends(self) -> bool:

@@ -227,10 +227,10 @@ def test_an_array_job_of_processes_of_which_some_are_killed(tmp_path: Path) -> N
         assert stderr is not None
         stderr.readline()  # it has begun
         running[victim].send_signal(signal.SIGKILL)
-        running[victim].communicate()
+        running[victim].communicate(timeout=60)
         running[victim] = begin(victim)
         for child in running.values():
-            out, err = child.communicate()
+            out, err = child.communicate(timeout=60)
             assert child.returncode == 0, err
     assert "is written" in out
     seal(tmp_path / "z")

@@ -11,7 +11,7 @@ HEAVY = {"dask", "distributed", "h5py", "matplotlib", "ml_dtypes", "numba", "num
 def imported_by(code: str) -> set[str]:
     """Top-level names of the modules that a fresh process has imported after running `code`."""
     command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
-    return {name.partition(".")[0] for name in subprocess.check_output(command, text=True).split()}
+    return {name.partition(".")[0] for name in subprocess.check_output(command, text=True, timeout=60).split()}
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_two_threads_at_once(tmp_path: Path, delay: int) -> None:
             await super().set(key, value)
 
     def second() -> Any:
-        begun.wait()
+        begun.wait(60)
         return quantize_to_zarr(VALUES, tmp_path, **job)
 
     with ThreadPoolExecutor() as pool:
@@ -135,7 +135,7 @@ def test_two_processes_at_once(tmp_path: Path, second: str) -> None:
         job = ["run", tmp_path / "x.npy", tmp_path / "z", "--chunks", "4,10", "--scale-method", method]
         command = [sys.executable, "-c", RUN, *map(str, job)]
         children.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment))
-    said = [child.communicate()[1].decode() for child in children]
+    said = [child.communicate(timeout=60)[1].decode() for child in children]
     codes = sorted(child.returncode for child in children)
     assert codes == ([0, 0] if second == "minmax" else [0, 2]), "\n".join(said)
     if second != "minmax":
