@@ -36,15 +36,14 @@ cli.main()
 TAKEN = """
 import shutil, sys
 from pathlib import Path
-from quantize import cli
-from quantize.runtime.claim import Claim
-take = Claim.take
-def take_all(claim, overwrite):
-    found = take(claim, overwrite)
+from quantize import cli, pipeline
+claim = pipeline.Job.claim
+def claim_and_take(job, overwrite):
+    found = claim(job, overwrite)
     disk = Path(sys.argv[3]).parent
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - {left}))
     return found
-Claim.take = take_all
+pipeline.Job.claim = claim_and_take
 cli.main()
 """
 
@@ -103,9 +102,8 @@ def test_a_disk_that_fills_up(tmp_path: Path, whole: dict[str, bytes], left: int
     """
     if shutil.which("unshare") is None:
         pytest.skip("no unshare to mount a small disk with")
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+    command = ["unshare", "-rm", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"cannot mount a small disk here: {done.stderr}")
     said = (tmp_path / "stderr").read_text()
