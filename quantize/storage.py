@@ -102,15 +102,16 @@ class Variable:
         keys = self.keys
         keys.check_place()
         group = keys.get("zarr.json")
-        if group is None:
-            if self.keys.holds_keys(""):
+        if group is None and keys.holds_keys(""):
+            group = keys.get("zarr.json")  # again, as below: another run may have made it since
+            if group is None:
                 raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
-        elif node_type(group) != "group":
+        if group is not None and node_type(group) != "group":
             raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
         new = keys.get(self.key) is None
         scan, histogram, *scales = self.beside
         for name in (self.name, scan, histogram):
-            if new and self.keys.holds_keys(f"{name}/"):
+            if new and keys.holds_keys(f"{name}/") and keys.get(self.key) is None:
                 raise StoreError(
                     f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"

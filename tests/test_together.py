@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from marks import mostly_slow, slow
 from stores import check, expected, field
-from zarr.storage import LocalStore
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from quantize import StoreError, open_int4, quantize_to_zarr
 from quantize.quality.verify import verify
@@ -120,6 +121,28 @@ def test_two_threads_at_once(tmp_path: Path, delay: int) -> None:
             check(array, VALUES)
     assert verify(tmp_path, source=VALUES).ok
     assert not list(tmp_path.glob("data_*"))
+
+
+class CreatedByAnother(WrapperStore[Store]):
+    """A store in which another run does all of the job just before a prefix is listed for the first time."""
+
+    def __init__(self, store: Store, prefix: str, other: Callable[[], Any]) -> None:
+        super().__init__(store)
+        self.prefix, self.others = prefix, [other]
+
+    async def is_empty(self, prefix: str) -> bool:
+        if prefix == self.prefix and self.others:
+            await asyncio.to_thread(self.others.pop())
+        return await super().is_empty(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["", "data", "data_scan"])
+def test_another_run_creates_the_variable_while_this_one_looks_at_the_place(prefix: str) -> None:
+    memory = MemoryStore()
+    store = CreatedByAnother(memory, prefix, lambda: quantize_to_zarr(VALUES, memory, **JOB))
+    quantize_to_zarr(VALUES, store, **JOB)
+    assert not store.others
+    check(open_int4(memory), VALUES)
 
 
 RUN = "import sys; from quantize.cli import main; main()"
