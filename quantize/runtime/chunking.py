@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..io.source import Source
-from ..numerics.grid import Shape, covers
+from ..numerics.granularity import PER_TENSOR, Granularity
+from ..numerics.grid import Grid, Shape, covers
 from ..numerics.names import COMPRESSORS
 from ..store.codec import Compressor
 from ..store.layout import Layout
@@ -17,8 +18,10 @@ MIB = 1 << 20
 LEAST_BYTES, TARGET_BYTES, MOST_BYTES = 4 * MIB, 16 * MIB, 64 * MIB  # bytes of a chunk's values, by default
 
 
-def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, axis: int | None = None) -> Layout:
-    """The layout for a source and what the user asked for; with an `axis` each of its indices has a scale of its own.
+def chosen_layout(
+    source: Source, chunks: Any, shards: Any, compressors: Any, granularity: Granularity = PER_TENSOR
+) -> Layout:
+    """The layout for a source and what the user asked for.
 
     Raises
     ------
@@ -30,7 +33,7 @@ def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any, ax
     if chunks is not None:
         inner = box(chunks, shape, "chunks")
     else:
-        inner = spanning(source, axis) if outer is None else divided(outer, source.dtype.itemsize)
+        inner = spanning(source, granularity) if outer is None else divided(outer, source.dtype.itemsize)
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 
@@ -78,20 +81,24 @@ def default_chunks(source: Source) -> Shape:
     return even(tuple(grown), shape)
 
 
-def spanning(source: Source, axis: int | None) -> Shape:
-    """The default chunks; with an axis, ones that hold all values of some of its indices, if 64 MiB can hold those."""
+def spanning(source: Source, granularity: Granularity) -> Shape:
+    """The default chunks; where scales differ along an axis, ones that hold all values of their groups.
+
+    That is where 64 MiB can hold those: then one read gives scales and codes.
+    """
+    shape, itemsize, cuts = source.shape, source.dtype.itemsize, granularity.cuts(source.shape)
     chunks = default_chunks(source)
-    if axis is None:
+    if granularity.single:
         return chunks
-    one = math.prod(source.shape) // source.shape[axis] * source.dtype.itemsize
-    least = 2 if axis == len(source.shape) - 1 else 1
-    length = chunks[axis]
-    if length * one > MOST_BYTES:
-        step = min(source.chunks[axis], source.shape[axis]) if source.chunks else least
-        length = max(TARGET_BYTES // one // step * step, step)
-    if length * one > MOST_BYTES or (length % least and length < source.shape[axis]):
-        return chunks
-    return tuple(length if along == axis else n for along, n in enumerate(source.shape))
+    fixed = granularity.fixed(Grid(shape, shape))
+    lengths = [chunks[axis] if axis in fixed else n for axis, n in enumerate(shape)]
+    for axis in fixed:
+        one = math.prod(lengths) // lengths[axis] * itemsize
+        if lengths[axis] * one > MOST_BYTES:
+            step = min(source.chunks[axis], shape[axis]) if source.chunks else cuts[axis]
+            lengths[axis] = max(TARGET_BYTES // one // step * step, step)
+    uncut = all(length % cut == 0 or length >= n for length, cut, n in zip(lengths, cuts, shape, strict=True))
+    return tuple(lengths) if uncut and math.prod(lengths) * itemsize <= MOST_BYTES else chunks
 
 
 def c_order_block(shape: Shape, itemsize: int) -> Shape:

@@ -179,7 +179,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
-    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, granularity.axis)
+    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, granularity)
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
     task = task_memory(source, layout) + statistics_memory(layout, rule)
     overhead = (OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)) * processes

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from zarr.storage import MemoryStore
 
-from quantize import names, plan, quantize_part, quantize_to_zarr
+from quantize import plan, quantize_part, quantize_to_zarr
 from quantize.cli import commands
+from quantize.numerics import names
 from quantize.numerics.scales import Rule
 from quantize.runtime.settings import Settings, SettingsGiven
 from quantize.store.codec import OPTIONS
