@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..io.sink import check_free, check_target, replacing
+from ..io.formats.npy import NpySink
+from ..io.sink import Outline, check_free, check_target, replacing
 from ..pipeline import quantize_to_zarr
 from ..quality.figures import ErrorFigures
 from ..quality.measure import measure_error
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 SAMPLE = "jacksboro_fault_dem.npz"
 DTYPE = np.dtype("<f4")
-PIECE = 1 << 22  # values written at a time
+PIECE_VALUES = 1 << 22  # values: what is written at once
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def elevations() -> np.ndarray:
 def write_tiled(path: Path, tile: np.ndarray, shape: tuple[int, int]) -> None:
     """Write an .npy file of `shape` in pieces: the tile repeated, each time mirrored, so that no seam shows."""
     rows, columns = (mirrored(n, period) for n, period in zip(shape, tile.shape, strict=True))
-    step = max(1, PIECE // shape[1])
-    with replacing(path, overwrite=True) as partial, open(partial, "xb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": tile.dtype.str, "fortran_order": False, "shape": shape})
+    step = max(1, PIECE_VALUES // shape[1])
+    with replacing(path, overwrite=True) as partial, NpySink().open(partial, Outline(shape, tile.dtype)) as put:
         for start in range(0, shape[0], step):
-            file.write(tile[np.ix_(rows[start : start + step], columns)].data)
+            part = rows[start : start + step]
+            put((slice(start, start + len(part)), slice(0, shape[1])), tile[np.ix_(part, columns)])
 
 
 def mirrored(length: int, period: int) -> np.ndarray:

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from ..io.sink import replacing
+from ..io.formats.npy import NpySink
+from ..io.sink import Outline, replacing
 from ..numerics.blocks import blocks
-from ..numerics.dtypes import BFLOAT16
 from ..numerics.grid import Region
 from ..reading.array import Int4Array
 from ..reading.indexing import Axis, full_index
 
-PIECE = 1 << 24  # values written at a time
-EDGE = 3  # values shown at each end of a long axis, as NumPy does
-SHORT = 1000  # values that are shown one and all
+PIECE_VALUES = 1 << 24  # values: what is written at once
+EDGE = 3  # indices: what is shown of each end of a long axis, as NumPy does
+SHORT = 1000  # values: an excerpt of at most so many is shown whole
+NPY = NpySink()
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Excerpt:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values here: .npy has no bfloat16."""
-        return np.dtype(np.float32) if self.array.dtype == BFLOAT16 else self.array.dtype
+        return NPY.stored_dtype(self.array.dtype)
 
     def values(self, region: Sequence[slice] | None = None) -> np.ndarray:
         """The values, or those of a region of the excerpt."""
@@ -72,11 +73,10 @@ class Excerpt:
         FileNotFoundError
             If there is no folder for it.
         """
-        with replacing(Path(path), overwrite) as partial, open(partial, "xb") as file:
-            header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, header)
+        outline = Outline(self.shape, self.dtype)
+        with replacing(Path(path), overwrite) as partial, NPY.open(partial, outline) as put:
             for region in regions(self.shape):
-                file.write(np.ascontiguousarray(self.values(region)).data)
+                put(region, self.values(region))
 
 
 def indices(axis: range) -> slice:
@@ -96,4 +96,4 @@ def regions(shape: tuple[int, ...]) -> Iterator[Region]:
     if not shape:
         yield ()
     elif math.prod(shape):
-        yield from blocks(shape, PIECE)
+        yield from blocks(shape, PIECE_VALUES)

@@ -1,29 +1,41 @@
-"""What is read from and written to, beside our own store: sources and sinks.
+"""What is read from and written to, beside our own store: sources and sinks, found by the formats in `formats`.
 
-`as_source` finds the `Source` for whatever the user has: a path, a URL or an array. A new format is one file in
-`formats`. It may import `numerics` and `store`.
+`as_source` and `sources_of` give the `Source` for whatever the user has: a path, a URL or an array; `sink_of` gives the
+`Sink` for a destination. A new format is one file in `formats` and its name in `KINDS`, or a plug-in: an entry point of
+the group ``quantize.formats`` that names a `Format`. Nothing outside of a format's file asks what a thing is.
+It may import `numerics` and `store`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .attributes import declared_missing, plain
-from .formats.dask import DaskSource
-from .formats.duck import GenericSource
-from .formats.hdf5 import hdf5_path_source, hdf5_source
-from .formats.memory import array_source
-from .formats.npy import npy_source
-from .formats.zarr import inside_of_store, url_source, zarr_source
+from .arrays import Arrays
+from .format import Format, is_url
+from .sink import Sink
 from .source import Source
 
+KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "duck")  # the files of `formats`, as they are asked
+PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which takes any array
+ANY_NAME = "zarr"  # the format of a destination whose name ends as no sink's files do
 
-def as_source(source: Any) -> Source:
+
+def as_source(thing: Any, name: str = "") -> Source:
     """The source for a path, a URL or an array.
+
+    Parameters
+    ----------
+    thing : path, URL, array, group or Source
+        What to read. ``path::name`` is the array of that name in a file.
+    name : str
+        Of an array, where the thing holds several.
 
     Raises
     ------
@@ -33,54 +45,179 @@ def as_source(source: Any) -> Source:
         If a file's format is not known, or it holds several arrays and none is named; if there are no values.
     TypeError
         If it is nothing that can be read, or its dtype cannot be quantized.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> as_source(np.zeros((3, 4), ">f4")).dtype
+    dtype('float32')
     """
-    if isinstance(source, Source):
-        return source
-    if isinstance(source, str | os.PathLike):
-        return path_source(os.fspath(source))
-    if isinstance(source, np.ndarray):
-        return array_source(source)
-    kind = type(source).__module__.partition(".")[0]
-    if kind == "zarr":
-        return zarr_source(source, str(getattr(source, "store_path", source)))
-    if kind == "dask":
-        return DaskSource(source)
-    if kind == "h5py":
-        return hdf5_source(source, source.file.filename)
-    if kind == "xarray" and hasattr(source, "variable") and source.chunks is not None:
-        wrapped = DaskSource(source.data)
-        wrapped.dimension_names = tuple(map(str, source.dims))
-        wrapped.attributes = {key: plain(value) for key, value in source.attrs.items()}
-        wrapped.missing = declared_missing(wrapped.attributes, wrapped.dtype, wrapped.label)
-        return wrapped
-    if all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")):
-        return GenericSource(source)
+    return sources_of(thing).at(name).only()
+
+
+def sources_of(thing: Any) -> Arrays:
+    """All arrays that a thing holds, by name: those of a group or a file, or the one that it is, under the name "".
+
+    Each is opened when it is asked for, so that others may have a dtype that cannot be quantized.
+
+    Parameters
+    ----------
+    thing : path, URL, array, group or Source
+        As for `as_source`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        As for `as_source`.
+
+    Examples
+    --------
+    >>> import numpy as np, zarr
+    >>> weather = zarr.create_group(zarr.storage.MemoryStore())
+    >>> _ = weather.create_array("t", data=np.zeros((3, 4))), weather.create_array("wind/u", data=np.zeros(5))
+    >>> {name: source.shape for name, source in sources_of(weather).items()}
+    {'t': (3, 4), 'wind/u': (5,)}
+    """
+    if isinstance(thing, Source):
+        return Arrays(thing.label, thing)
+    there, inside = located(thing)
+    label = there if isinstance(there, str) else type(there).__name__
+    arrays = format_of(there).open_sources(there)
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{label} was opened as a {type(arrays).__name__}, and not as a mapping of names to sources")
+    if not isinstance(arrays, Arrays):
+        arrays = Arrays(label, arrays[""] if set(arrays) == {""} else arrays)
+    return arrays.at(inside)
+
+
+def sink_of(destination: str | os.PathLike[str]) -> Sink:
+    """The sink for a path, by how its name ends; Zarr's, where none has such files.
+
+    Examples
+    --------
+    >>> sink_of("x.npy").name, sink_of("x.zarr").name, sink_of("x").name
+    ('.npy', 'Zarr', 'Zarr')
+    """
+    suffix = Path(destination).suffix
+    for found in every_format():
+        if found.sink is not None and suffix in found.sink.suffixes:
+            return found.sink()
+    sink = own(ANY_NAME).sink
+    assert sink is not None
+    return sink()
+
+
+def located(thing: Any) -> tuple[Any, str]:
+    """A path as str, and the name after ``::``; anything else as it is.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is neither a file nor a folder.
+    """
+    if not isinstance(thing, str | os.PathLike):
+        return thing, ""
+    path = os.fspath(thing)
+    if is_url(path):
+        return path, ""
+    path, _, inside = path.partition("::")
+    if not os.path.exists(path):
+        hints = "".join(own(kind).hint(path) for kind in KINDS)
+        raise FileNotFoundError(f"{path} does not exist{hints}")
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(f"{path} is a pipe or a device, which cannot be read twice nor from its middle: save it first")
+    return path, inside
+
+
+# The formats ----------------------------------------------------------------------------------------------------------
+
+
+def own(kind: str) -> Format:
+    """A format of our own; its file is imported when it is first asked."""
+    found: Format = import_module(f".formats.{kind}", __name__).FORMAT
+    return found
+
+
+def every_format() -> Iterator[Format]:
+    """All formats, in the order in which they are asked."""
+    *ours, last = KINDS
+    yield from map(own, ours)
+    yield from plug_ins()
+    yield own(last)
+
+
+def format_of(thing: Any) -> Format:
+    """The first format that takes a thing.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If none takes it, naming all that there are.
+    """
+    for found in every_format():
+        if found.takes(thing):
+            return found
+    if isinstance(thing, str):
+        hints = "".join(found.hint(thing) for found in every_format())
+        known = enumerated([found.files for found in every_format() if found.files], "and")
+        raise ValueError(f"{thing} has a format that is not known{hints}; known are {known}")
+    known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
-        f"source is a {type(source).__name__}, but must be a path, a NumPy, Zarr, HDF5 or dask array, or have shape, "
-        "dtype and __getitem__; lists are for quantize_to_int4"
+        f"source is a {type(thing).__name__}, but must be a path, a {known} array, or have shape, dtype and "
+        "__getitem__; lists are for quantize_to_int4"
     )
 
 
-def path_source(path: str) -> Source:
-    if "://" in path:
-        return url_source(path)
-    name, _, inside = path.partition("::")
-    suffix = Path(name).suffix.lower()
-    if not os.path.exists(name):
-        raise FileNotFoundError(f"{name} does not exist{inside_of_store(Path(name))}")
-    if not os.path.isfile(name) and not os.path.isdir(name):
-        raise ValueError(f"{name} is a pipe or a device, which cannot be read twice nor from its middle: save it first")
-    if suffix == ".npy":
-        return npy_source(name)
-    if suffix in (".h5", ".hdf5", ".nc", ".he5"):
-        return hdf5_path_source(name, inside)
-    if os.path.isdir(name) or suffix == ".zip":
-        import zarr
-
+@functools.cache
+def plug_ins() -> tuple[Format, ...]:
+    """The formats of other packages; one that cannot be loaded is named in a warning, once, and left out."""
+    found = []
+    for entry in sorted(entry_points(group=PLUG_INS)):
         try:
-            opened = zarr.open(name, mode="r")
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            raise ValueError(f"{name} is no Zarr array or group ({error})") from error
-        return zarr_source(opened, name)
-    hint = ": unzip it, each array in it is a .npy file" if suffix == ".npz" else ""
-    raise ValueError(f"{name} has a format that is not known{hint}; known are .npy, Zarr and HDF5 (.h5, .hdf5, .nc)")
+            found.append(PlugIn(entry))
+        except Exception as error:
+            warn_of(entry, error)
+    return tuple(found)
+
+
+class PlugIn(Format):
+    """A format of another package, which is held to what a format is."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        loaded = entry.load()
+        made = loaded() if isinstance(loaded, type) else loaded
+        if not isinstance(made, Format):
+            raise TypeError(f"it is a {type(made).__name__}, and not a quantize.io.format.Format")
+        self.entry, self.format = entry, made
+        self.files, self.arrays, self.sink = made.files, made.arrays, made.sink
+
+    def takes(self, thing: Any) -> bool:
+        try:
+            return self.format.takes(thing)
+        except Exception as error:
+            warn_of(self.entry, error)
+            return False
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        return self.format.open_sources(thing)
+
+    def hint(self, path: str) -> str:
+        return self.format.hint(path)
+
+
+def warn_of(entry: EntryPoint, error: Exception) -> None:
+    package = "" if entry.dist is None else f" of {entry.dist.name} {entry.dist.version}"
+    warnings.warn(
+        f"the format {entry.name!r} ({entry.value}){package} is left out: {type(error).__name__}: {error}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def enumerated(words: Sequence[str], last: str) -> str:
+    """Words as a sentence has them.
+
+    >>> enumerated([".npy", "Zarr", "HDF5"], "and")
+    '.npy, Zarr and HDF5'
+    """
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

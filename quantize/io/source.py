@@ -133,13 +133,3 @@ class Source:
             rest //= n
         for n, length in zip(self.shape, reversed(lengths), strict=True):
             yield slice(n - length, n) if end else slice(0, length)
-
-
-def only(arrays: dict[str, Any], path: str, separator: str) -> Any:
-    """The one array that a group holds."""
-    if len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if not arrays:
-        raise ValueError(f"{path} is a group without arrays")
-    found = ", ".join(f"{name} {tuple(array.shape)} {array.dtype}" for name, array in sorted(arrays.items()))
-    raise ValueError(f"{path} holds several arrays: {found}. Name one, as in {path}{separator}{min(arrays)}")

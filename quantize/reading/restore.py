@@ -6,19 +6,14 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..io.formats.npy import npy_sink
-from ..io.formats.zarr import zarr_sink
-from ..io.sink import replacing
-from ..numerics.dtypes import BFLOAT16
+from ..io import sink_of
+from ..io.sink import Outline, replacing
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
-from .array import Int4Array, open_int4
+from .array import open_int4
 
 
 def restore(
@@ -61,13 +56,16 @@ def restore(
         raise ValueError(f"{destination} is a URL, and floats are restored to disks only; `to_dask` leads elsewhere")
     array = open_int4(store, name)
     target = Path(destination)
-    dtype = np.dtype(np.float32) if array.dtype == BFLOAT16 else array.dtype
+    sink = sink_of(target)
+    dtype = sink.stored_dtype(array.dtype)
+    outline = Outline(array.shape, dtype, array.chunks, array.shards, array.attributes, array.dimension_names)
+    sink.check(outline)
     with replacing(target, overwrite) as partial:
         size, free = array.size * dtype.itemsize, shutil.disk_usage(partial.parent).free
         if size > free:
             raise ValueError(f"not enough disk for {target}: the floats take {size:,} bytes, and {free:,} are free")
         stop = threading.Event()
-        with sink_for(partial, target.suffix, array, dtype) as put:
+        with sink.open(partial, outline) as put:
 
             def work(numbers: Iterable[int]) -> None:
                 for number in numbers:
@@ -77,12 +75,3 @@ def restore(
                         put(region, values)
 
             each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)), stop)
-
-
-def sink_for(
-    path: Path, suffix: str, array: Int4Array, dtype: np.dtype[Any]
-) -> AbstractContextManager[Callable[..., None]]:
-    if suffix == ".npy":
-        return npy_sink(path, array.shape, dtype)
-    chunks = array.chunks if array.shards else tuple(min(c, n) for c, n in zip(array.chunks, array.shape, strict=True))
-    return zarr_sink(path, array.shape, dtype, chunks, array.shards, array.attributes, array.dimension_names)

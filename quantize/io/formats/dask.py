@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...numerics.grid import Region, Shape
+from ..format import Format, library
 from ..source import Source
 
 
@@ -18,14 +19,19 @@ class DaskSource(Source):
     shared = True
     notes = ("memory is an estimate for a dask source: what its graph holds is its own",)
 
-    def __init__(self, array: Any) -> None:
+    def __init__(
+        self,
+        array: Any,
+        attributes: dict[str, Any] | None = None,
+        dimension_names: tuple[str | None, ...] | None = None,
+    ) -> None:
         label = "dask array"
         if any(math.isnan(n) for n in array.shape) or any(math.isnan(n) for lengths in array.chunks for n in lengths):
             raise ValueError(
                 f"{label} has chunks of unknown size, so its chunks in the store cannot be known either: call "
                 "array.compute_chunk_sizes() first"
             )
-        super().__init__(label, array.shape, array.dtype)
+        super().__init__(label, array.shape, array.dtype, attributes, dimension_names)
         self.array = array
         self.chunks = tuple(max(lengths) for lengths in array.chunks)
 
@@ -45,3 +51,16 @@ class DaskSource(Source):
 
     def digest(self) -> str | None:
         return None
+
+
+class Dask(Format):
+    arrays = "dask"
+
+    def takes(self, thing: Any) -> bool:
+        return library(thing) == "dask"
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        return {"": DaskSource(thing)}
+
+
+FORMAT = Dask()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...numerics.grid import Region, shape_of
 from ..attributes import plain
+from ..format import Format
 from ..source import Source
 
 
@@ -38,3 +40,14 @@ class GenericSource(Source):
                 f"{shape_of(region)}"
             )
         return values
+
+
+class Duck(Format):
+    def takes(self, thing: Any) -> bool:
+        return all(hasattr(thing, name) for name in ("shape", "dtype", "__getitem__"))
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        return {"": GenericSource(thing)}
+
+
+FORMAT = Duck()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...numerics.grid import Region
+from ..arrays import Arrays
 from ..attributes import plain
 from ..chunked import ChunkedSource
-from ..source import Source, only
+from ..format import Format, library, suffix_of
+from ..source import Source
+
+# attributes: what HDF5 and netCDF-4 write for themselves
+HDF5_OWN = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 
 
 class Hdf5Source(ChunkedSource):
@@ -37,33 +43,45 @@ class Hdf5Source(ChunkedSource):
         self.array = h5py.File(self.path, "r")[self.name]
 
 
-HDF5_OWN = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+class Datasets(Arrays):
+    """The datasets of an HDF5 file or group."""
+
+    noun = "dataset"
+
+    def listed(self) -> Mapping[str, Any]:
+        found = {}
+
+        def visit(name: str, member: Any) -> None:
+            if hasattr(member, "dtype") and member.shape:
+                found[name] = member
+
+        self.node.visititems(visit)
+        return found
+
+    def opened(self, array: Any) -> Source:
+        return Hdf5Source(array)
 
 
-def hdf5_path_source(path: str, inside: str) -> Source:
-    try:
-        import h5py
-    except ImportError:
-        raise ValueError(f'{path} is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"') from None
-    try:
-        opened: Any = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is no HDF5 file: {error}") from error
-    if inside and inside not in opened:
-        raise ValueError(f"{path} has no dataset {inside!r}; it holds {', '.join(hdf5_arrays(opened)) or 'none'}")
-    return hdf5_source(opened[inside] if inside else opened, path)
+class Hdf5(Format):
+    files = "HDF5 (.h5, .hdf5, .nc)"
+    arrays = "HDF5"
+
+    def takes(self, thing: Any) -> bool:
+        return suffix_of(thing) in (".h5", ".hdf5", ".nc", ".he5") or library(thing) == "h5py"
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        if not isinstance(thing, str):
+            path = thing.file.filename
+            return Datasets(path, thing, f"{path}::{(thing.name or '').rstrip('/')}/")
+        try:
+            import h5py
+        except ImportError:
+            raise ValueError(f'{thing} is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"') from None
+        try:
+            opened = h5py.File(thing, "r")
+        except OSError as error:
+            raise ValueError(f"{thing} is no HDF5 file: {error}") from error
+        return Datasets(thing, opened, f"{thing}::/")
 
 
-def hdf5_source(opened: Any, path: str) -> Source:
-    return Hdf5Source(only(hdf5_arrays(opened), path, "::/") if hasattr(opened, "visititems") else opened)
-
-
-def hdf5_arrays(group: Any) -> dict[str, Any]:
-    found = {}
-
-    def visit(name: str, member: Any) -> None:
-        if hasattr(member, "dtype") and member.shape:
-            found[name] = member
-
-    group.visititems(visit)
-    return found
+FORMAT = Hdf5()

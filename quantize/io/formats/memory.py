@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ...numerics.grid import Region
+from ..format import Format
 from ..source import Source
 from .npy import FileSource
 
@@ -38,3 +40,16 @@ def array_source(array: np.ndarray) -> Source:
         return ArraySource(array)
     offset = base.offset + array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     return FileSource(str(base.filename), offset, array.shape, array.dtype, not array.flags.c_contiguous)
+
+
+class Memory(Format):
+    arrays = "NumPy"
+
+    def takes(self, thing: Any) -> bool:
+        return isinstance(thing, np.ndarray)
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        return {"": array_source(thing)}
+
+
+FORMAT = Memory()

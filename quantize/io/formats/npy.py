@@ -6,10 +6,9 @@ import functools
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import numpy as np
 from ...exceptions import SourceChangedError
 from ...numerics.grid import Region, Shape, shape_of, within
 from ...store.buffers import Buffer
+from ..format import Format, suffix_of
+from ..sink import Outline, Put, Sink
 from ..source import PIECE_BYTES, Source
 
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
@@ -132,7 +133,12 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
     [(12, 3), (22, 3)]
     >>> list(runs((4, 10), (slice(1, 3), slice(0, 10))))
     [(10, 20)]
+    >>> list(runs((), ()))
+    [(0, 1)]
     """
+    if not shape:
+        yield 0, 1
+        return
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     axis = len(shape) - 1
     while axis > 0 and region[axis] == slice(0, shape[axis]):
@@ -155,26 +161,50 @@ def npy_source(path: str) -> Source:
     return FileSource(path, mapped.offset, mapped.shape, mapped.dtype, order)
 
 
-@contextmanager
-def npy_sink(path: Path, shape: Shape, dtype: np.dtype[Any]) -> Iterator[Callable[..., None]]:
-    """Writes regions into a ``.npy`` file, each run of values where it belongs. Not mapped: pages count as memory."""
-    with open(path, "wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_2_0(file, header)
-        offset = file.tell()
-        file.truncate(offset + math.prod(shape) * dtype.itemsize)
+class NpySink(Sink):
+    """A ``.npy`` file, into which each run of values is written where it belongs. Not mapped: pages count as memory."""
 
-        def put(region: Any, values: np.ndarray) -> None:
-            flat = np.ascontiguousarray(values).reshape(-1)
-            at = 0
-            for start, length in runs(shape, region):
-                data = flat[at : at + length].view(np.uint8).data
-                position = offset + start * dtype.itemsize
-                while data:
-                    written = os.pwrite(file.fileno(), data, position)
-                    data, position = data[written:], position + written
-                at += length
+    suffixes = (".npy",)
+    name = ".npy"
 
-        yield put
-        file.flush()
-        os.fsync(file.fileno())
+    @contextmanager
+    def open(self, path: str | os.PathLike[str], outline: Outline) -> Iterator[Put]:
+        shape, dtype = outline.shape, outline.dtype
+        with open(path, "xb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            offset = file.tell()
+            file.truncate(offset + math.prod(shape) * dtype.itemsize)
+
+            def put(region: Region, values: np.ndarray) -> None:
+                flat = np.ascontiguousarray(values, dtype).reshape(-1)
+                at = 0
+                for start, length in runs(shape, region):
+                    data = flat[at : at + length].view(np.uint8).data
+                    position = offset + start * dtype.itemsize
+                    while data:
+                        written = os.pwrite(file.fileno(), data, position)
+                        data, position = data[written:], position + written
+                    at += length
+
+            yield put
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Npy(Format):
+    files = ".npy"
+    sink = NpySink
+
+    def takes(self, thing: Any) -> bool:
+        return suffix_of(thing) == ".npy"
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        return {"": npy_source(thing)}
+
+    def hint(self, path: str) -> str:
+        archive = suffix_of(path) == ".npz" and os.path.exists(path)
+        return ": unzip it, each array in it is a .npy file" if archive else ""
+
+
+FORMAT = Npy()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region, Shape
+from ...numerics.grid import Region
 from ...store.retrying import retried, translated
+from ..arrays import Arrays
 from ..chunked import ChunkedSource
-from ..source import Source, only
+from ..format import Format, is_url, library, suffix_of
+from ..sink import Outline, Put, Sink
+from ..source import Source
 
 
 class ZarrSource(ChunkedSource):
@@ -39,23 +43,14 @@ class ZarrSource(ChunkedSource):
         self.array.get_basic_selection(region, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
 
 
-def url_source(url: str) -> Source:
-    import zarr
+class Nodes(Arrays):
+    """The arrays of a Zarr hierarchy."""
 
-    from ...store.keys import Keys
+    def listed(self) -> Mapping[str, Any]:
+        return {name: member for name, member in self.node.members(max_depth=None) if hasattr(member, "dtype")}
 
-    try:
-        opened = retried(zarr.open)(Keys.of(url).store, mode="r")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{url} holds no Zarr array or group") from error
-    return zarr_source(opened, url)
-
-
-def zarr_source(opened: Any, path: str) -> Source:
-    if hasattr(opened, "members"):
-        arrays = {name: member for name, member in opened.members(max_depth=None) if hasattr(member, "dtype")}
-        return ZarrSource(only(arrays, path, "/"))
-    return ZarrSource(opened)
+    def opened(self, array: Any) -> Source:
+        return ZarrSource(array)
 
 
 def inside_of_store(path: Path) -> str:
@@ -70,32 +65,75 @@ def inside_of_store(path: Path) -> str:
     return ""
 
 
-@contextmanager
-def zarr_sink(
-    path: Path,
-    shape: Shape,
-    dtype: np.dtype[Any],
-    chunks: Shape,
-    shards: Shape | None,
-    attributes: dict[str, Any],
-    dimension_names: tuple[str | None, ...] | None,
-) -> Iterator[Callable[..., None]]:
-    """Writes regions, which are whole chunks or shards, into a Zarr array."""
+class ZarrSink(Sink):
+    """A Zarr array of version 3, in the chunks and shards of the outline. Zeros are written too."""
+
+    suffixes = (".zarr", "")
+    name = "Zarr"
+
+    def check(self, outline: Outline) -> None:
+        super().check(outline)
+        if outline.chunks is None:
+            raise ValueError("a Zarr array has chunks, and the outline says none")
+
+    @contextmanager
+    def open(self, path: str | os.PathLike[str], outline: Outline) -> Iterator[Put]:
+        import zarr
+
+        assert outline.chunks is not None
+        shape, chunks, shards = outline.shape, outline.chunks, outline.shards
+        floats = zarr.create_array(
+            os.fspath(path),
+            shape=shape,
+            dtype=outline.dtype,
+            chunks=chunks if shards else tuple(map(min, chunks, shape)),
+            shards=shards,
+            attributes=dict(outline.attributes),
+            dimension_names=outline.dimension_names,
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+        )
+
+        def put(region: Region, values: np.ndarray) -> None:
+            floats[region] = values
+
+        yield put
+
+
+class Zarr(Format):
+    files = arrays = "Zarr"
+    sink = ZarrSink
+
+    def takes(self, thing: Any) -> bool:
+        if isinstance(thing, str):
+            return is_url(thing) or suffix_of(thing) == ".zip" or os.path.isdir(thing)
+        return library(thing) == "zarr" and (hasattr(thing, "dtype") or hasattr(thing, "members"))
+
+    def open_sources(self, thing: Any) -> Mapping[str, Source]:
+        if not isinstance(thing, str):
+            label = str(thing.store_path)
+            return Nodes(label, thing, f"{label}/")
+        return Nodes(thing, opened(thing), f"{thing}/")
+
+    def hint(self, path: str) -> str:
+        return "" if os.path.exists(path) else inside_of_store(Path(path))
+
+
+def opened(path: str) -> Any:
+    """The array or group at a path or a URL."""
     import zarr
 
-    floats = zarr.create_array(
-        path,
-        shape=shape,
-        dtype=dtype,
-        chunks=chunks,
-        shards=shards,
-        attributes=attributes,
-        dimension_names=dimension_names,
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-    )
+    if is_url(path):
+        from ...store.keys import Keys
 
-    def put(region: Any, values: np.ndarray) -> None:
-        floats[region] = values
+        try:
+            return retried(zarr.open)(Keys.of(path).store, mode="r")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} holds no Zarr array or group") from error
+    try:
+        return zarr.open(path, mode="r")
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no Zarr array or group ({error})") from error
 
-    yield put
+
+FORMAT = Zarr()

@@ -1,0 +1,103 @@
+"""The arrays of a file, a group or any other thing, by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .source import Source
+
+
+class Arrays(Mapping[str, Source]):
+    """The arrays that a thing holds by name, sorted; each becomes a `Source` when it is asked for, and not before.
+
+    A thing that is one array has that alone, under the name "". Formats whose files are trees derive from this class.
+
+    Parameters
+    ----------
+    label : str
+        What to call the thing in messages.
+    node : array, group or mapping
+        An array, which has a `dtype`, or what gives arrays and groups by name.
+    prefix : str, optional
+        What the name of an array follows where one is written out as a path; the label and ``::`` by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantize.io import as_source, sources_of
+    >>> arrays = Arrays("weather", {"t": as_source(np.zeros((3, 4))), "lat": as_source(np.zeros(3))})
+    >>> list(arrays), arrays["t"].shape
+    (['lat', 't'], (3, 4))
+    >>> arrays.at("t").only().shape
+    (3, 4)
+    """
+
+    noun = "array"  # what messages call one of them
+
+    def __init__(self, label: str, node: Any, prefix: str | None = None) -> None:
+        self.label = label
+        self.node = node
+        self.prefix = f"{label}::" if prefix is None else prefix
+
+    def listed(self) -> Mapping[str, Any]:
+        """Every array of the node, a group, by its path below it. Each has a `shape` and a `dtype`."""
+        found: Mapping[str, Any] = self.node
+        return found
+
+    def opened(self, array: Any) -> Source:
+        """The source for one of those arrays."""
+        if not isinstance(array, Source):
+            raise TypeError(f"{self.label} gave a {type(array).__name__} in the place of a Source")
+        return array
+
+    @property
+    def is_array(self) -> bool:
+        return hasattr(self.node, "dtype")
+
+    @functools.cached_property
+    def _arrays(self) -> Mapping[str, Any]:
+        return {"": self.node} if self.is_array else self.listed()
+
+    def __getitem__(self, name: str) -> Source:
+        return self.opened(self._arrays[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._arrays))
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def at(self, name: str) -> Arrays:
+        """What lies under a name: one array, or a group's.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing.
+        """
+        name = name.strip("/")
+        if not name:
+            return self
+        if self.is_array:
+            raise ValueError(f"{self.label} is one array, and {name!r} can't be looked up in it")
+        if name not in self.node:
+            raise ValueError(f"{self.label} has no {self.noun} {name!r}; it holds {', '.join(self) or 'none'}")
+        return type(self)(self.label, self.node[name], f"{self.prefix}{name}/")
+
+    def only(self) -> Source:
+        """The one array that there is.
+
+        Raises
+        ------
+        ValueError
+            If there are several, or none.
+        """
+        if not self:
+            raise ValueError(f"{self.label} is a group without arrays")
+        if len(self) > 1:
+            arrays = [(name, self._arrays[name]) for name in self]
+            found = ", ".join(f"{name} {tuple(array.shape)} {array.dtype}" for name, array in arrays)
+            raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{min(self)}")
+        return next(iter(self.values()))
