@@ -73,10 +73,10 @@ def suggest(source: str, missing: Any, as_json: bool) -> None:
     For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
     the command that runs it. Reads a small part of SRC, and writes nothing.
     """
-    from ..quality.suggest import compare
+    from ..quality.suggest import suggest
 
     with stoppable():
-        found = compare(source, missing=missing)
+        found = suggest(source, missing=missing)
     say(as_json, {"source": source, **found.to_json()}, found)
 
 

@@ -65,7 +65,7 @@ class Demonstration:
     def run(self, progress: Callable[[Any], None]) -> tuple[Int4Array, ErrorFigures]:
         """Quantize the data, measure the errors, and draw them."""
         array = quantize_to_zarr(self.data, self.store, overwrite=self.overwrite, progress=progress)
-        figures = measure_error(array, self.data, progress)
+        figures = measure_error(self.data, array, progress)
         corner = tuple(slice(0, n) for n in np.minimum(array.shape, elevations().shape))
         compare_picture(
             np.load(self.data, mmap_mode="r")[corner],

@@ -38,6 +38,9 @@ class Affine(NamedTuple):
     magic: Any
 
 
+BOUND_SLACK = 1e-5  # of half a step: what the bound of half a step allows the kernels to lose to rounding
+
+
 FAR = Fraction(1 << 60)  # steps: no difference between two values that the arithmetic holds apart is outweighed by it
 
 
@@ -134,8 +137,8 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
 
     That of `nan_code` is NaN, or `missing` in an integer dtype.
 
-    A value beyond the dtype's finite range by at most half a step (and 1e-5 of that, as in the bound) saturates, one
-    further out is `outside`.
+    A value beyond the dtype's finite range by at most half a step (and `BOUND_SLACK` of that) saturates, one further
+    out is `outside`.
 
     Examples
     --------
@@ -145,7 +148,7 @@ def levels(parameters: Scale, dtype: np.dtype[Any], missing: float | int | None 
     table = np.zeros(16, dtype)
     outside = set()
     lowest, highest = finite_range(dtype)
-    half = Fraction(parameters.scale) / 2 * (1 + Fraction(1, 10**5))
+    half = Fraction(parameters.scale) / 2 * (1 + Fraction(str(BOUND_SLACK)))
     for code in range(LOWEST, HIGHEST + 1):
         if code == parameters.nan_code:
             if dtype.kind in "iu" and missing is None:

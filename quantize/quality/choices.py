@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..numerics.scales import PERCENTILE, Rule
+from ..store.zarr_json import to_json
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; those that JSON has no number for are None."""
-        figures = asdict(self)
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+        found: dict[str, Any] = to_json(asdict(self))
+        return found
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All figures; those that JSON has no number for are None."""
-        return {
-            "rows": [row.to_json() for row in self.rows],
-            "recommended": self.recommended.to_json(),
-            "reason": self.reason,
-            "sampled": self.sampled,
-            "total": self.total,
-            "notes": list(self.notes),
-        }
+        found: dict[str, Any] = to_json(asdict(self))
+        return found
 
     def __str__(self) -> str:
         lines = aligned([HEAD, *(cells(row, row == self.recommended) for row in self.rows)])

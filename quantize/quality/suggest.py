@@ -10,19 +10,19 @@ import numpy as np
 
 from ..io import as_source
 from ..io.sampling import MOST, sample_of
-from ..io.source import chosen_missing
+from ..io.source import Source, chosen_missing
 from ..numerics.scales import SCALE_METHODS, Rule
 from .choices import Choice, Comparison, command_words, percent
-from .trial import Sample, measured
+from .trial import Sample, try_rule
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
 
-GAIN = 1.0  # dB that a choice must gain to be recommended over a simpler one
-PRICE = 0.5  # bits a value that an axis may cost to be recommended
+LEAST_GAIN = 1.0  # dB: what a choice must gain to be recommended over a simpler one
+DEAREST_AXIS = 0.5  # bits a value: what an axis may cost at most to be recommended
 
 
-def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "declared") -> Comparison:
+def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "declared") -> Comparison:
     """Try each way to choose scales on a sample, and recommend one.
 
     Parameters
@@ -57,11 +57,15 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     Examples
     --------
     >>> values = np.random.default_rng(0).standard_t(4, 100_000).astype(np.float32)
-    >>> found = compare(values)
+    >>> found = suggest(values)
     >>> found.recommended.label, found.recommended.command
     ('mse', 'quantize run SRC DST --scale-method mse')
     """
-    origin = as_source(source)
+    return compare_rules(as_source(source), source, current, missing)
+
+
+def compare_rules(origin: Source, source: Any, current: Int4Array | None, missing: Any) -> Comparison:
+    """Compare the choices for a source that is open already; `source` is what their commands call it."""
     chosen = chosen_missing(origin, missing)
     sample = Sample.of(sample_of(origin, MOST), origin.shape, chosen)
     notes = []
@@ -81,11 +85,11 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
         elif why:
             notes.append(f"axis {axis} is left out: {why}")
     rules = [sample.rule(method, axis) for axis in axes for method in SCALE_METHODS]
-    now = None if current is None else rule_of(current, sample)
+    now = None if current is None else rule_for_sample(current, sample)
     if now is not None and now not in rules:
         rules.append(now)
     words = command_words(source, origin.missing, chosen)
-    choices = {rule: replace(measured(sample, rule, words), current=rule == now) for rule in rules}
+    choices = {rule: replace(try_rule(sample, rule, words), current=rule == now) for rule in rules}
     if any("taken off" in choice.note for choice in choices.values()):
         notes.append(
             "the range of all values is likely wider than the sample's: what that costs minmax and absmax is "
@@ -97,7 +101,7 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     )
 
 
-def rule_of(array: Int4Array, sample: Sample) -> Rule:
+def rule_for_sample(array: Int4Array, sample: Sample) -> Rule:
     """How the scales of a store were chosen, with what the sample needs for missing values."""
     metadata = array.metadata
     settings = metadata.fingerprint.get("settings", {})
@@ -117,15 +121,15 @@ def recommendation(choices: dict[Rule, Choice]) -> tuple[Rule, str]:
     def best(axis: int | None) -> Rule:
         """minmax, or mse where that gains enough."""
         simple, other = rules["minmax", axis], rules["mse", axis]
-        return other if choices[other].sqnr_db - choices[simple].sqnr_db >= GAIN else simple
+        return other if choices[other].sqnr_db - choices[simple].sqnr_db >= LEAST_GAIN else simple
 
     start = best(None)
     axes = [axis for method, axis in rules if method == "mse" and axis is not None and ("minmax", axis) in rules]
     gaining = [
         rule
         for rule in map(best, axes)
-        if choices[rule].sqnr_db - choices[start].sqnr_db >= GAIN
-        and choices[rule].bits_per_value - choices[start].bits_per_value <= PRICE
+        if choices[rule].sqnr_db - choices[start].sqnr_db >= LEAST_GAIN
+        and choices[rule].bits_per_value - choices[start].bits_per_value <= DEAREST_AXIS
     ]
     chosen = max(gaining, key=lambda rule: choices[rule].sqnr_db, default=start)
     return chosen, reason(choices, start, chosen, rules["minmax", chosen.axis])
@@ -152,7 +156,7 @@ def reason(choices: dict[Rule, Choice], start: Rule, chosen: Rule, simple: Rule)
             f"the largest error on the sample is {choice.max_error:.3g} instead of {choices[simple].max_error:.3g}."
         )
     elif not exact:
-        said.append(f"No value saturates, and mse, which lets some do so, gains less than {GAIN:g} dB over it.")
+        said.append(f"No value saturates, and mse, which lets some do so, gains less than {LEAST_GAIN:g} dB over it.")
     if chosen.axis is None and not exact and any(rule.axis is not None for rule in choices):
-        said.append(f"No axis gains {GAIN:g} dB more for {PRICE:g} bits a value or less.")
+        said.append(f"No axis gains {LEAST_GAIN:g} dB more for {DEAREST_AXIS:g} bits a value or less.")
     return " ".join(said)

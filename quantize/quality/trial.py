@@ -1,4 +1,4 @@
-"""What one rule gives on a sample."""
+"""One rule tried on a sample: its errors, and its bits a value."""
 
 from __future__ import annotations
 
@@ -12,26 +12,16 @@ import numpy as np
 from ..numerics.blocks import blocks
 from ..numerics.grid import Region, Shape
 from ..numerics.scales import HIGHEST, Rule
+from ..numerics.tables import BOUND_SLACK
 from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
 from ..store.codec import ChunkCodec, Compressor
 from .choices import Choice, command, label
 
-PARAMETERS = 128  # bits of a scale and a zero point
-
-
-DEAREST = 4.0  # bits a value that the scales of an axis may take to be looked at: as many as the codes
-
-
-ENOUGH = 256  # sampled values that an index of an axis is judged by, if it has as many
-
-
-LONGEST = 1 << 14  # indices of an axis that are looked at
-
-
-PARTS = 9  # of a sample, whose ranges against those of larger parts show how a range grows with the number of values
-
-
-SLACK = 1e-5  # of half a step, as in the bound
+SCALE_BITS = 128  # bits: a scale and its zero point
+DEAREST_BITS = 4.0  # bits a value: an axis whose scales would take more than the codes is not tried
+ENOUGH_VALUES = 256  # sampled values of an index: an axis is tried with so many, or with all that an index has
+MOST_INDICES = 1 << 14  # indices of an axis: the most that are tried
+RANGE_PARTS = 9  # parts of a sample: their ranges, beside that of the whole, show how a range grows with the values
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +31,17 @@ class Sample:
     Attributes
     ----------
     values : ndarray
-        Missing ones are NaN, infinite ones some other value.
+        The sampled values; NaN where they are missing, and some other value where they are infinite.
     counted : ndarray of bool
-        Those that are neither.
+        Whether a value is neither missing nor infinite.
     dtype : dtype
-        Of the source: what is restored.
+        Dtype of the source, to which codes are restored.
     shape : tuple of int
-        Of the source.
+        Shape of the source.
     propagates : bool
         Whether there are missing values.
     infinite : int
-        How many are infinite.
+        Number of infinite values.
     """
 
     values: np.ndarray
@@ -89,7 +79,7 @@ class Sample:
         return sum(float(np.square(self.numbers(region, self.values) - middle).sum()) for region in regions)
 
     def numbers(self, region: Region, array: np.ndarray) -> np.ndarray:
-        """Those of an array of the sample's shape in a region, but for what is not counted."""
+        """The counted numbers of an array of the sample's shape, in a region, as float64."""
         part = array[region]
         return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64)
 
@@ -109,22 +99,23 @@ class Sample:
         each, here = self.per_index(axis, self.shape), self.per_index(axis, self.values.shape)
         if self.shape[axis] == 1:
             return ""
-        if PARAMETERS / each > DEAREST:
-            return f"its scales would take {PARAMETERS / each:.0f} bits a value" if len(self.shape) > 1 else ""
-        if here < min(each, ENOUGH):
+        if SCALE_BITS / each > DEAREST_BITS:
+            return f"its scales would take {SCALE_BITS / each:.0f} bits a value" if len(self.shape) > 1 else ""
+        if here < min(each, ENOUGH_VALUES):
             return f"the sample holds {here:,.0f} of the {each:,.0f} values of each index, too few to judge by"
         return None
 
     def thinned(self, axis: int | None) -> Sample:
-        """With at most `LONGEST` of the indices of an axis, spread evenly."""
-        if axis is None or self.values.shape[axis] <= LONGEST:
+        """The sample with at most `MOST_INDICES` of the indices of an axis, spread evenly."""
+        if axis is None or self.values.shape[axis] <= MOST_INDICES:
             return self
-        indices = np.linspace(0, self.values.shape[axis] - 1, LONGEST).astype(np.intp)
+        indices = np.linspace(0, self.values.shape[axis] - 1, MOST_INDICES).astype(np.intp)
         return replace(self, values=self.values.take(indices, axis), counted=self.counted.take(indices, axis))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
+def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
+    """The figures of a sample that is quantized by a rule and restored; `words` are for the command."""
     sample = whole.thinned(rule.axis)
     values = sample.values
     result = quantize_to_packed_int4(
@@ -148,7 +139,7 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     if floats:
         info = np.iinfo(sample.dtype)
         restored = np.rint(restored).clip(info.min, info.max)
-    half = scale / 2 * (1 + SLACK)
+    half = scale / 2 * (1 + BOUND_SLACK)
     low, high = (rule.lowest - zero_point) * scale - half, (HIGHEST - zero_point) * scale + half
     low, high = (np.broadcast_to(bound, values.shape) for bound in (low, high))
     largest, square, saturated = 0.0, 0.0, 0
@@ -158,15 +149,15 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
         square += float(np.square(error).sum())
         largest = max(largest, float(error.max(initial=0.0)))
         saturated += int(np.count_nonzero((x < sample.numbers(region, low)) | (x > sample.numbers(region, high))))
-    sqnr = ratio(sample.spread, square) if sample.count else math.nan
+    sqnr = decibels_of_ratio(sample.spread, square) if sample.count else math.nan
     notes = []
     if values.size < whole.values.size:
-        notes.append(f"on {LONGEST:,} of {whole.values.shape[rule.axis or 0]:,} indices")
+        notes.append(f"on {MOST_INDICES:,} of {whole.values.shape[rule.axis or 0]:,} indices")
     loss = 0.0 if rule.histogrammed or rule.value_range else growth(sample, rule)
     if math.isfinite(sqnr) and loss >= 0.05:
         sqnr = max(sqnr - loss, min(sqnr, 0.0))
         notes.append(f"{loss:.1f} dB taken off")
-    share = PARAMETERS / sample.per_index(rule.axis, sample.shape)
+    share = SCALE_BITS / sample.per_index(rule.axis, sample.shape)
     codec = ChunkCodec(result.packed.shape, Compressor())
     given = ""
     if whole.infinite and rule.value_range is None and rule.axis is None:
@@ -185,8 +176,8 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     )
 
 
-def ratio(signal: float, noise: float) -> float:
-    """Decibels."""
+def decibels_of_ratio(signal: float, noise: float) -> float:
+    """Signal over noise, in decibels."""
     if not math.isfinite(signal) or not math.isfinite(noise):
         return math.nan
     if noise == 0:
@@ -209,16 +200,18 @@ def growth(sample: Sample, rule: Rule) -> float:
     lines = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
     shuffled = lines[:, np.random.default_rng(0).permutation(lines.shape[1])]
     # A few indices have too few ranges of their own: parts of parts give more of them.
-    many = len(lines) >= PARTS or lines.shape[1] < PARTS**3
-    coarse, fine = (mean_square(shuffled, parts, rule) for parts in ((1, PARTS) if many else (PARTS, PARTS**2)))
+    many = len(lines) >= RANGE_PARTS or lines.shape[1] < RANGE_PARTS**3
+    coarse, fine = (
+        mean_square(shuffled, parts, rule) for parts in ((1, RANGE_PARTS) if many else (RANGE_PARTS, RANGE_PARTS**2))
+    )
     if not (coarse > 0 and fine > 0):
         return 0.0
-    found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(PARTS)
+    found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(RANGE_PARTS)
     return found if math.isfinite(found) else 0.0
 
 
 def mean_square(lines: np.ndarray, parts: int, rule: Rule) -> float:
-    """Of the ranges of so many parts of each line; NaN where there are none."""
+    """Mean square of the ranges of so many parts of each line; NaN where there are none."""
     size = lines.shape[1] // parts
     cut = lines[:, : size * parts].reshape(-1, size)
     low, high = np.fmin.reduce(cut, axis=1), np.fmax.reduce(cut, axis=1)

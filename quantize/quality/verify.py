@@ -21,29 +21,27 @@ from ..store.chunks import ChunkReader, scales_of
 from ..store.metadata import Metadata
 from ..store.zarr_json import check_group
 
-TOLD = 1000  # damaged places that are named
-
-
-STRIDE = 1 << 20  # units that a listing is looked through for at a time
+NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
+LISTED_UNITS = 1 << 20  # units: how many are looked up in a listing at a time
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The damaged and the differing chunks of a variable, as `verify` found them.
 
     Attributes
     ----------
     chunks : int
-        How many there are, those within shards each.
+        Number of chunks; those within shards count each.
     damaged : tuple of (str, str)
         Place of each chunk, shard or metadata that is missing or holds other bytes than were written, and what is wrong
-        with it. Of more than a thousand the last entry says how many more.
+        with it. If there are more than a thousand, the last entry says how many more.
     differing : tuple of str
-        Place of each chunk whose codes are not those of the source.
+        Place of each chunk whose codes differ from those of the source.
     compared : bool
         Whether there was a source to compare with.
     whole : int
-        How many chunks are neither damaged nor differing.
+        Number of chunks that are neither damaged nor differing.
     """
 
     chunks: int
@@ -90,9 +88,18 @@ def verify(
         If there is no such variable, or its metadata is damaged or not ours.
     ValueError
         If the source has another shape or dtype.
+
+    Examples
+    --------
+    >>> from quantize import quantize_to_zarr
+    >>> from zarr.storage import MemoryStore
+    >>> store, values = MemoryStore(), np.linspace(0, 1, 100)
+    >>> _ = quantize_to_zarr(values, store)
+    >>> verify(store, source=values).ok, len(verify(store, source=values + 1).differing)
+    (True, 1)
     """
     variable, metadata = sealed_variable(store, name)
-    work = None if source is None else compared(source, variable, metadata)
+    work = None if source is None else expected_work(source, variable, metadata)
     check = Check(variable, metadata, work)
     check.documents()
     each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising())
@@ -100,7 +107,7 @@ def verify(
 
 
 class Check:
-    """One run of `verify`: what it has found so far, of damaged places at most `TOLD` by name."""
+    """One run of `verify`: what it has found so far, of damaged places at most `NAMED_DAMAGE` by name."""
 
     def __init__(self, variable: Variable, metadata: Metadata, work: Work | None) -> None:
         self.variable, self.metadata, self.layout, self.work = variable, metadata, metadata.layout, work
@@ -109,8 +116,8 @@ class Check:
         self.more = 0
         self.whole: list[int] = []
         self.differing: list[str] = []
-        # Indices of the axis, each the first of a unit's, whose scales are damaged.
-        self.without: set[int | None] = set()
+        # The units whose scales are damaged, by the first of their indices of the axis.
+        self.units_without_scales: set[int | None] = set()
         self.lock = threading.Lock()
 
     def result(self) -> Verification:
@@ -122,7 +129,7 @@ class Check:
 
     def damage(self, place: str, error: Exception) -> None:
         with self.lock:
-            if place in self.damaged or len(self.damaged) < TOLD:
+            if place in self.damaged or len(self.damaged) < NAMED_DAMAGE:
                 self.damaged[place] = str(error.__cause__ or error)
             else:
                 self.more += 1
@@ -150,14 +157,14 @@ class Check:
         """
         count = self.layout.units.count
         for number in range(count):
-            if len(self.damaged) == TOLD:
+            if len(self.damaged) == NAMED_DAMAGE:
                 break
             yield number
         else:
             return
         present = self.variable.present(self.layout)
-        for start in range(number, count, STRIDE):
-            stretch = present[start : start + STRIDE]
+        for start in range(number, count, LISTED_UNITS):
+            stretch = present[start : start + LISTED_UNITS]
             there = np.flatnonzero(stretch)
             with self.lock:
                 self.more += len(stretch) - len(there)
@@ -171,14 +178,14 @@ class Check:
         """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
         region = self.layout.units.region(number)
         indices = None if self.metadata.axis is None else region[self.metadata.axis].start
-        if indices in self.without:
+        if indices in self.units_without_scales:
             return
         try:
             scales = scales_of(self.reader, region)
             if self.layout.shards:
                 self.reader.index(number)
         except DamagedChunkError as error:
-            self.without.add(indices)
+            self.units_without_scales.add(indices)
             self.damage(error.place, error)
             return
         except ValueError as error:
@@ -200,7 +207,7 @@ class Check:
         self.whole.append(whole)
 
 
-def compared(source: Any, variable: Variable, metadata: Metadata) -> Work:
+def expected_work(source: Any, variable: Variable, metadata: Metadata) -> Work:
     """The work that would write this variable from a source."""
     origin, layout = as_source(source), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):

@@ -16,6 +16,7 @@ from ..numerics.scales import Rule
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
+from ..store.zarr_json import to_json
 from .chunking import chosen_layout
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, rereads, statistics_disk, statistics_memory, task_memory
 from .scans import one_read, scan_batches
@@ -97,20 +98,20 @@ class Plan:
         return "1 pass: each chunk holds all values of its indices, so that scales and codes come from one read"
 
     def to_json(self) -> dict[str, Any]:
-        layout = self.layout
-        return {
+        layout, rule = self.layout, self.rule
+        document = {
             "source": self.source,
             "destination": self.destination,
-            "shape": list(layout.shape),
-            "dtype": str(layout.dtype),
-            "chunks": list(layout.chunks),
-            "shards": list(layout.shards) if layout.shards else None,
+            "shape": layout.shape,
+            "dtype": layout.dtype,
+            "chunks": layout.chunks,
+            "shards": layout.shards,
             "compressor": layout.compressor.name,
-            "scale_method": self.rule.scale_method,
-            "axis": self.rule.axis,
-            "percentile": self.rule.percentile,
-            "value_range": list(self.rule.value_range) if self.rule.value_range else None,
-            "nan_policy": self.rule.nan_policy,
+            "scale_method": rule.scale_method,
+            "axis": rule.axis,
+            "percentile": rule.percentile,
+            "value_range": rule.value_range,
+            "nan_policy": rule.nan_policy,
             "missing": self.missing if self.missing is None or math.isfinite(self.missing) else str(self.missing),
             "passes": self.passes,
             "units": self.units,
@@ -122,8 +123,10 @@ class Plan:
             "kept": self.kept,
             "disk": self.disk,
             "free": self.free,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
+        found: dict[str, Any] = to_json(document)
+        return found
 
     def __str__(self) -> str:
         layout = self.layout
@@ -134,7 +137,7 @@ class Plan:
         lines = {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
-            "scale": f"{described(self.rule)}, {self.reads}",
+            "scale": f"{in_words(self.rule)}, {self.reads}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
             "disk": f"{format_bytes(self.disk)} at most{free}",
@@ -249,7 +252,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     )
 
 
-def described(rule: Rule) -> str:
+def in_words(rule: Rule) -> str:
     """The rule in words."""
     share = "" if rule.percentile is None else f" {rule.percentile:g}"
     return f"{rule.scale_method}{share}" + ("" if rule.axis is None else f", one for each index of axis {rule.axis}")

@@ -288,13 +288,13 @@ def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
     assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
 
 
-def test_suggest_prints_what_compare_gives_and_writes_nothing(tmp_path, made, monkeypatch):
-    from quantize.quality.suggest import compare
+def test_suggest_prints_what_the_function_gives_and_writes_nothing(tmp_path, made, monkeypatch):
+    from quantize import suggest
 
     monkeypatch.chdir(tmp_path)
     result = quantize("suggest", made / "holes.npy")
     assert result.exit_code == 0
-    assert result.stdout == f"{compare(str(made / 'holes.npy'))}\n"
+    assert result.stdout == f"{suggest(str(made / 'holes.npy'))}\n"
     assert "--nan-policy propagate" in result.stdout
     assert list(tmp_path.iterdir()) == []
     found = document(quantize("suggest", made / "holes.npy", "--json", "--missing", "280.5"))

@@ -11,9 +11,9 @@ from ... import __version__
 from ...reading.array import Int4Array
 from ..choices import Choice, Comparison, decibels, percent
 from ..figures import ErrorFigures
-from ..measure import Measurement, given_range, rule_of
+from ..measure import Measurement, given_range, rule_of_store
 from . import pictures
-from .verdict import Verdict, bits, ratio
+from .verdict import Verdict, bits, times_smaller
 
 CSS = """
 :root { color-scheme: light; }
@@ -115,7 +115,7 @@ def tiles(array: Int4Array, figures: ErrorFigures) -> str:
         ),
         ("saturated", percent(share) if share else "none", "values beyond the levels"),
         ("stored", f"{bits(figures)} bits", "a value, scales included"),
-        ("smaller", f"{ratio(array)} times", f"than {array.dtype}"),
+        ("smaller", f"{times_smaller(array)} times", f"than {array.dtype}"),
     )
     cells = "\n".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(what)}</small></dd></div>"
@@ -136,7 +136,7 @@ def table_section(array: Int4Array, figures: ErrorFigures) -> str:
 
 def settings(array: Int4Array) -> list[tuple[str, str]]:
     """How the store was made."""
-    rule = rule_of(array)
+    rule = rule_of_store(array)
     share = "" if rule.percentile is None else f" {rule.percentile:g}"
     given = given_range(array)
     within = "" if given is None else f", of the range {given[0]:g} to {given[1]:g}"
@@ -182,7 +182,7 @@ def whole_of(array: Int4Array) -> float | None:
 
 def value_section(array: Int4Array, counts: Any) -> str:
     one = {} if array.axis is not None else {"scale": array.scale, "zero_point": array.zero_point}
-    lowest = rule_of(array).lowest
+    lowest = rule_of_store(array).lowest
     figure = pictures.value_histogram(counts, lowest, whole=whole_of(array), label=label_of(array), **one)
     caption = (
         "Each orange line is a level: a value is stored as the code of the nearest one. The scale is good where the "
