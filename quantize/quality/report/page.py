@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import __version__
 from ...reading.array import Int4Array
+from ...reading.summary import facts
 from ..choices import Choice, Comparison, decibels, percent
 from ..figures import ErrorFigures
 from ..measure import Measurement, given_range, rule_of_store
@@ -140,12 +141,9 @@ def settings(array: Int4Array) -> list[tuple[str, str]]:
     share = "" if rule.percentile is None else f" {rule.percentile:g}"
     given = given_range(array)
     within = "" if given is None else f", of the range {given[0]:g} to {given[1]:g}"
-    found = [("scale method", f"{rule.scale_method}{share}{within}"), ("chunks", str(array.chunks))]
-    if array.axis is None:
-        found.append(("scale", f"{array.scale:.9g}, zero point {array.zero_point}"))
-    else:
-        found.append(("scale", f"one for each of the {array.shape[array.axis]:,} indices of axis {array.axis}"))
-    return found
+    known = dict(facts(array, most=0))
+    method = f"{rule.scale_method}{share}{within}"
+    return [("scale method", method), *((name, known[name]) for name in ("chunks", "scale"))]
 
 
 # Its pictures ---------------------------------------------------------------------------------------------------------
