@@ -11,9 +11,9 @@ import numpy as np
 
 from quantize import quantize_to_zarr
 from quantize.cli.demo import elevations
-from quantize.quality.measure import measured
+from quantize.quality.measure import measure_store
 from quantize.quality.report import pictures
-from quantize.quality.suggest import compare
+from quantize.quality.suggest import suggest
 
 HERE = Path(__file__).parent / "pictures"
 
@@ -29,9 +29,9 @@ def main() -> None:
         heights, vectors = elevations(), embeddings()
         height = quantize_to_zarr(heights, Path(folder) / "height.zarr", chunks=(16, 16))
         vector = quantize_to_zarr(vectors, Path(folder) / "vector.zarr", scale_method="mse")
-        parts = measured(height, heights).figures.parts
-        found = measured(vector, vectors)
-    choices = compare(vectors, current=vector)
+        parts = measure_store(height, heights).figures.parts
+        found = measure_store(vector, vectors)
+    choices = suggest(vectors, current=vector)
     assert parts is not None
     drawn = {
         "values": pictures.value_histogram(

@@ -8,8 +8,7 @@ import numpy as np
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
-from quantize import Plan, Progress, quantize_to_zarr
-from quantize.quality.verify import verify
+from quantize import Plan, Progress, quantize_to_zarr, verify
 
 COLUMNS = 1024
 

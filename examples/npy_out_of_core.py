@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from dask.utils import format_bytes, parse_bytes
 
-from quantize import plan, quantize_to_zarr
-from quantize.quality.verify import verify
+from quantize import plan, quantize_to_zarr, verify
 
 COLUMNS = 1024
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from quantize import RefusedValuesError, quantize_to_zarr
-from quantize.reading.restore import restore
+from quantize import RefusedValuesError, quantize_to_zarr, restore
 
 
 def main() -> None:

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from .pipeline import quantize_part as quantize_part
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .pipeline import seal as seal
+    from .quality.choices import Comparison as Comparison
     from .quality.figures import ErrorFigures as ErrorFigures
     from .quality.measure import measure_error as measure_error
+    from .quality.report.report import Report as Report
+    from .quality.report.report import write_report as write_report
+    from .quality.suggest import suggest as suggest
+    from .quality.verify import Verification as Verification
+    from .quality.verify import verify as verify
     from .quantize import Int4Values as Int4Values
     from .quantize import NanInt4Values as NanInt4Values
     from .quantize import PackedInt4Values as PackedInt4Values
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     from .quantize import unpack_int8_to_int4 as unpack_int8_to_int4
     from .reading.array import Int4Array as Int4Array
     from .reading.array import open_int4 as open_int4
+    from .reading.restore import restore as restore
     from .runtime.plan import Plan as Plan
     from .runtime.plan import plan as plan
     from .runtime.progress import Progress as Progress
@@ -57,8 +64,13 @@ HOMES = {
     ),
     "reading.array": ("Int4Array", "open_int4"),
     "runtime.plan": ("Plan", "plan"),
-    "quality.measure": ("measure_error",),
+    "reading.restore": ("restore",),
+    "quality.verify": ("Verification", "verify"),
     "quality.figures": ("ErrorFigures",),
+    "quality.measure": ("measure_error",),
+    "quality.choices": ("Comparison",),
+    "quality.suggest": ("suggest",),
+    "quality.report.report": ("Report", "write_report"),
     "runtime.progress": ("Progress",),
     "pipeline": ("quantize_part", "quantize_to_zarr", "seal"),
 }

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,26 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def memory_keys(store: zarr.storage.MemoryStore) -> set[str]:
     return set(store._store_dict)
+
+
+# Ways to store values of shape (17, 9, 7): one chunk, many, in shards, and by several workers.
+JOBS: list[dict[str, Any]] = [
+    {},
+    {"chunks": (5, 4, 4)},
+    {"chunks": (2, 3, 4), "shards": (6, 9, 4), "compressors": None},
+    {"chunks": (17, 2, 7), "workers": 3},
+]
+
+
+def interrupted(values: np.ndarray, store: Any, **job: Any) -> None:
+    """Begin a run that stops once pass 2 begins."""
+
+    def progress(event: Any) -> None:
+        if getattr(event, "phase", "") == "write":
+            raise InterruptedError
+
+    with suppress(InterruptedError):
+        quantize_to_zarr(values, store, progress=progress, **job)
 
 
 class Counting:

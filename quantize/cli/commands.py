@@ -21,7 +21,7 @@ from .. import __version__
 from .options import JOB, JSON, MISSING, NAME, OVERWRITE, STORE, part, region, size
 from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of a disk which has room again once somebody makes some
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of a disk: a run goes on once somebody makes room
 
 
 class Commands(click.Group):
@@ -44,7 +44,7 @@ class Commands(click.Group):
         try:
             code = super().main(arguments, "quantize", standalone_mode=False, obj=arguments, **extra)
         except Exception as error:
-            code = explain(error)
+            code = explain(error, self)
         sys.exit(code)
 
 
@@ -73,10 +73,10 @@ def suggest(source: str, missing: Any, as_json: bool) -> None:
     For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
     the command that runs it. Reads a small part of SRC, and writes nothing.
     """
-    from ..quality.suggest import compare
+    from ..quality.suggest import suggest
 
     with stoppable():
-        found = compare(source, missing=missing)
+        found = suggest(source, missing=missing)
     say(as_json, {"source": source, **found.to_json()}, found)
 
 
@@ -125,7 +125,7 @@ def run(
     began = time.monotonic()
     with stoppable(), resumable(command) as display:
         from ..pipeline import quantize_to_zarr
-        from ..reading.summary import described, description, how_to_read
+        from ..reading.summary import description, how_to_read, summary
 
         array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
     elapsed = time.monotonic() - began
@@ -133,7 +133,7 @@ def run(
     whole = ", and every chunk of it is whole" if settings["verify"] else ""
     finished = f"nothing to do: {where} is finished already{whole}"
     done = f"wrote {where} in {duration(elapsed)}" if display.worked else finished
-    document = {**described(array), "worked": display.worked, "elapsed": elapsed}
+    document = {**summary(array), "worked": display.worked, "elapsed": elapsed}
     say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
 
 
@@ -163,12 +163,12 @@ def run_part(
 def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
     """Make STORE readable once all parts of a run are written."""
     from ..pipeline import seal
-    from ..reading.summary import described, description, how_to_read
+    from ..reading.summary import description, how_to_read, summary
 
     with stoppable():
         array = seal(store, name, durable=durable)
     text = f"sealed {array.path}/{array.name}\n{description(array)}\n{how_to_read(store, array.name)}"
-    say(as_json, described(array), text)
+    say(as_json, summary(array), text)
 
 
 @main.command()
@@ -178,13 +178,13 @@ def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
 def info(store: str, name: str | None, as_json: bool) -> int:
     """Print what STORE holds: shape, scale, status."""
     from ..reading.array import Int4Array
-    from ..reading.summary import described, description
+    from ..reading.summary import description, summary
     from ..storage import find
 
     variable, metadata = find(store, name)
     if metadata.status == "sealed":
         array = Int4Array(variable, metadata)
-        say(as_json, described(array), f"{array.path}/{array.name}\n{description(array)}")
+        say(as_json, summary(array), f"{array.path}/{array.name}\n{description(array)}")
         return DONE
     layout = metadata.layout
     document = {
@@ -301,8 +301,8 @@ def restore(store: str, destination: str, name: str | None, overwrite: bool, as_
 @JSON
 def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, as_json: bool) -> int:
     """Quantize real elevations, measure the errors and draw them."""
-    from ..reading.summary import described, description, how_to_read
-    from .demo import Demonstration, bits_of_one_tile
+    from ..reading.summary import description, how_to_read, summary
+    from .demo import Demonstration
 
     tell = (lambda text: None) if as_json else click.echo
     with stoppable(), contextlib.ExitStack() as stack:
@@ -315,12 +315,12 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
         tell(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
         with Display() as display:
             array, figures = demonstration.run(display)
-        alone = bits_of_one_tile()
+        alone = demonstration.bits_of_one_tile()
         tell(f"\nwrote {array.path}/{array.name}\n{description(array)}")
         tell(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
         tell(f"\n{figures}\n\nwrote the picture {drawn}")
         document = {
-            **described(array),
+            **summary(array),
             "bits_of_one_tile": alone,
             "errors": figures.to_json(),
             "picture": str(drawn),
@@ -377,10 +377,10 @@ def resumable(command: str) -> Iterator[Display]:
         with display:
             yield display
     except (KeyboardInterrupt, OSError) as error:
-        if display.last is None and isinstance(error, OSError) and error.errno not in FULL:
+        if display.last is None and isinstance(error, OSError) and error.errno not in DISK_FULL:
             raise
         reached = display.place(display.last) if display.last else "nothing done yet"
-        raise Unfinished(f"{message(error)} ({reached}). To go on, run\n  {command}") from error
+        raise Unfinished(f"{message(error, main)} ({reached}). To go on, run\n  {command}") from error
 
 
 if __name__ == "__main__":

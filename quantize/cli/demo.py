@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from ..quality.report.pictures import compare_picture
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
 
-SAMPLE = "jacksboro_fault_dem.npz"
+SAMPLE_FILE = "jacksboro_fault_dem.npz"  # one of matplotlib's samples
 DTYPE = np.dtype("<f4")
-PIECE_VALUES = 1 << 22  # values: what is written at once
+WRITTEN_VALUES = 1 << 22  # values: what is written at a time
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Demonstration:
     picture: Path
     overwrite: bool = False
 
+    @functools.cached_property
+    def tile(self) -> np.ndarray:
+        return elevations()
+
     def prepare(self, nbytes: int) -> tuple[int, int]:
         """Write the data; their shape.
 
@@ -55,7 +60,7 @@ class Demonstration:
         ModuleNotFoundError
             If matplotlib, which has the elevations, is not installed.
         """
-        tile = elevations()
+        tile = self.tile
         check_free(self.store, self.overwrite)
         for path in (self.data, self.picture):
             check_target(path, self.overwrite)
@@ -66,8 +71,8 @@ class Demonstration:
     def run(self, progress: Callable[[Any], None]) -> tuple[Int4Array, ErrorFigures]:
         """Quantize the data, measure the errors, and draw them."""
         array = quantize_to_zarr(self.data, self.store, overwrite=self.overwrite, progress=progress)
-        figures = measure_error(array, self.data, progress)
-        corner = tuple(slice(0, n) for n in np.minimum(array.shape, elevations().shape))
+        figures = measure_error(self.data, array, progress)
+        corner = tuple(slice(0, n) for n in np.minimum(array.shape, self.tile.shape))
         compare_picture(
             np.load(self.data, mmap_mode="r")[corner],
             array[corner],
@@ -78,26 +83,24 @@ class Demonstration:
         )
         return array, figures
 
-
-def bits_of_one_tile() -> float:
-    """Bits a value that the elevations take on their own: tiled they repeat, and the compressor finds that."""
-    tile = elevations()
-    with TemporaryDirectory() as folder:
-        return 8 * quantize_to_zarr(tile, Path(folder) / "tile.zarr").nbytes_stored / tile.size
+    def bits_of_one_tile(self) -> float:
+        """Bits a value that the elevations take on their own: tiled they repeat, and the compressor finds that."""
+        with TemporaryDirectory() as folder:
+            return 8 * quantize_to_zarr(self.tile, Path(folder) / "tile.zarr").nbytes_stored / self.tile.size
 
 
 def elevations() -> np.ndarray:
     """Metres above sea level around the Jacksboro fault, Tennessee: 344 x 403 points, 3 arc seconds apart."""
     from matplotlib.cbook import get_sample_data
 
-    with np.load(get_sample_data(SAMPLE, asfileobj=False)) as sample:
+    with np.load(get_sample_data(SAMPLE_FILE, asfileobj=False)) as sample:
         return np.asarray(sample["elevation"], DTYPE)
 
 
 def write_tiled(path: Path, tile: np.ndarray, shape: tuple[int, int]) -> None:
     """Write an .npy file of `shape` in pieces: the tile repeated, each time mirrored, so that no seam shows."""
     rows, columns = (mirrored(n, period) for n, period in zip(shape, tile.shape, strict=True))
-    step = max(1, PIECE_VALUES // shape[1])
+    step = max(1, WRITTEN_VALUES // shape[1])
     with replacing(path, overwrite=True) as partial, NpySink().open(partial, Outline(shape, tile.dtype)) as put:
         for start in range(0, shape[0], step):
             part = rows[start : start + step]

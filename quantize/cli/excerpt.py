@@ -19,9 +19,9 @@ from ..numerics.grid import Region
 from ..reading.array import Int4Array
 from ..reading.indexing import Axis, full_index
 
-PIECE_VALUES = 1 << 24  # values: what is written at once
-EDGE = 3  # indices: what is shown of each end of a long axis, as NumPy does
-SHORT = 1000  # values: an excerpt of at most so many is shown whole
+SAVED_VALUES = 1 << 24  # values: what is written at a time
+EDGE_VALUES = 3  # values: what is printed of each end of a long axis, as NumPy does
+PRINTED_WHOLE = 1000  # values: an excerpt of at most so many is printed whole
 NPY = NpySink()
 
 
@@ -45,7 +45,7 @@ class Excerpt:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values here: .npy has no bfloat16."""
+        """Dtype of the excerpt: float32 for bfloat16, which .npy does not have."""
         return NPY.stored_dtype(self.array.dtype)
 
     def values(self, region: Sequence[slice] | None = None) -> np.ndarray:
@@ -56,12 +56,12 @@ class Excerpt:
 
     def preview(self) -> str:
         """The values as NumPy prints them. Of a long excerpt only what is shown is read."""
-        if math.prod(self.shape) <= SHORT:
-            return np.array2string(self.values(), threshold=SHORT)
-        corners = np.zeros([min(n, 2 * EDGE + 1) for n in self.shape], self.dtype)
+        if math.prod(self.shape) <= PRINTED_WHOLE:
+            return np.array2string(self.values(), threshold=PRINTED_WHOLE)
+        corners = np.zeros([min(n, 2 * EDGE_VALUES + 1) for n in self.shape], self.dtype)
         for ends in product(*[ends_of(n) for n in self.shape]):
             corners[tuple(shown for shown, _ in ends)] = self.values([taken for _, taken in ends])
-        return np.array2string(corners, threshold=0, edgeitems=EDGE)
+        return np.array2string(corners, threshold=0, edgeitems=EDGE_VALUES)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write an .npy file, which is there only once it is whole.
@@ -86,9 +86,9 @@ def indices(axis: range) -> slice:
 
 def ends_of(n: int) -> list[tuple[slice, slice]]:
     """Where the ends of an axis stand in what is shown, and where in the axis; a short axis is shown whole."""
-    if n <= 2 * EDGE:
+    if n <= 2 * EDGE_VALUES:
         return [(slice(0, n), slice(0, n))]
-    return [(slice(0, EDGE), slice(0, EDGE)), (slice(EDGE + 1, None), slice(n - EDGE, n))]
+    return [(slice(0, EDGE_VALUES), slice(0, EDGE_VALUES)), (slice(EDGE_VALUES + 1, None), slice(n - EDGE_VALUES, n))]
 
 
 def regions(shape: tuple[int, ...]) -> Iterator[Region]:
@@ -96,4 +96,4 @@ def regions(shape: tuple[int, ...]) -> Iterator[Region]:
     if not shape:
         yield ()
     elif math.prod(shape):
-        yield from blocks(shape, PIECE_VALUES)
+        yield from blocks(shape, SAVED_VALUES)

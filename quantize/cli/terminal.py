@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import sys
@@ -37,16 +36,9 @@ EXITS = {
     "KeyboardInterrupt": STOPPED,
 }
 
-# The library's messages name keyword arguments and functions; here they are options and commands.
-SPELLINGS = (
-    (r"\bvalue_range=\(low, high\)", "--value-range LOW HIGH"),
-    (r"\b(overwrite|verify)=True", r"--\1"),
-    (r"\bmissing=None", "--missing none"),
-    (r"\bnan_policy\b", "--nan-policy"),
-    (r"\bscale_method\b", "--scale-method"),
-    (r"\bvalue_range\b", "--value-range"),
-    (r"\b(name|axis|percentile|missing|chunks|shards|compressors|memory|workers)=", r"--\1="),
-    (r"(--[a-z-]+)=(?:[\"']([^\"']*)[\"']|([\w.-]+))?", r"\1 \2\3"),
+# The library's messages name functions and keyword arguments. Here they are commands, and options, whose names
+# `spelled` takes from the commands.
+COMMANDS = (
     (r"\bopen_int4\b", "`quantize read`"),
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),
     (r"\bquantize_to_zarr\b", "`quantize run`"),
@@ -59,8 +51,8 @@ class Unfinished(Exception):
     """A run that stopped before its end, and can go on."""
 
 
-def explain(error: BaseException) -> int:
-    """Say what went wrong on standard error; the exit code that goes with it."""
+def explain(error: BaseException, program: click.Group) -> int:
+    """Say what went wrong on standard error; the exit code that goes with it. `program` has the options' names."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return USAGE
@@ -76,12 +68,12 @@ def explain(error: BaseException) -> int:
     elif code == BUG:
         complain(f"{type(error).__name__}: {error}. This is a bug in quantize: QUANTIZE_DEBUG=1 shows where it is")
     else:
-        complain(message(error))
+        complain(message(error, program))
     return code
 
 
-def message(error: BaseException) -> str:
-    """An error in the words of the command line."""
+def message(error: BaseException, program: click.Group) -> str:
+    """An error in the words of the command line, whose commands are those of `program`."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "stopped"
     if isinstance(error, MemoryError):
@@ -91,10 +83,41 @@ def message(error: BaseException) -> str:
             return f'this needs {name}, which is not installed: pip install "quantize[{EXTRAS[name]}]"'
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    text = str(error)
-    for pattern, replacement in SPELLINGS:
+    text = spelled(str(error), options_of(program))
+    for pattern, replacement in COMMANDS:
         text = re.sub(pattern, replacement, text)
     return text.rstrip()
+
+
+def options_of(program: click.Group) -> dict[str, str]:
+    """Each option as it is typed, ``--nan-policy``, by the keyword argument that it stands for, ``nan_policy``."""
+    every = (option for command in program.commands.values() for option in command.params)
+    return {str(option.name): max(option.opts, key=len) for option in every if isinstance(option, click.Option)}
+
+
+def spelled(text: str, options: dict[str, str]) -> str:
+    """A message with options instead of keyword arguments.
+
+    A name with an underscore is not an English word, so it stands for its option even without a value.
+
+    >>> options = {"name": "--name", "overwrite": "--overwrite", "value_range": "--value-range"}
+    >>> spelled("the value_range of name='x': pass value_range=(low, high), or overwrite=True", options)
+    'the --value-range of --name x: pass --value-range LOW HIGH, or --overwrite'
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value, quoted = match.group("name", "value", "quoted")
+        if value is None and "_" not in name:
+            return match[0]
+        if value in (None, "=", "=True"):
+            return options[name]
+        if re.fullmatch(r"=\([a-z, ]+\)", value):  # names of numbers, as in a signature
+            return f"{options[name]} {value[2:-1].replace(',', '').upper()}"
+        return f"{options[name]} {quoted[1:-1] if quoted else 'none' if value == '=None' else value[1:]}"
+
+    names = "|".join(map(re.escape, options))
+    quoted = r"""(?P<quoted>"[^"]*"|'[^']*')"""
+    return re.sub(rf"\b(?P<name>{names})\b(?P<value>=(?:{quoted}|\([^)]*\)|[\w.-]+)?)?", option, text)
 
 
 def complain(text: str) -> None:
@@ -103,24 +126,15 @@ def complain(text: str) -> None:
 
 def say(as_json: bool, document: dict[str, Any], text: object) -> None:
     """Print a result: for machines one JSON object, in which numbers that JSON lacks are null."""
-    click.echo(json.dumps(plain(document), allow_nan=False) if as_json else str(text))
+    from ..store.zarr_json import to_json
 
-
-def plain(value: Any) -> Any:
-    """A value with only what JSON has in it."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    click.echo(json.dumps(to_json(document), allow_nan=False) if as_json else str(text))
 
 
 # Progress -------------------------------------------------------------------------------------------------------------
 
 PHASES = ("scan", "write")
-INTERVAL = 5.0  # seconds between two lines where the output is no terminal
+LINE_INTERVAL = 5.0  # seconds: between two lines where the output is not a terminal
 
 
 class Display:
@@ -175,7 +189,7 @@ class Display:
             if first:
                 self.task = self.bar.add_task(text, total=event.total)
             self.bar.update(self.task, completed=event.done, description=text)
-        elif event.done == event.total or now - self.shown >= INTERVAL:
+        elif event.done == event.total or now - self.shown >= LINE_INTERVAL:
             click.echo(text, err=True)
             self.shown = now
 

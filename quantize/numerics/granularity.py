@@ -47,9 +47,9 @@ class Granularity(ABC):
         The axis that keeps a scale for each of its indices, where that is what it does.
     single : bool
         Whether all values share one.
-    label, each, option : str
-        What to call it in a table, in ``"one for each ..."``, and as an option of the command line; empty where all
-        values share one.
+    label, each, plural, option : str
+        What to call it in a table, in ``"one for each ..."``, in ``"12 ..."`` and as an option of the command line;
+        empty where all values share one.
     """
 
     axis: int | None = None
@@ -65,6 +65,10 @@ class Granularity(ABC):
 
     @property
     def option(self) -> str:
+        return ""
+
+    @property
+    def plural(self) -> str:
         return ""
 
     @abstractmethod
@@ -262,6 +266,10 @@ class PerAxis(Granularity):
         return f"index of axis {self.axis}"
 
     @property
+    def plural(self) -> str:
+        return f"indices of axis {self.axis}"
+
+    @property
     def option(self) -> str:
         return f" --axis {self.axis}"
 
@@ -311,6 +319,10 @@ class PerBlock(Granularity):
     @property
     def each(self) -> str:
         return f"block of {self._words}"
+
+    @property
+    def plural(self) -> str:
+        return self.label
 
     @property
     def option(self) -> str:

@@ -172,6 +172,20 @@ class Method(ABC):
             scales[i], zero_points[i] = found.scale, found.zero_point
         return scales, zero_points
 
+    @abstractmethod
+    def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """What the scale grows in proportion to, of many ranges."""
+
+    @property
+    def label(self) -> str:
+        """What to call it in a table."""
+        return str(self)
+
+    @property
+    def option(self) -> str:
+        """The options of the command line that ask for it."""
+        return f" --scale-method {self.name}"
+
     def __str__(self) -> str:
         return self.name
 
@@ -181,6 +195,13 @@ class MinMax(Method):
     """All levels spread evenly over the range of the values."""
 
     name = "minmax"
+
+    def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        return np.asarray(high - low)
+
+    @property
+    def option(self) -> str:
+        return "" if type(self) is MinMax else super().option  # the default
 
     def exact(self, low: float, high: float, lowest: int) -> Scale:
         if low == high:
@@ -204,6 +225,9 @@ class AbsMax(Method):
 
     def lowest(self, nan_code: int | None) -> int:
         return LOWEST + 1
+
+    def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        return np.asarray(np.fmax(np.abs(low), np.abs(high)))
 
     def exact(self, low: float, high: float, lowest: int) -> Scale:
         largest = max(abs(low), abs(high))
@@ -233,6 +257,10 @@ class Percentile(MinMax):
                 f"percentile is {self.percentile!r}, but must be a number above 0 and up to 100, such as 99.9"
             )
         object.__setattr__(self, "percentile", share)
+
+    @property
+    def option(self) -> str:
+        return super().option + ("" if self.percentile == PERCENTILE else f" --percentile {self.percentile:g}")
 
     def __str__(self) -> str:
         return f"{self.name} {self.percentile:g}"
@@ -269,8 +297,19 @@ class GivenRange(Method):
     def name(self) -> str:  # type: ignore[override]
         return self.like.name
 
+    @property
+    def label(self) -> str:
+        return "{}, of the range {:g} to {:g}".format(self, *self.value_range)
+
+    @property
+    def option(self) -> str:
+        return self.like.option + " --value-range {:.17g} {:.17g}".format(*self.value_range)
+
     def lowest(self, nan_code: int | None) -> int:
         return self.like.lowest(nan_code)
+
+    def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        return self.like.width(low, high)
 
     def scale(self, statistics: Statistics, lowest: int) -> Scale:
         return self.exact(*self.value_range, lowest)
@@ -339,13 +378,6 @@ class Rule:
             method = GivenRange(value_range, method)
         return cls(method, granularity, nan_policy)
 
-    # compat
-    scale_method = property(lambda self: self.method.name)
-    value_range = property(lambda self: self.method.value_range)
-    percentile = property(lambda self: self.method.percentile)
-    axis = property(lambda self: self.granularity.axis)
-    histogrammed = property(lambda self: self.method.needs == "histogram")
-
     @property
     def nan_code(self) -> int | None:
         return NAN_CODE if self.nan_policy == "propagate" else None
@@ -403,6 +435,11 @@ class Rule:
             "value_range": None if given is None else list(given),
             "nan_policy": self.nan_policy,
         }
+
+    @property
+    def label(self) -> str:
+        """What to call it in a table."""
+        return ", ".join(filter(None, [self.method.label, self.granularity.label]))
 
     def __str__(self) -> str:
         each = self.granularity.each

@@ -42,6 +42,7 @@ class Affine(NamedTuple):
     magic: Any
 
 
+BOUND_SLACK = 1e-5  # of half a step: what the bound of half a step allows the kernels to lose to rounding
 FAR = Fraction(1 << 60)  # steps: offsets are cut there, farther than any two values of a dtype that differ lie apart
 EDGE = {np.float32: 100, np.float64: 1000}  # powers of two: scales up to it, and down to its reciprocal, need no factor
 MANTISSA = {np.float32: 23, np.float64: 52}  # bits of the fraction
@@ -146,8 +147,8 @@ def levels(
     """The values ``(code - zero_point) * scale`` of the codes -8..7, and which of them the dtype cannot hold.
 
     They are computed in float64 and rounded once, half to even, to `dtype`. That of `nan_code` is NaN, or in an integer
-    dtype the missing value. A value beyond the dtype's finite range by at most half a step (and `SLACK` of that, as in
-    the bound) saturates; one further out cannot be held, and its entry means nothing.
+    dtype the missing value. A value beyond the dtype's finite range by at most half a step (and `BOUND_SLACK` of that)
+    saturates; one further out cannot be held, and its entry means nothing.
 
     Examples
     --------
@@ -157,7 +158,7 @@ def levels(
     """
     values, outside = np.zeros(16, dtype), np.zeros(16, bool)
     lowest, highest = finite_range(dtype)
-    half = Fraction(scale.scale) / 2 * (1 + Fraction(1, 10**5))
+    half = Fraction(scale.scale) / 2 * (1 + Fraction(str(BOUND_SLACK)))
     for place, code in enumerate(range(LOWEST, HIGHEST + 1)):
         if code == codes.nan_code:
             if dtype.kind not in "iu":

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..numerics.names import PERCENTILE
 from ..numerics.scales import Rule
+from ..store.zarr_json import to_json
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; those that JSON has no number for are None."""
-        figures = asdict(self)
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
+        found: dict[str, Any] = to_json(asdict(self))
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,8 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """All figures; those that JSON has no number for are None."""
-        return {
-            "rows": [row.to_json() for row in self.rows],
-            "recommended": self.recommended.to_json(),
-            "reason": self.reason,
-            "sampled": self.sampled,
-            "total": self.total,
-            "notes": list(self.notes),
-        }
+        found: dict[str, Any] = to_json(asdict(self))
+        return found
 
     def __str__(self) -> str:
         lines = aligned([HEAD, *(cells(row, row == self.recommended) for row in self.rows)])
@@ -106,12 +100,6 @@ class Comparison:
         advice = textwrap.fill(f"recommended: {self.recommended.label}. {self.reason}", 100)
         parts = [looked], lines, notes, [advice, f"  {self.recommended.command}"]
         return "\n\n".join("\n".join(part) for part in parts if part)
-
-
-def label(rule: Rule) -> str:
-    share = "" if rule.percentile is None else f" {rule.percentile:g}"
-    given = "" if rule.value_range is None else " of {:g} to {:g}".format(*rule.value_range)
-    return f"{rule.scale_method}{share}{given}" + ("" if rule.axis is None else f", axis {rule.axis}")
 
 
 def command_words(source: Any, declared: Any, missing: Any) -> tuple[str, str, str]:
@@ -126,17 +114,13 @@ def command_words(source: Any, declared: Any, missing: Any) -> tuple[str, str, s
 
 
 def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
+    """What to run: with a `given` range, as options, that covers what the method finds in the sample."""
     source, stem, missing = words
-    method = "minmax" if given and rule.histogrammed else rule.scale_method
-    suffix = rule.scale_method + ("" if rule.axis is None else f"-axis{rule.axis}")
-    destination = shlex.quote(f"{stem}-{suffix}.zarr") if stem else "DST"
-    options = "" if method == "minmax" else f" --scale-method {method}"
-    if rule.percentile not in (None, PERCENTILE) and not given:
-        options += f" --percentile {rule.percentile:g}"
-    if rule.axis is not None:
-        options += f" --axis {rule.axis}"
-    if rule.value_range is not None:
-        options += " --value-range {:.17g} {:.17g}".format(*rule.value_range)
+    suffix = "".join(rule.granularity.label.split())
+    name = "-".join(filter(None, [stem, rule.method.name, suffix]))
+    destination = shlex.quote(f"{name}.zarr") if stem else "DST"
+    options = "" if given and rule.method.needs == "histogram" else rule.method.option
+    options += rule.granularity.option
     if rule.nan_code is not None:
         options += " --nan-policy propagate"
     return f"quantize run {source} {destination}{options}{given}{missing}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.grid import Shape
+from ..store.zarr_json import to_json
 
 # Figures --------------------------------------------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ class ErrorFigures:
         Index of the first value that has it; None where nothing was compared.
     sqnr_db : float
         Signal to quantization noise: variance of the source over mean square error, in decibels. Infinite where every
-        value is exact, NaN where all are also the same.
+        value is exact; NaN where, besides, all values are the same.
     bound : float or None
         Half a step, ``scale / 2``; with a scale for each index of an axis the largest.
     largest_in_range : float or None
@@ -80,7 +81,7 @@ class ErrorFigures:
 
     Examples
     --------
-    >>> from quantize.quality.measure import measure_error
+    >>> from quantize import measure_error
     >>> figures = measure_error([1.0, 2.0, 4.0], [1.0, 2.5, 4.0])
     >>> figures.max_error, figures.max_error_at, round(figures.rmse, 4)
     (0.5, (1,), 0.2887)
@@ -128,7 +129,7 @@ class ErrorFigures:
         figures |= {one.name: getattr(self, one.name) for one in fields(self)}
         if self.parts is not None:
             figures["parts"] = vars(self.parts)
-        found: dict[str, Any] = strict(figures)
+        found: dict[str, Any] = to_json(figures)
         return found
 
     def rows(self) -> list[tuple[str, str]]:
@@ -167,21 +168,12 @@ class ErrorFigures:
         return "\n".join(f"{name:<17}{text}" for name, text in self.rows())
 
 
-def strict(value: Any) -> Any:
-    """With None for the numbers that JSON lacks."""
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # Sums -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What `ErrorFigures` are made of; those of two sets of values add up to those of both.
+    """Sums that `ErrorFigures` are made of. The sums of two sets of values add up to those of both.
 
     `bias`, `mae` and `mean` (of the source) are means, `rmse` and `deviation` (of the source) root mean squares:
     merged as such, by weight, none of them overflows. The deviations are merged as by Chan, Golub and LeVeque (1979),
@@ -228,7 +220,7 @@ class Sums:
         )
 
     def times(self, power: int) -> Sums:
-        """Those of all values and errors times two to the `power`."""
+        """The sums of the same values and errors, all multiplied with two to the `power`."""
         bias, mae, rmse, mean, deviation, largest = (
             float(np.ldexp(number, power))
             for number in (self.bias, self.mae, self.rmse, self.mean, self.deviation, self.largest)
@@ -236,7 +228,7 @@ class Sums:
         return replace(self, bias=bias, mae=mae, rmse=rmse, mean=mean, deviation=deviation, largest=largest)
 
     def with_means(self, other: Sums) -> Sums:
-        """With the deviation of other sums, and their means where its own have overflowed."""
+        """These sums with the deviation of others, and with their means where its own have overflowed."""
         own = {name: getattr(self, name) for name in ("bias", "mae", "mean")}
         means = {name: mean if math.isfinite(mean) else getattr(other, name) for name, mean in own.items()}
         return replace(self, deviation=other.deviation, **means)

@@ -6,30 +6,29 @@ import functools
 import math
 import operator
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ..exceptions import StoreError, UnfinishedStoreError
 from ..io import as_source
 from ..io.source import Source
 from ..numerics.blocks import blocks, processors
 from ..numerics.dtypes import checked_dtype
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
-from ..numerics.scales import Rule
 from ..reading.array import Int4Array, open_int4
 from ..runtime.progress import Progress
 from .figures import ErrorFigures, PartErrors, Sums
-from .residuals import Counts, Ruler, compare_arrays
+from .residuals import Counts, ErrorBound, errors_of_arrays
 
-BLOCK_VALUES = 1 << 22  # values of a store that a thread has at a time, where a chunk is not larger
-BLOCK_CHUNKS = 1 << 10  # and chunks
-PIECE_VALUES = 1 << 17  # values compared at a time: their float64 stay in a processor's cache
-MOST_PARTS = 4096  # parts of an array with figures of their own
+STORE_BLOCK_VALUES = 1 << 22  # values: what a thread has of a store at a time, unless a single chunk is larger
+STORE_BLOCK_CHUNKS = 1 << 10  # chunks: the most that a thread has of a store at a time
+COMPARED_VALUES = 1 << 17  # values: what is compared at a time, so that its float64 stay in a processor's cache
+MOST_PARTS = 4096  # parts: the most that an array has figures for, each on its own
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,15 +45,16 @@ class Measurement:
 
 
 def measure_error(original: Any, restored: Any, progress: Callable[[Progress], object] | None = None) -> ErrorFigures:
-    """Compare what was quantized with what is restored: two arrays in memory, or a store with its source.
+    """Compare the original with what is restored of it: two arrays in memory, or a source and the store made from it.
 
     Parameters
     ----------
-    original : array_like; or Int4Array, path, URL or Zarr store
-        Before quantization; or the store, as `open_int4` takes or gives it, which is then read in one pass that holds
-        a few chunks at a time.
-    restored : array_like; or path, array or Source
-        After it, of the same shape; or for a store what it was made from.
+    original : array_like; or path, array or Source
+        The values before quantization, an array in memory. For a store what it was made from, as for
+        `quantize_to_zarr`.
+    restored : array_like; or Int4Array, path, URL or Zarr store
+        The values after it, of the same shape, an array in memory. Or the store, as `open_int4` takes or gives it:
+        it is read beside the source in one pass that holds a few chunks of each at a time.
     progress : callable, optional
         For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks.
 
@@ -67,7 +67,8 @@ def measure_error(original: Any, restored: Any, progress: Callable[[Progress], o
     ValueError
         If the shapes differ.
     TypeError
-        If arrays hold neither floats nor integers.
+        If `restored` is neither an array nor a store, as when the two are passed the other way round, or arrays hold
+        neither floats nor integers.
     DamagedChunkError
         If a chunk of the store is missing or damaged.
 
@@ -81,20 +82,54 @@ def measure_error(original: Any, restored: Any, progress: Callable[[Progress], o
     RMS error        0.288675
     SQNR             12.71 dB
     """
-    if isinstance(original, Int4Array):
-        return measured(original, restored, progress).figures
-    if is_store(original):
-        return measured(open_int4(original), restored, progress).figures
-    return compared_arrays(np.asarray(original), np.asarray(restored)).figures()
+    if may_be_store(restored):
+        return measure_store(store_of(restored, original), original, progress).figures
+    if may_be_store(original):
+        raise TypeError(f"{named(original)} and {named(restored)} cannot be compared: {ORDER}")
+    return measure_arrays(np.asarray(original), np.asarray(restored)).figures()
+
+
+ORDER = (
+    "the original comes first, as in measure_error(source, store), or measure_error(original, restored) with two "
+    "arrays in memory"
+)
+
+
+def may_be_store(value: Any) -> bool:
+    """Whether a value is what `open_int4` takes or gives; an array never is."""
+    return isinstance(value, str | os.PathLike | Int4Array) or hasattr(value, "supports_listing")
+
+
+def store_of(restored: Any, original: Any) -> Int4Array:
+    """The store to measure. The error names the order where `original` is a store, or this is a ``.npy`` file."""
+    if isinstance(restored, Int4Array):
+        return restored
+    try:
+        return open_int4(restored)
+    except UnfinishedStoreError:
+        raise
+    except (StoreError, FileNotFoundError) as error:
+        if is_store(original) or named(restored).endswith(".npy"):
+            raise TypeError(f"{named(restored)} is not a store ({error}): {ORDER}") from error
+        raise
 
 
 def is_store(value: Any) -> bool:
-    if isinstance(value, str | os.PathLike):
+    """Whether a value is a store that can be read."""
+    if isinstance(value, Int4Array):
         return True
-    return not isinstance(value, np.ndarray | list | tuple | float | int) and hasattr(value, "supports_listing")
+    try:
+        open_int4(value)
+    except (StoreError, OSError, TypeError, ValueError):
+        return False
+    return True
 
 
-def compared_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
+def named(value: Any) -> str:
+    return os.fsdecode(value) if isinstance(value, str | os.PathLike) else type(value).__name__
+
+
+def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     if original.shape != restored.shape:
         raise ValueError(f"the original has shape {original.shape}, but what is restored has shape {restored.shape}")
     for array in (original, restored):
@@ -102,15 +137,15 @@ def compared_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     shape = original.shape or (1,)
     x, y = original.reshape(shape), restored.reshape(shape)
     total = Sums()
-    for region in blocks(shape, PIECE_VALUES):
-        total += compare_arrays(x[region], y[region], tuple(part.start for part in region))
+    for region in blocks(shape, COMPARED_VALUES):
+        total += errors_of_arrays(x[region], y[region], tuple(part.start for part in region))
     if not original.shape and total.at is not None:
         return replace(total, at=())
     return total
 
 
-def measured(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
-    """The figures of a store and its source, and the distributions, in one pass on several threads."""
+def measure_store(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
+    """The figures of a store and its source, and the distributions, in one pass on all processors."""
     origin = as_source(source)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
@@ -121,7 +156,7 @@ def measured(array: Int4Array, source: Any, progress: Callable[[Progress], objec
     report(Progress("measure", 0, grid.count, 0, 0))
 
     def work(number: int) -> tuple[list[tuple[int, Sums]], Counts, float]:
-        return compare_block(array, origin, grid.region(number), parts)
+        return errors_of_region(array, origin, grid.region(number), parts)
 
     for number, (found, own, half) in enumerate(in_order(work, range(grid.count), processors())):
         for part, one in found:
@@ -145,67 +180,48 @@ def measured(array: Int4Array, source: Any, progress: Callable[[Progress], objec
 
 
 def part_errors(parts: Grid, each: list[Sums]) -> PartErrors:
-    def of(figure: Callable[[Sums], float]) -> tuple[float, ...]:
+    def each_part(figure: Callable[[Sums], float]) -> tuple[float, ...]:
         return tuple(figure(one) if one.values else math.nan for one in each)
 
     return PartErrors(
         parts.box,
         parts.counts,
-        of(lambda one: one.rmse if one.count else math.nan),
-        of(lambda one: one.largest if one.count else math.nan),
-        of(lambda one: one.saturated / one.values),
+        each_part(lambda one: one.rmse if one.count else math.nan),
+        each_part(lambda one: one.largest if one.count else math.nan),
+        each_part(lambda one: one.saturated / one.values),
     )
 
 
-def compare_block(
+def errors_of_region(
     array: Int4Array, origin: Source, region: Region, parts: Grid
 ) -> tuple[list[tuple[int, Sums]], Counts, float]:
     """Sums of each part that a region shares in, counts of all of it, and its largest half step."""
-    ruler = ruler_of(array, region)
+    bound = error_bound(array, region)
     codes = array.codes(region)
     sums: dict[int, Sums] = {}
     counts = Counts()
     for piece in origin.pieces(region):
         values = origin.read(piece)
         for part, shared in parts.touched(piece):
-            for small in blocks(shape_of(shared), PIECE_VALUES):
+            for small in blocks(shape_of(shared), COMPARED_VALUES):
                 own = shifted(small, shared)
                 inside = within(own, region)
                 corner = tuple(axis.start for axis in own)
-                one, counted = ruler.part(inside).compare(values[within(own, piece)], codes[inside], corner)
+                one, counted = bound.part(inside).compare(values[within(own, piece)], codes[inside], corner)
                 sums[part] = sums.get(part, Sums()) + one
                 counts.add(counted)
-    return list(sums.items()), counts, float(ruler.scales.scale.max()) / 2
+    return list(sums.items()), counts, float(bound.scales.scale.max()) / 2
 
 
-def ruler_of(array: Int4Array, region: Region) -> Ruler:
+def error_bound(array: Int4Array, region: Region) -> ErrorBound:
     metadata = array.metadata
-    return Ruler(array._reader.scales(region), metadata.codes, metadata.rule.method.clips, array.dtype)
-
-
-def rule_of(array: Int4Array) -> Rule:
-    """How the scales of a store were chosen, but for a `value_range`."""
-    metadata = array.metadata
-    policy = "raise" if metadata.nan_code is None else "propagate"
-    share = settings_of(array).get("percentile") if metadata.scale_method == "percentile" else None
-    return Rule.of(metadata.scale_method, nan_policy=policy, percentile=share, granularity=metadata.granularity)
-
-
-def given_range(array: Int4Array) -> tuple[float, float] | None:
-    """The `value_range` that the store was made with."""
-    found = settings_of(array).get("value_range")
-    return (float(found[0]), float(found[1])) if found else None
-
-
-def settings_of(array: Int4Array) -> dict[str, Any]:
-    found: dict[str, Any] = array.metadata.fingerprint.get("settings", {})
-    return found
+    return ErrorBound(array._reader.scales(region), metadata.codes, metadata.rule.method.clips, array.dtype)
 
 
 def comparison_grid(shape: Shape, chunks: Shape) -> Grid:
     """Blocks of whole chunks, of several where they are small."""
     box = list(chunks)
-    times = max(1, min(BLOCK_VALUES // math.prod(box), BLOCK_CHUNKS))
+    times = max(1, min(STORE_BLOCK_VALUES // math.prod(box), STORE_BLOCK_CHUNKS))
     for axis in reversed(range(len(box))):
         along = min(times, -(-shape[axis] // box[axis]))
         box[axis] *= along
@@ -230,13 +246,11 @@ def parts_grid(shape: Shape, chunks: Shape) -> Grid:
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Results of `work` in the order of the items, from several threads that are never far ahead."""
-    from ..runtime.schedulers import result_of, threads  # imports Dask, which arrays in memory do without
-
-    with threads(workers, threading.Event()) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         running: deque[Future[Result]] = deque()
         for item in items:
             running.append(pool.submit(work, item))
             if len(running) > 2 * workers:
-                yield result_of(running.popleft())
+                yield running.popleft().result()
         while running:
-            yield result_of(running.popleft())
+            yield running.popleft().result()

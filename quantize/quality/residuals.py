@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numba
@@ -14,17 +15,17 @@ import numpy as np
 
 from ..kernels import compiled
 from ..numerics.grid import Region, Shape, index_at
-from ..numerics.scales import LOWEST, Codes, Scale, Scales
-from ..numerics.tables import LevelTable, level_table
+from ..numerics.scales import LOWEST, Codes, Scales
+from ..numerics.tables import BOUND_SLACK, LevelTable, level_table
 from .figures import Sums
 
-SLACK = 1e-5  # of half a step: what a kernel may lose to rounding
+Distribution = TypeVar("Distribution")
 
 
-class Bins(NamedTuple):
+class EvenBins(NamedTuple):
     """Bins of one width from ``-reach`` to `reach`, and one at either end for the rest.
 
-    >>> Bins(reach=1, per_unit=2).edges().tolist()
+    >>> EvenBins(reach=1, per_unit=2).edges().tolist()
     [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
 
@@ -36,12 +37,12 @@ class Bins(NamedTuple):
         return 2 * self.reach * self.per_unit + 2
 
     def edges(self) -> np.ndarray:
-        """Of the bins but the two at the ends."""
+        """Edges of all bins but the two at the ends."""
         return np.arange(-self.reach * self.per_unit, self.reach * self.per_unit + 1) / self.per_unit
 
 
-VALUE_BINS = Bins(24, 32)  # of values, counted in steps: the level of code q lies at q
-ERROR_BINS = Bins(1, 126)  # of errors, in steps: half of one is the bound; joined, they can be centred and end there
+VALUE_BINS = EvenBins(24, 32)  # steps: bins of values, in which the level of code q lies at q
+ERROR_BINS = EvenBins(1, 126)  # steps: bins of errors; 126 has the divisors that let joined bins end at half a step
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Ruler:
-    """What codes of a region stand for, and how far from that their values may lie.
+class ErrorBound:
+    """The values that the codes of a region stand for, and how far those of the source may lie from them.
 
     Attributes
     ----------
@@ -67,9 +68,9 @@ class Ruler:
     codes : Codes
         Which codes values get, and which stands for missing ones.
     clips : bool
-        Whether values may saturate, and it is no defect.
+        Whether a value may lie beyond the outermost level without being a defect.
     dtype : dtype
-        Of what is restored.
+        Dtype of the restored values.
     """
 
     scales: Scales
@@ -83,11 +84,9 @@ class Ruler:
         known = 0 if self.codes.missing is None else self.codes.missing
         return level_table(self.scales, self.dtype, replace(self.codes, missing=known))
 
-    @functools.cached_property
-    def places(self) -> np.ndarray:
-        """The number of the group at each place along the middle of the cube that the loops take."""
-        numbers = np.arange(self.scales.count).reshape(self.scales.scale.shape)
-        return np.asarray(self.scales.granularity.spread(numbers, self.scales.shape))
+    def each(self, entries: np.ndarray) -> np.ndarray:
+        """An entry for each group as the loops take it: for each place along the middle of a `cube` of the region."""
+        return self.scales.granularity.spread(entries, self.scales.shape)
 
     @functools.cached_property
     def table(self) -> np.ndarray:
@@ -95,14 +94,15 @@ class Ruler:
         values = self.exact.rows.astype(np.float64)
         if self.codes.nan_code is not None:
             values[:, self.codes.nan_code - LOWEST] = np.nan
-        return np.asarray(values[self.places])
+        groups = np.arange(self.scales.count).reshape(self.scales.scale.shape)
+        return np.asarray(values[self.each(groups)])
 
-    def part(self, region: Region) -> Ruler:
-        """That of a region."""
+    def part(self, region: Region) -> ErrorBound:
+        """The bound of a region."""
         return replace(self, scales=self.scales.part(region))
 
     def compare(self, original: np.ndarray, codes: np.ndarray, corner: Shape) -> tuple[Sums, Counts]:
-        """A piece of the source with its codes, whose first value has the index `corner`.
+        """Errors of a piece of the source, given its codes; its first value has the index `corner`.
 
         Raises
         ------
@@ -110,49 +110,84 @@ class Ruler:
             If a code stands for a value that the dtype cannot hold.
         """
         self.exact.check(codes)
-        missing = self.codes.missing
-        if missing is not None:
-            absent = original == np.asarray(missing).astype(original.dtype)
+        if self.codes.missing is not None:
+            absent = original == np.asarray(self.codes.missing).astype(original.dtype)
             original = np.where(absent, np.nan, original.astype(np.float64))
         block = np.ascontiguousarray(codes).reshape(self.scales.granularity.cube(codes.shape))
         restored = np.empty(block.shape)
         compiled(restore_loop, "float64")(block, self.table, restored)
-        return compare_block(original, restored, block, self, corner)
+        return errors_of_block(original, restored, block, self, corner)
 
 
-PLAIN = Ruler(Scales.one(Scale(1.0), (1,)), Codes(), True, np.dtype(np.float64))
+def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) -> Sums:
+    """Errors of a piece of one array against that of another, of which no scale is known."""
+
+    def sums(x: np.ndarray, y: np.ndarray, power: int) -> tuple[Sums, None]:
+        whole, real = np.zeros(4, np.int64), np.zeros(6)
+        compiled(error_loop, "float64")(x, y, whole, real)
+        count, missing, mismatched, position = whole.tolist()
+        bias, mae, rmse, mean, deviation, largest = real.tolist()
+        return Sums(
+            count,
+            missing,
+            mismatched,
+            x.size - count - missing - mismatched,
+            bias=bias,
+            mae=mae,
+            rmse=rmse,
+            mean=mean,
+            deviation=deviation,
+            largest=largest,
+            at=(position,) if count else None,
+        ), None
+
+    x, y = (np.ascontiguousarray(values, np.float64).reshape(-1) for values in (original, restored))
+    found, _ = without_overflow(sums, x, y)
+    return with_index(found, original.shape, corner)
 
 
-def compare_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) -> Sums:
-    """A piece of one array with that of another, of which no scale is known."""
-    block = np.ascontiguousarray(restored).reshape(1, 1, -1).astype(np.float64)
-    sums, _ = compare_block(original, block, np.zeros(block.shape, np.int8), PLAIN, corner)
-    return replace(sums, saturated=0, outside=0, in_range=0.0)
-
-
-def compare_block(
-    original: np.ndarray, restored: np.ndarray, codes: np.ndarray, ruler: Ruler, corner: Shape
+def errors_of_block(
+    original: np.ndarray, restored: np.ndarray, codes: np.ndarray, bound: ErrorBound, corner: Shape
 ) -> tuple[Sums, Counts]:
-    """Values of any shape, and as ``(before, along, behind)`` an axis what is restored of them and their codes."""
+    """Errors of values of any shape, given what is restored of them and their codes, both as a cube."""
+    scales = bound.each(bound.scales.scale)
+    spacings = np.array([spacing(original.dtype), spacing(bound.dtype)], np.int64)
+
+    def sums(x: np.ndarray, y: np.ndarray, power: int) -> tuple[Sums, Counts]:
+        return sums_and_counts(x, y, codes, bound, np.ldexp(scales, power), spacings + np.array([power, 0]))
+
     x = np.ascontiguousarray(original, np.float64).reshape(codes.shape)
-    scales = ruler.scales.scale.reshape(-1)[ruler.places]
-    spacings = np.array([spacing(original.dtype), spacing(ruler.dtype)], np.int64)
-    found, counts = compare_numbers(x, restored, codes, ruler, scales, spacings)
-    if not ordinary(found):
-        # In units, powers of two, in which no square overflows or vanishes: errors have one of their own.
-        with np.errstate(over="ignore"):
-            rmse = root_mean_square(x, restored, found.largest)
-            largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
-            power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
-            x, restored, scales = (np.ldexp(numbers, -power) for numbers in (x, restored, scales))
-            other, others = compare_numbers(x, restored, codes, ruler, scales, spacings - [[power, 0]])
-            other = other.times(power)
-        # Large numbers made smaller may lose small steps and errors; their counts and means are right as found.
-        found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
-        found = replace(found, rmse=rmse)
-    if found.at is None:
+    found, counts = without_overflow(sums, x, restored)
+    return with_index(found, original.shape, corner), counts
+
+
+def without_overflow(
+    sums: Callable[[np.ndarray, np.ndarray, int], tuple[Sums, Distribution]], x: np.ndarray, restored: np.ndarray
+) -> tuple[Sums, Distribution]:
+    """Call `sums` on original and restored values, in units in which no square overflows or vanishes.
+
+    `sums` takes both, and the power of two that they are multiplied with.
+    """
+    found, counts = sums(x, restored, 0)
+    if ordinary(found):
         return found, counts
-    return replace(found, at=tuple(map(operator.add, index_at(found.at[0], original.shape), corner))), counts
+    # Errors have a unit of their own.
+    with np.errstate(over="ignore"):
+        rmse = root_mean_square(x, restored, found.largest)
+        largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
+        power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
+        other, others = sums(np.ldexp(x, -power), np.ldexp(restored, -power), -power)
+        other = other.times(power)
+    # Large numbers made smaller may lose small steps and errors; their counts and means are right as found.
+    found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
+    return replace(found, rmse=rmse), counts
+
+
+def with_index(found: Sums, shape: Shape, corner: Shape) -> Sums:
+    """Turn the position of the largest error in a piece, in C order, into its index in the whole array."""
+    if found.at is None:
+        return found
+    return replace(found, at=tuple(map(operator.add, index_at(found.at[0], shape), corner)))
 
 
 def ordinary(found: Sums) -> bool:
@@ -162,7 +197,7 @@ def ordinary(found: Sums) -> bool:
 
 
 def root_mean_square(x: np.ndarray, restored: np.ndarray, largest: float) -> float:
-    """Of the errors, of which the largest is known."""
+    """Root mean square of the errors, of which the largest is known."""
     known = np.isfinite(x) & ~np.isnan(restored)
     halved = int(math.isinf(largest))  # the difference of halves does not overflow
     errors = np.ldexp(restored[known], -halved) - np.ldexp(x[known], -halved)
@@ -171,20 +206,20 @@ def root_mean_square(x: np.ndarray, restored: np.ndarray, largest: float) -> flo
     return float(np.ldexp(root, power + halved))
 
 
-def compare_numbers(
-    x: np.ndarray, restored: np.ndarray, codes: np.ndarray, ruler: Ruler, scales: np.ndarray, spacings: np.ndarray
+def sums_and_counts(
+    x: np.ndarray, restored: np.ndarray, codes: np.ndarray, bound: ErrorBound, scales: np.ndarray, spacings: np.ndarray
 ) -> tuple[Sums, Counts]:
-    """As `compare_block`; `at` has only the position of the largest error, in C order."""
+    """Sums and counts of a block, in which `at` is the position of the largest error, in C order."""
     counts, whole, real = Counts(), np.zeros(7, np.int64), np.zeros(7)
-    slack = 0.5 if ruler.dtype.kind in "iu" else 0.0
+    slack = 0.5 if bound.dtype.kind in "iu" else 0.0
     tables = (counts.codes, counts.values, counts.errors)
     with np.errstate(over="ignore", divide="ignore"):
-        steps = (scales, 1 / scales, ruler.scales.zero_point.reshape(-1)[ruler.places].astype(np.float64))
-    loop, lowest = compiled(compare_loop, "float64"), ruler.codes.lowest
+        steps = (scales, 1 / scales, bound.each(bound.scales.zero_point).astype(np.float64))
+    loop, lowest = compiled(compare_loop, "float64"), bound.codes.lowest
     loop(x, restored, codes, steps, lowest, spacings, slack, tables, whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
     bias, mae, rmse, mean, deviation, largest, in_range = real.tolist()
-    outside = outside if ruler.clips else outside + saturated
+    outside = outside if bound.clips else outside + saturated
     numbers = (count, missing, mismatched, infinite, saturated, outside)
     at = (position,) if count else None
     return Sums(*numbers, bias, mae, rmse, mean, deviation, largest, in_range, at), counts
@@ -224,17 +259,46 @@ def ulp(size, spacings):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def first_of(x, y):  # type: ignore[no-untyped-def]
-    """A restored value, which lies among the levels: sums of squares about it keep their digits far from zero."""
+def first_restored(x, y):  # type: ignore[no-untyped-def]
+    """The first restored value: sums of squares about it keep their digits, however far from zero the data lie."""
     for i in range(x.size):
         if math.isfinite(x[i]) and not math.isnan(y[i]):
             return y[i]
     return 0.0
 
 
+def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
+    middle = first_restored(x, y)
+    count, missing, mismatched, position = 0, 0, 0, 0
+    bias, mae, square, total, spread, largest = 0.0, 0.0, 0.0, 0.0, 0.0, -1.0
+    for i in range(x.size):
+        value, restored = x[i], y[i]
+        if math.isinf(value):
+            continue
+        if math.isnan(value) or math.isnan(restored):
+            both = math.isnan(value) and math.isnan(restored)
+            missing += both
+            mismatched += not both
+            continue
+        count += 1
+        error, off = restored - value, value - middle
+        size = abs(error)
+        bias += error
+        mae += size
+        square += error * error
+        total += off
+        spread += off * off
+        if size > largest:
+            largest, position = size, i
+    n = max(count, 1)
+    whole[:] = (count, missing, mismatched, position)
+    real[:3] = bias / n, mae / n, math.sqrt(square / n)
+    real[3:] = middle + total / n, math.sqrt(max(spread / n - (total / n) ** 2, 0.0)), largest
+
+
 def compare_loop(x, y, codes, steps, lowest, spacings, slack, counts, whole, real):  # type: ignore[no-untyped-def]
     scales, inverses, zero_points = steps
-    middle = first_of(x.reshape(-1), y.reshape(-1))
+    middle = first_restored(x.reshape(-1), y.reshape(-1))
     count, missing, mismatched, infinite, saturated, outside, position = 0, 0, 0, 0, 0, 0, 0
     bias, mae, square, total, spread, largest, in_range = 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0
     for i in range(x.shape[0]):
@@ -265,14 +329,14 @@ def compare_loop(x, y, codes, steps, lowest, spacings, slack, counts, whole, rea
                     largest, position = size, (i * x.shape[1] + j) * x.shape[2] + k
                 if half > 1.0:
                     rounding = slack + 2.0 * ulp(max(abs(value), abs(restored)), spacings)
-                    if size > (1.0 + SLACK) * scales[j] / 2.0 + rounding:
+                    if size > (1.0 + BOUND_SLACK) * scales[j] / 2.0 + rounding:
                         clipped = code == (7 if error < 0 else lowest)
                         saturated += clipped
                         outside += not clipped
                         half = 0.0 if clipped else half
                 in_range = max(in_range, half)
                 count_into(counts[1], VALUE_BINS, value * inverses[j] + zero_points[j])
-                count_into(counts[2], ERROR_BINS, error * inverses[j] * (1.0 - 2.0 * SLACK))
+                count_into(counts[2], ERROR_BINS, error * inverses[j] * (1.0 - 2.0 * BOUND_SLACK))
     n = max(count, 1)
     whole[:] = (count, missing, mismatched, infinite, saturated, outside, position)
     real[:3] = bias / n, mae / n, math.sqrt(square / n)

@@ -10,19 +10,21 @@ import numpy as np
 
 from ..io import as_source
 from ..io.sampling import SAMPLE_VALUES, sample_of
+from ..io.source import Source
+from ..numerics.granularity import PER_TENSOR, Granularity, PerAxis
 from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
 from .choices import Choice, Comparison, command_words, percent
-from .trial import Sample, measured
+from .trial import Sample, try_rule
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
 
-GAIN = 1.0  # dB that a choice must gain to be recommended over a simpler one
-PRICE = 0.5  # bits a value that an axis may cost to be recommended
+LEAST_GAIN = 1.0  # dB: what a choice must gain to be recommended over a simpler one
+DEAREST_AXIS = 0.5  # bits a value: what an axis may cost at most to be recommended
 
 
-def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "declared") -> Comparison:
+def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "declared") -> Comparison:
     """Try each way to choose scales on a sample, and recommend one.
 
     Parameters
@@ -57,11 +59,15 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     Examples
     --------
     >>> values = np.random.default_rng(0).standard_t(4, 100_000).astype(np.float32)
-    >>> found = compare(values)
+    >>> found = suggest(values)
     >>> found.recommended.label, found.recommended.command
     ('mse', 'quantize run SRC DST --scale-method mse')
     """
-    origin = as_source(source)
+    return compare_rules(as_source(source), source, current, missing)
+
+
+def compare_rules(origin: Source, source: Any, current: Int4Array | None, missing: Any) -> Comparison:
+    """Compare the choices for a source that is open already; `source` is what their commands call it."""
     chosen = origin.missing_value(missing)
     sample = Sample.of(sample_of(origin, SAMPLE_VALUES), origin.shape, chosen)
     notes = []
@@ -73,19 +79,19 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     if sample.propagates:
         absent = np.count_nonzero(~sample.counted) - sample.infinite
         notes.append(f"{percent(absent / sample.values.size)} of the sample is missing, which takes one of the codes")
-    axes: list[int | None] = [None]
-    for axis in range(len(origin.shape)) if not sample.infinite else ():
-        why = sample.why_not(axis)
+    tried: list[Granularity] = [PER_TENSOR]
+    for finer in map(PerAxis, range(len(origin.shape)) if not sample.infinite else ()):
+        why = sample.why_not(finer)
         if why is None:
-            axes.append(axis)
+            tried.append(finer)
         elif why:
-            notes.append(f"axis {axis} is left out: {why}")
-    rules = [sample.rule(method, axis) for axis in axes for method in SCALE_METHODS]
-    now = None if current is None else rule_of(current, sample)
+            notes.append(f"{finer.label} is left out: {why}")
+    rules = [sample.rule(method, granularity) for granularity in tried for method in SCALE_METHODS]
+    now = None if current is None else rule_for_sample(current, sample)
     if now is not None and now not in rules:
         rules.append(now)
     words = command_words(source, origin.missing, chosen)
-    choices = {rule: replace(measured(sample, rule, words), current=rule == now) for rule in rules}
+    choices = {rule: replace(try_rule(sample, rule, words), current=rule == now) for rule in rules}
     if any("taken off" in choice.note for choice in choices.values()):
         notes.append(
             "the range of all values is likely wider than the sample's: what that costs minmax and absmax is "
@@ -97,30 +103,30 @@ def compare(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     )
 
 
-def rule_of(array: Int4Array, sample: Sample) -> Rule:
+def rule_for_sample(array: Int4Array, sample: Sample) -> Rule:
     """How the scales of a store were chosen, with what the sample needs for missing values."""
     return replace(array.metadata.rule, nan_policy="propagate" if sample.propagates else "raise")
 
 
 def recommendation(choices: dict[Rule, Choice]) -> tuple[Rule, str]:
     """The simplest choice that none other beats by enough, and why."""
-    rules = {(rule.scale_method, rule.axis): rule for rule in choices if rule.value_range is None}
+    rules = {(rule.method.name, rule.granularity): rule for rule in choices if rule.method.needs != "nothing"}
 
-    def best(axis: int | None) -> Rule:
+    def best(granularity: Granularity) -> Rule:
         """minmax, or mse where that gains enough."""
-        simple, other = rules["minmax", axis], rules["mse", axis]
-        return other if choices[other].sqnr_db - choices[simple].sqnr_db >= GAIN else simple
+        simple, other = rules["minmax", granularity], rules["mse", granularity]
+        return other if choices[other].sqnr_db - choices[simple].sqnr_db >= LEAST_GAIN else simple
 
-    start = best(None)
-    axes = [axis for method, axis in rules if method == "mse" and axis is not None and ("minmax", axis) in rules]
+    start = best(PER_TENSOR)
+    finer = [each for name, each in rules if name == "mse" and not each.single and ("minmax", each) in rules]
     gaining = [
         rule
-        for rule in map(best, axes)
-        if choices[rule].sqnr_db - choices[start].sqnr_db >= GAIN
-        and choices[rule].bits_per_value - choices[start].bits_per_value <= PRICE
+        for rule in map(best, finer)
+        if choices[rule].sqnr_db - choices[start].sqnr_db >= LEAST_GAIN
+        and choices[rule].bits_per_value - choices[start].bits_per_value <= DEAREST_AXIS
     ]
     chosen = max(gaining, key=lambda rule: choices[rule].sqnr_db, default=start)
-    return chosen, reason(choices, start, chosen, rules["minmax", chosen.axis])
+    return chosen, reason(choices, start, chosen, rules["minmax", chosen.granularity])
 
 
 def reason(choices: dict[Rule, Choice], start: Rule, chosen: Rule, simple: Rule) -> str:
@@ -132,19 +138,19 @@ def reason(choices: dict[Rule, Choice], start: Rule, chosen: Rule, simple: Rule)
     exact = choice.sqnr_db == math.inf
     if exact:
         said.append("It restores every value of the sample exactly.")
-    if chosen.axis is not None:
+    if not chosen.granularity.single:
         before, bits = choices[start], choice.bits_per_value - choices[start].bits_per_value
         gained = f"gains {choice.sqnr_db - before.sqnr_db:.1f} dB over one for all ({before.label})"
         gained = "does so" if exact else gained
-        said.append(f"One scale for each index of axis {chosen.axis} {gained}, for {bits:.2g} bits a value.")
-    if chosen.scale_method == "mse":
+        said.append(f"One scale for each {chosen.granularity.each} {gained}, for {bits:.2g} bits a value.")
+    if chosen.method.clips:
         said.append(
             f"It gains {choice.sqnr_db - choices[simple].sqnr_db:.1f} dB over {choices[simple].label}, whose range "
             f"reaches the outermost values. In return {percent(choice.saturated_share)} of the values saturate, and "
             f"the largest error on the sample is {choice.max_error:.3g} instead of {choices[simple].max_error:.3g}."
         )
     elif not exact:
-        said.append(f"No value saturates, and mse, which lets some do so, gains less than {GAIN:g} dB over it.")
-    if chosen.axis is None and not exact and any(rule.axis is not None for rule in choices):
-        said.append(f"No axis gains {GAIN:g} dB more for {PRICE:g} bits a value or less.")
+        said.append(f"No value saturates, and mse, which lets some do so, gains less than {LEAST_GAIN:g} dB over it.")
+    if chosen.granularity.single and not exact and any(not rule.granularity.single for rule in choices):
+        said.append(f"No axis gains {LEAST_GAIN:g} dB more for {DEAREST_AXIS:g} bits a value or less.")
     return " ".join(said)

@@ -1,4 +1,4 @@
-"""What one rule gives on a sample."""
+"""One rule tried on a sample: its errors, and its bits a value."""
 
 from __future__ import annotations
 
@@ -10,29 +10,19 @@ from typing import Any
 import numpy as np
 
 from ..numerics.blocks import blocks
-from ..numerics.granularity import granularity_of
+from ..numerics.granularity import Granularity
 from ..numerics.grid import Region, Shape
 from ..numerics.scales import HIGHEST, Rule
+from ..numerics.tables import BOUND_SLACK
 from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
 from ..store.codec import ChunkCodec, Compressor
-from .choices import Choice, command, label
+from .choices import Choice, command
 
-PARAMETERS = 128  # bits of a scale and a zero point
-
-
-DEAREST = 4.0  # bits a value that the scales of an axis may take to be looked at: as many as the codes
-
-
-ENOUGH = 256  # sampled values that an index of an axis is judged by, if it has as many
-
-
-LONGEST = 1 << 14  # indices of an axis that are looked at
-
-
-PARTS = 9  # of a sample, whose ranges against those of larger parts show how a range grows with the number of values
-
-
-SLACK = 1e-5  # of half a step, as in the bound
+SCALE_BITS = 128  # bits: a scale and its zero point
+DEAREST_BITS = 4.0  # bits a value: scales that would take more than the codes are not tried
+ENOUGH_VALUES = 256  # sampled values of a group: its scales are tried with so many, or with all that a group has
+MOST_GROUPS = 1 << 14  # groups that share a scale: about the most that are tried
+RANGE_PARTS = 9  # parts of a sample: their ranges, beside that of the whole, show how a range grows with the values
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +32,17 @@ class Sample:
     Attributes
     ----------
     values : ndarray
-        Missing ones are NaN, infinite ones some other value.
+        The sampled values; NaN where they are missing, and some other value where they are infinite.
     counted : ndarray of bool
-        Those that are neither.
+        Whether a value is neither missing nor infinite.
     dtype : dtype
-        Of the source: what is restored.
+        Dtype of the source, to which codes are restored.
     shape : tuple of int
-        Of the source.
+        Shape of the source.
     propagates : bool
         Whether there are missing values.
     infinite : int
-        How many are infinite.
+        Number of infinite values.
     """
 
     values: np.ndarray
@@ -90,52 +80,58 @@ class Sample:
         return sum(float(np.square(self.numbers(region, self.values) - middle).sum()) for region in regions)
 
     def numbers(self, region: Region, array: np.ndarray) -> np.ndarray:
-        """Those of an array of the sample's shape in a region, but for what is not counted."""
+        """The counted numbers of an array of the sample's shape, in a region, as float64."""
         part = array[region]
         return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64)
 
-    def rule(self, method: str, axis: int | None, **options: Any) -> Rule:
-        granularity = granularity_of(axis, self.values.ndim)
-        policy = "propagate" if self.propagates else "raise"
-        return Rule.of(method, nan_policy=policy, granularity=granularity, **options)
+    def rule(self, method: str, granularity: Granularity) -> Rule:
+        return Rule.of(method, nan_policy="propagate" if self.propagates else "raise", granularity=granularity)
 
-    def per_index(self, axis: int | None, shape: Shape) -> float:
-        """Values of one index, for an array of this shape."""
-        return math.prod(shape) / (1 if axis is None else shape[axis])
+    def per_group(self, granularity: Granularity, shape: Shape) -> float:
+        """Values of one group, for an array of this shape."""
+        return math.prod(shape) / granularity.count(shape)
 
-    def times(self, axis: int | None) -> float:
-        """How many times as many values an index has in all than in the sample."""
-        return self.per_index(axis, self.shape) / self.per_index(axis, self.values.shape)
+    def times(self, granularity: Granularity) -> float:
+        """How many times as many values a group has in all than in the sample."""
+        return self.per_group(granularity, self.shape) / self.per_group(granularity, self.values.shape)
 
-    def why_not(self, axis: int) -> str | None:
-        """Why scales for an axis are not looked at: None if they are, no words where it goes without saying."""
-        each, here = self.per_index(axis, self.shape), self.per_index(axis, self.values.shape)
-        if self.shape[axis] == 1:
+    def why_not(self, granularity: Granularity) -> str | None:
+        """Why more scales than one are not tried: None if they are, no words where it goes without saying."""
+        each, here = (self.per_group(granularity, shape) for shape in (self.shape, self.values.shape))
+        if granularity.count(self.shape) == 1:
             return ""
-        if PARAMETERS / each > DEAREST:
-            return f"its scales would take {PARAMETERS / each:.0f} bits a value" if len(self.shape) > 1 else ""
-        if here < min(each, ENOUGH):
-            return f"the sample holds {here:,.0f} of the {each:,.0f} values of each index, too few to judge by"
+        if SCALE_BITS / each > DEAREST_BITS:
+            return f"its scales would take {SCALE_BITS / each:.0f} bits a value" if len(self.shape) > 1 else ""
+        if here < min(each, ENOUGH_VALUES):
+            group = granularity.each.partition(" ")[0]
+            return f"the sample holds {here:,.0f} of the {each:,.0f} values of each {group}, too few to judge by"
         return None
 
-    def thinned(self, axis: int | None) -> Sample:
-        """With at most `LONGEST` of the indices of an axis, spread evenly."""
-        if axis is None or self.values.shape[axis] <= LONGEST:
+    def thinned(self, granularity: Granularity) -> Sample:
+        """The sample with about `MOST_GROUPS` of its groups at most, spread evenly along an axis."""
+        groups = granularity.groups(self.values.shape)
+        if groups.count <= MOST_GROUPS:
             return self
-        indices = np.linspace(0, self.values.shape[axis] - 1, LONGEST).astype(np.intp)
+        axis = int(np.argmax(groups.counts))
+        n, length, count = self.values.shape[axis], groups.box[axis], groups.counts[axis]
+        chosen = np.linspace(0, count - 1, max(1, MOST_GROUPS * count // groups.count)).astype(np.intp)
+        indices = (chosen[:, None] * length + np.arange(length)).reshape(-1)
+        indices = indices[indices < n]
         return replace(self, values=self.values.take(indices, axis), counted=self.counted.take(indices, axis))
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
-    sample = whole.thinned(rule.axis)
+def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
+    """The figures of a sample that is quantized by a rule and restored; `words` are for the command."""
+    granularity, method = rule.granularity, rule.method
+    sample = whole.thinned(granularity)
     values = sample.values
     result = quantize_to_packed_int4(
         values,
-        rule.scale_method,
-        axis=rule.axis,
-        percentile=rule.percentile,
-        value_range=rule.value_range,
+        method.name,
+        axis=granularity.axis,
+        percentile=method.percentile,
+        value_range=method.value_range,
         nan_policy=rule.nan_policy,
     )
     scale, zero_point = result.scale, result.zero_point
@@ -151,7 +147,7 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     if floats:
         info = np.iinfo(sample.dtype)
         restored = np.rint(restored).clip(info.min, info.max)
-    half = scale / 2 * (1 + SLACK)
+    half = scale / 2 * (1 + BOUND_SLACK)
     low, high = (rule.lowest - zero_point) * scale - half, (HIGHEST - zero_point) * scale + half
     low, high = (np.broadcast_to(bound, values.shape) for bound in (low, high))
     largest, square, saturated = 0.0, 0.0, 0
@@ -161,23 +157,24 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
         square += float(np.square(error).sum())
         largest = max(largest, float(error.max(initial=0.0)))
         saturated += int(np.count_nonzero((x < sample.numbers(region, low)) | (x > sample.numbers(region, high))))
-    sqnr = ratio(sample.spread, square) if sample.count else math.nan
+    sqnr = decibels_of_ratio(sample.spread, square) if sample.count else math.nan
     notes = []
     if values.size < whole.values.size:
-        notes.append(f"on {LONGEST:,} of {whole.values.shape[rule.axis or 0]:,} indices")
-    loss = 0.0 if rule.histogrammed or rule.value_range else growth(sample, rule)
+        tried, there = granularity.count(values.shape), granularity.count(whole.values.shape)
+        notes.append(f"on {tried:,} of {there:,} {granularity.plural.partition(' ')[0]}")
+    loss = growth(sample, rule) if method.needs == "bounds" else 0.0
     if math.isfinite(sqnr) and loss >= 0.05:
         sqnr = max(sqnr - loss, min(sqnr, 0.0))
         notes.append(f"{loss:.1f} dB taken off")
-    share = PARAMETERS / sample.per_index(rule.axis, sample.shape)
+    share = SCALE_BITS / sample.per_group(granularity, sample.shape)
     codec = ChunkCodec(result.packed.shape, Compressor())
     given = ""
-    if whole.infinite and rule.value_range is None and rule.axis is None:
+    if whole.infinite and method.value_range is None and granularity.single:
         given = f" --value-range {(rule.lowest - zero_point) * scale:.12g} {(HIGHEST - zero_point) * scale:.12g}"
     return Choice(
-        label=label(rule),
-        scale_method=rule.scale_method,
-        axis=rule.axis,
+        label=rule.label,
+        scale_method=method.name,
+        axis=granularity.axis,
         sqnr_db=sqnr,
         bits_per_value=4 + share,
         compressed_bits_per_value=8 * len(codec.encode(result.packed.view(np.uint8))) / values.size + share,
@@ -188,8 +185,8 @@ def measured(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     )
 
 
-def ratio(signal: float, noise: float) -> float:
-    """Decibels."""
+def decibels_of_ratio(signal: float, noise: float) -> float:
+    """Signal over noise, in decibels."""
     if not math.isfinite(signal) or not math.isfinite(noise):
         return math.nan
     if noise == 0:
@@ -204,27 +201,28 @@ def growth(sample: Sample, rule: Rule) -> float:
     From the sample on they are taken to grow on like that, which is so for tails that fall as powers do, and somewhat
     too much for others.
     """
-    times = sample.times(rule.axis)
+    times = sample.times(rule.granularity)
     if times <= 1:
         return 0.0
     values = np.where(sample.counted, sample.values, np.nan).astype(np.float64)
-    axis = rule.axis
-    lines = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    lines = rule.granularity.rows(values)
     shuffled = lines[:, np.random.default_rng(0).permutation(lines.shape[1])]
     # A few indices have too few ranges of their own: parts of parts give more of them.
-    many = len(lines) >= PARTS or lines.shape[1] < PARTS**3
-    coarse, fine = (mean_square(shuffled, parts, rule) for parts in ((1, PARTS) if many else (PARTS, PARTS**2)))
+    many = len(lines) >= RANGE_PARTS or lines.shape[1] < RANGE_PARTS**3
+    coarse, fine = (
+        mean_square(shuffled, parts, rule) for parts in ((1, RANGE_PARTS) if many else (RANGE_PARTS, RANGE_PARTS**2))
+    )
     if not (coarse > 0 and fine > 0):
         return 0.0
-    found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(PARTS)
+    found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(RANGE_PARTS)
     return found if math.isfinite(found) else 0.0
 
 
 def mean_square(lines: np.ndarray, parts: int, rule: Rule) -> float:
-    """Of the ranges of so many parts of each line; NaN where there are none."""
+    """Mean square of the ranges of so many parts of each line; NaN where there are none."""
     size = lines.shape[1] // parts
     cut = lines[:, : size * parts].reshape(-1, size)
     low, high = np.fmin.reduce(cut, axis=1), np.fmax.reduce(cut, axis=1)
-    ranges = np.fmax(np.abs(low), np.abs(high)) if rule.scale_method == "absmax" else high - low
+    ranges = rule.method.width(low, high)
     ranges = ranges[np.isfinite(ranges)]
     return float(np.square(ranges).mean()) if ranges.size else math.nan

@@ -20,29 +20,27 @@ from ..store.chunks import ChunkReader
 from ..store.metadata import Metadata
 from ..store.zarr_json import check_group
 
-TOLD = 1000  # damaged places that are named
-
-
-STRIDE = 1 << 20  # units that a listing is looked through for at a time
+NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
+LISTED_UNITS = 1 << 20  # units: how many are looked up in a listing at a time
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The damaged and the differing chunks of a variable, as `verify` found them.
 
     Attributes
     ----------
     chunks : int
-        How many there are, those within shards each.
+        Number of chunks; those within shards count each.
     damaged : tuple of (str, str)
         Place of each chunk, shard or metadata that is missing or holds other bytes than were written, and what is wrong
-        with it. Of more than a thousand the last entry says how many more.
+        with it. If there are more than a thousand, the last entry says how many more.
     differing : tuple of str
-        Place of each chunk whose codes are not those of the source.
+        Place of each chunk whose codes differ from those of the source.
     compared : bool
         Whether there was a source to compare with.
     whole : int
-        How many chunks are neither damaged nor differing.
+        Number of chunks that are neither damaged nor differing.
     """
 
     chunks: int
@@ -89,9 +87,18 @@ def verify(
         If there is no such variable, or its metadata is damaged or not ours.
     ValueError
         If the source has another shape or dtype.
+
+    Examples
+    --------
+    >>> from quantize import quantize_to_zarr
+    >>> from zarr.storage import MemoryStore
+    >>> store, values = MemoryStore(), np.linspace(0, 1, 100)
+    >>> _ = quantize_to_zarr(values, store)
+    >>> verify(store, source=values).ok, len(verify(store, source=values + 1).differing)
+    (True, 1)
     """
     variable, metadata = sealed_variable(store, name)
-    units = None if source is None else compared(source, variable, metadata)
+    units = None if source is None else expected_units(source, variable, metadata)
     check = Check(variable, metadata, units)
     check.documents()
     stop = None if units is None else units.cache.stop
@@ -100,7 +107,7 @@ def verify(
 
 
 class Check:
-    """One run of `verify`: what it has found so far, of damaged places at most `TOLD` by name."""
+    """One run of `verify`: what it has found so far, of damaged places at most `NAMED_DAMAGE` by name."""
 
     def __init__(self, variable: Variable, metadata: Metadata, expected: Units | None) -> None:
         self.variable, self.metadata, self.layout, self.expected = variable, metadata, metadata.layout, expected
@@ -109,8 +116,8 @@ class Check:
         self.more = 0
         self.whole: list[int] = []
         self.differing: list[str] = []
-        # Places of units along the axes on which scales differ, whose scales are damaged.
-        self.without: set[tuple[int, ...]] = set()
+        # The units whose scales are damaged, by their place along the axes on which scales differ.
+        self.units_without_scales: set[tuple[int, ...]] = set()
         self.lock = threading.Lock()
 
     def result(self) -> Verification:
@@ -122,7 +129,7 @@ class Check:
 
     def damage(self, place: str, error: Exception) -> None:
         with self.lock:
-            if place in self.damaged or len(self.damaged) < TOLD:
+            if place in self.damaged or len(self.damaged) < NAMED_DAMAGE:
                 self.damaged[place] = str(error.__cause__ or error)
             else:
                 self.more += 1
@@ -149,14 +156,14 @@ class Check:
         """
         count = self.layout.units.count
         for number in range(count):
-            if len(self.damaged) == TOLD:
+            if len(self.damaged) == NAMED_DAMAGE:
                 break
             yield number
         else:
             return
         present = self.variable.present(self.layout)
-        for start in range(number, count, STRIDE):
-            stretch = present[start : start + STRIDE]
+        for start in range(number, count, LISTED_UNITS):
+            stretch = present[start : start + LISTED_UNITS]
             there = np.flatnonzero(stretch)
             with self.lock:
                 self.more += len(stretch) - len(there)
@@ -175,14 +182,14 @@ class Check:
         """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
         region = self.layout.units.region(number)
         place = self.place_of_scales(number)
-        if place in self.without:
+        if place in self.units_without_scales:
             return
         try:
             scales = self.reader.scales(region)
             if self.layout.shards:
                 self.reader.index(number)
         except DamagedChunkError as error:
-            self.without.add(place)
+            self.units_without_scales.add(place)
             self.damage(error.place, error)
             return
         except ValueError as error:
@@ -204,7 +211,7 @@ class Check:
         self.whole.append(whole)
 
 
-def compared(source: Any, variable: Variable, metadata: Metadata) -> Units:
+def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units:
     """The units that would be written into this variable from a source."""
     origin, layout = as_source(source), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):

@@ -51,6 +51,16 @@ def restore(
         As for `open_int4`.
     ValueError
         If there is not enough disk.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from quantize import quantize_to_zarr
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     array = quantize_to_zarr(np.linspace(0, 15, 6, dtype=np.float32), f"{folder}/x.zarr")
+    ...     restore(f"{folder}/x.zarr", f"{folder}/x.npy")
+    ...     np.load(f"{folder}/x.npy").tolist()
+    [0.0, 3.0, 6.0, 9.0, 12.0, 15.0]
     """
     if "://" in str(destination):
         raise ValueError(f"{destination} is a URL, and floats are restored to disks only; `to_dask` leads elsewhere")

@@ -1,4 +1,4 @@
-"""A sealed variable in words and as a dictionary: what the command line says of it."""
+"""A sealed variable as a dictionary, as lines of text and as a notebook's table: one list of facts in three forms."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dask.utils import format_bytes
 from ..numerics.grid import Shape
 from ..store.metadata import Metadata
 
-MOST = 1_000_000  # scales of an axis that are read to tell the smallest and the largest
+SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
 
 
-class Described(Protocol):
-    """What is told of: an `Int4Array`, which cannot be imported here, since it shows itself by this file."""
+class Summarized(Protocol):
+    """What this file needs of an `Int4Array`, which it cannot import: the array shows itself by this file."""
 
     path: str
     name: str
@@ -41,8 +41,8 @@ class Described(Protocol):
     def zero_point(self) -> Any: ...
 
 
-def described(array: Described) -> dict[str, Any]:
-    """What there is to know of a sealed variable.
+def summary(array: Summarized) -> dict[str, Any]:
+    """A sealed variable as a dictionary.
 
     With a scale for each index of an axis, `scale` and `zero_point` are each a dictionary with the smallest and the
     largest, which are None where there are more than a million, and `max_error` is half the largest scale.
@@ -52,10 +52,10 @@ def described(array: Described) -> dict[str, Any]:
     >>> from quantize import quantize_to_zarr
     >>> from zarr.storage import MemoryStore
     >>> array = quantize_to_zarr(np.array([[0.0, 15.0], [0.0, 30.0]]), MemoryStore(), axis=0)
-    >>> described(array)["scale"]
+    >>> summary(array)["scale"]
     {'smallest': 1.0, 'largest': 2.0}
     """
-    scale, zero_point = extremes(array, "scale"), extremes(array, "zero_point")
+    scale, zero_point = (extremes(array, name, SCALES_READ) for name in ("scale", "zero_point"))
     largest = scale["largest"] if isinstance(scale, dict) else scale
     return {
         "path": array.path,
@@ -77,48 +77,56 @@ def described(array: Described) -> dict[str, Any]:
     }
 
 
-def extremes(array: Described, name: str) -> Any:
-    """A number of the store, or of those for an axis the smallest and the largest."""
-    if array.axis is None:
+def extremes(array: Summarized, name: str, most: int) -> Any:
+    """The scale or the zero point; of at most `most` scales the smallest and the largest, of more None."""
+    granularity = array.metadata.granularity
+    if granularity.single:
         return getattr(array, name)
-    if array.shape[array.axis] > MOST:
+    if granularity.count(array.shape) > most:
         return {"smallest": None, "largest": None}
     values: np.ndarray = getattr(array, name)
     return {"smallest": values.min().item(), "largest": values.max().item()}
 
 
-def description(array: Described) -> str:
-    """The same for people, a fact a line."""
-    facts = described(array)
-    stored = facts["nbytes_stored"]
+def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
+    """Name and text of each fact. Scales of an axis are read only where there are at most `most`."""
+    stored = array.nbytes_stored
     times, bits = array.nbytes / max(stored, 1), 8 * stored / array.size
-    lines = [
-        f"shape       {array.shape} {array.dtype}, {format_bytes(array.nbytes)}",
-        f"chunks      {array.chunks}" + (f" in shards {array.shards}" if array.shards else ""),
-        *scale_lines(array, facts),
-        f"stored      {format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value",
+    found = [
+        ("shape", f"{array.shape} {array.dtype}, {format_bytes(array.nbytes)}"),
+        ("chunks", f"{array.chunks}" + (f" in shards {array.shards}" if array.shards else "")),
+        *scale_facts(array, most),
     ]
     if array.nan_code is not None:
         value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
-        lines.insert(-1, f"missing     code {array.nan_code}, read back as {value}")
-    return "\n".join(lines)
+        found.append(("missing", f"code {array.nan_code}, read back as {value}"))
+    found.append(("stored", f"{format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value"))
+    return found
 
 
-def scale_lines(array: Described, facts: dict[str, Any]) -> list[str]:
-    method = facts["scale_method"]
-    if array.axis is None:
+def scale_facts(array: Summarized, most: int) -> list[tuple[str, str]]:
+    method, granularity = array.metadata.scale_method, array.metadata.granularity
+    scale = extremes(array, "scale", most)
+    if granularity.single:
         return [
-            f"scale       {facts['scale']:.9g}, zero point {facts['zero_point']} ({method})",
-            f"max error   {facts['max_error']:.6g} within the range (half a step)",
+            ("scale", f"{scale:.9g}, zero point {array.zero_point} ({method})"),
+            ("max error", f"{scale / 2:.6g} within the range (half a step)"),
         ]
-    each = f"one for each of {array.shape[array.axis]:,} indices of axis {array.axis} ({method})"
-    if facts["max_error"] is None:
-        return [f"scale       {each}", "max error   half the scale of its index, within the range"]
-    scale = facts["scale"]
+    each = f"one for each of {granularity.count(array.shape):,} {granularity.plural} ({method})"
+    if scale["largest"] is None:
+        return [
+            ("scale", each),
+            ("max error", f"half the scale of its {granularity.each.partition(' ')[0]}, within the range"),
+        ]
     return [
-        f"scale       {each}, from {scale['smallest']:.6g} to {scale['largest']:.6g}",
-        f"max error   {facts['max_error']:.6g} within the range (half the largest step)",
+        ("scale", f"{each}, from {scale['smallest']:.6g} to {scale['largest']:.6g}"),
+        ("max error", f"{scale['largest'] / 2:.6g} within the range (half the largest step)"),
     ]
+
+
+def description(array: Summarized) -> str:
+    """A sealed variable for people, a fact a line."""
+    return "\n".join(f"{name:<12}{text}" for name, text in facts(array, SCALES_READ))
 
 
 def how_to_read(path: str, name: str) -> str:
@@ -126,11 +134,11 @@ def how_to_read(path: str, name: str) -> str:
     return f"read it back in Python:\n  from quantize import open_int4\n  array = open_int4({arguments})\n  array[:2]"
 
 
-STYLE = "text-align: left; font-weight: normal; opacity: 0.7; padding: 0.1em 1.2em 0.1em 0; vertical-align: top"
-VALUE = "text-align: left; padding: 0.1em 0"
+NAME_CSS = "text-align: left; font-weight: normal; opacity: 0.7; padding: 0.1em 1.2em 0.1em 0; vertical-align: top"
+TEXT_CSS = "text-align: left; padding: 0.1em 0"
 
 
-def repr_html(array: Described) -> str:
+def repr_html(array: Summarized) -> str:
     """A variable as a small HTML table, without reading its data.
 
     Parameters
@@ -152,33 +160,14 @@ def repr_html(array: Described) -> str:
     >>> "1, zero point -8" in repr_html(array)
     True
     """
+    rows = facts(array, most=0)
+    if any(names := array.dimension_names or ()):
+        rows.append(("dimensions", ", ".join(name or "-" for name in names)))
+    rows.append(("status", array.metadata.status))
     body = "".join(
-        f'<tr><th scope="row" style="{STYLE}">{escape(key)}</th><td style="{VALUE}">{escape(text)}</td></tr>'
-        for key, text in facts(array).items()
+        f'<tr><th scope="row" style="{NAME_CSS}">{escape(name)}</th><td style="{TEXT_CSS}">{escape(text)}</td></tr>'
+        for name, text in rows
     )
     title = escape(f"{array.path}/{array.name}")
-    caption = f'<caption style="{VALUE}; caption-side: top"><b>Int4Array</b> {title}</caption>'
+    caption = f'<caption style="{TEXT_CSS}; caption-side: top"><b>Int4Array</b> {title}</caption>'
     return f"<table>{caption}<tbody>{body}</tbody></table>"
-
-
-def facts(array: Described) -> dict[str, str]:
-    """The rows of the table."""
-    stored = array.nbytes_stored
-    names = array.dimension_names or ()
-    found = {
-        "shape": str(array.shape) + (f" of {', '.join(name or '-' for name in names)}" if any(names) else ""),
-        "dtype": f"{array.dtype} when read, int4 when stored",
-        "chunks": str(array.chunks) + (f" in shards {array.shards}" if array.shards else ""),
-        "size": f"{format_bytes(stored)} stored, {format_bytes(array.nbytes)} as {array.dtype}",
-        "bits a value": f"{8 * stored / array.size:.2f}, {array.nbytes / max(stored, 1):.1f} times smaller",
-        "scale": (
-            f"{array.scale:.6g}, zero point {array.zero_point}"
-            if array.axis is None
-            else f"one for each of the {array.shape[array.axis]:,} indices of axis {array.axis}"
-        )
-        + f" ({array.metadata.scale_method})",
-    }
-    if array.nan_code is not None:
-        value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
-        found["missing"] = f"code {array.nan_code}, read as {value}"
-    return {**found, "status": array.metadata.status}

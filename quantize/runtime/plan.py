@@ -15,6 +15,7 @@ from ..numerics.scales import Rule
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
+from ..store.zarr_json import to_json
 from .chunking import chosen_layout
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
 from .scans import passes, scan_batches
@@ -97,13 +98,13 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
-        return {
+        document = {
             "source": self.source,
             "destination": self.destination,
-            "shape": list(layout.shape),
-            "dtype": str(layout.dtype),
-            "chunks": list(layout.chunks),
-            "shards": list(layout.shards) if layout.shards else None,
+            "shape": layout.shape,
+            "dtype": layout.dtype,
+            "chunks": layout.chunks,
+            "shards": layout.shards,
             "compressor": layout.compressor.name,
             **self.rule.to_json(),
             "missing": self.missing if self.missing is None or math.isfinite(self.missing) else str(self.missing),
@@ -117,8 +118,10 @@ class Plan:
             "kept": self.kept,
             "disk": self.disk,
             "free": self.free,
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
+        found: dict[str, Any] = to_json(document)
+        return found
 
     def __str__(self) -> str:
         layout = self.layout

@@ -138,6 +138,25 @@ def refuse_constant(name: str) -> Any:
 
 # Numbers that JSON lacks ----------------------------------------------------------------------------------------------
 
+
+def to_json(value: Any) -> Any:
+    """A value with only what JSON has in it: figures for people and programs, which nobody reads back.
+
+    Numbers that JSON lacks are None, tuples lists, and what is none of its types is text.
+
+    >>> import numpy as np
+    >>> to_json({"sqnr_db": math.inf, "shape": (3, 4), "dtype": np.dtype("f4")})
+    {'sqnr_db': None, 'shape': [3, 4], 'dtype': 'float32'}
+    """
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
 TAG = "@float:"  # the beginning of a string that stands for a number; one of the source's own gets it twice
 
 

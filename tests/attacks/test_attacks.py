@@ -19,7 +19,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, open_int4, quantize_to_zarr
 from quantize.cli import commands as cli
-from quantize.quality.verify import TOLD, verify
+from quantize.quality.verify import NAMED_DAMAGE, verify
 from quantize.store.zarr_json import LEVELS
 
 CORNER = (slice(0, 2), slice(0, 3))
@@ -59,8 +59,7 @@ sys.path[:0] = json.loads(sys.argv[2])
 from pathlib import Path
 import numpy as np
 from attacks import ATTACKS
-from quantize import QuantizeError, open_int4
-from quantize.reading.restore import verify
+from quantize import QuantizeError, open_int4, verify
 
 def memory(key):
     with open("/proc/self/status") as file:
@@ -124,9 +123,9 @@ def test_verify_of_a_store_that_claims_much_is_bounded(tmp_path: Path) -> None:
     found = verify(tmp_path)
     assert (found.chunks, found.whole) == (1 << 26, 4)
     assert {why for _, why in found.damaged[:-1]} == {"it is missing"}
-    assert len(found.damaged) == TOLD + 1
+    assert len(found.damaged) == NAMED_DAMAGE + 1
     place, more = found.damaged[-1]
-    assert (place, more) == ("data/c", f"{(1 << 26) - 4 - TOLD:,} more are missing or damaged")
+    assert (place, more) == ("data/c", f"{(1 << 26) - 4 - NAMED_DAMAGE:,} more are missing or damaged")
     result = CliRunner().invoke(cli.main, ["verify", str(tmp_path)])
     assert "4 of 67,108,864 chunks are whole" in result.stdout
     assert result.exit_code == 1

@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -203,7 +204,24 @@ def test_missing_values(text, expected):
     ],
 )
 def test_messages_name_options(said, shown):
-    assert terminal.message(ValueError(said)) == shown
+    assert terminal.message(ValueError(said), cli.main) == shown
+
+
+@pytest.mark.parametrize(
+    ("keyword", "typed"),
+    sorted({(str(one.name), max(one.opts, key=len)) for command in cli.main.commands.values()
+            for one in command.params if isinstance(one, click.Option)}),
+)  # fmt: skip
+def test_every_option_is_named_in_messages_as_it_is_typed(keyword, typed):
+    def shown(said: str) -> str:
+        return terminal.message(ValueError(said), cli.main)
+
+    assert typed.startswith("--")
+    assert shown(f"pass {keyword}=") == f"pass {typed}"
+    assert shown(f"pass {keyword}=, or another") == f"pass {typed}, or another"
+    assert shown(f"{keyword}='x' is wrong") == f"{typed} x is wrong"
+    assert shown(f"{keyword}=True does it") == f"{typed} does it"
+    assert shown(f"a {keyword} more") == (f"a {typed} more" if "_" in keyword else f"a {keyword} more")
 
 
 # What commands do -----------------------------------------------------------------------------------------------------
@@ -274,7 +292,7 @@ def test_run_passes_on_how_scales_are_chosen(tmp_path, made, options, method, ax
 
 @pytest.mark.parametrize("most", [50, 49])
 def test_scales_of_an_axis_are_summed_up(tmp_path, made, monkeypatch, most):
-    monkeypatch.setattr("quantize.reading.summary.MOST", most)
+    monkeypatch.setattr("quantize.reading.summary.SCALES_READ", most)
     made_now = quantize("run", made / "a.npy", tmp_path / "x.zarr", "--axis", "1", "--scale-method", "mse").stdout
     shown = quantize("info", tmp_path / "x.zarr").stdout
     assert shown.split("\n", 1)[1] in made_now
@@ -297,18 +315,18 @@ def test_scales_beyond_a_million_are_not_read(made, monkeypatch):
     from quantize.store.side_arrays import ScaleArrays
 
     quantize("run", made / "a.npy", made / "axis.zarr", "--axis", "0")
-    monkeypatch.setattr("quantize.reading.summary.MOST", 39)
+    monkeypatch.setattr("quantize.reading.summary.SCALES_READ", 39)
     monkeypatch.setattr(ScaleArrays, "read", lambda *_: pytest.fail("scales are read"))
     assert "one for each of 40 indices of axis 0" in description(open_int4(made / "axis.zarr"))
 
 
-def test_suggest_prints_what_compare_gives_and_writes_nothing(tmp_path, made, monkeypatch):
-    from quantize.quality.suggest import compare
+def test_suggest_prints_what_the_function_gives_and_writes_nothing(tmp_path, made, monkeypatch):
+    from quantize import suggest
 
     monkeypatch.chdir(tmp_path)
     result = quantize("suggest", made / "holes.npy")
     assert result.exit_code == 0
-    assert result.stdout == f"{compare(str(made / 'holes.npy'))}\n"
+    assert result.stdout == f"{suggest(str(made / 'holes.npy'))}\n"
     assert "--nan-policy propagate" in result.stdout
     assert list(tmp_path.iterdir()) == []
     found = document(quantize("suggest", made / "holes.npy", "--json", "--missing", "280.5"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.quality.figures import ErrorFigures, PartErrors, Sums
-from quantize.quality.residuals import compare_arrays
+from quantize.quality.residuals import errors_of_arrays
 
 FIGURES = ErrorFigures(10, 2, 0, 0, -0.1, 0.2, 0.25, 0.5, (3, 4), 20.0)
 STORED = replace(
@@ -28,8 +28,8 @@ def test_sums_of_two_sets_are_those_of_both(values, cut, offset):
     x = np.array(values) + 10.0**6 * offset
     y = np.round(x / 3) * 3
     cut = min(cut, x.size - 1)
-    whole = compare_arrays(x, y, (0,))
-    both = compare_arrays(x[:cut], y[:cut], (0,)) + compare_arrays(x[cut:], y[cut:], (cut,))
+    whole = errors_of_arrays(x, y, (0,))
+    both = errors_of_arrays(x[:cut], y[:cut], (0,)) + errors_of_arrays(x[cut:], y[cut:], (cut,))
     assert (both.count, both.at, both.largest) == (whole.count, whole.at, whole.largest)
     for name in ("bias", "mae", "rmse", "mean", "deviation"):
         assert getattr(both, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-6), name
@@ -41,7 +41,7 @@ def test_the_first_of_several_largest_errors_is_named():
 
 
 def test_sums_of_nothing_add_nothing():
-    sums = compare_arrays(np.array([1.0, 2.0]), np.array([1.5, 2.0]), (7,))
+    sums = errors_of_arrays(np.array([1.0, 2.0]), np.array([1.5, 2.0]), (7,))
     assert sums + Sums() == Sums() + sums == sums
     assert sums.at == (7,)
 

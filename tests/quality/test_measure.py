@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from stores import interrupted
 from strategies import DTYPES, arrays
 from zarr.storage import MemoryStore
 
+from quantize import UnfinishedStoreError
 from quantize.pipeline import quantize_to_zarr
 from quantize.quality import measure as measuring
-from quantize.quality.measure import in_order, measure_error, measured, parts_grid
+from quantize.quality.measure import in_order, measure_error, measure_store, parts_grid
 from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
 from quantize.reading.array import Int4Array, open_int4
 
@@ -76,7 +79,7 @@ def test_figures_of_a_store_are_those_of_numpy_on_the_whole_array(values, method
 
 
 def check_figures(array: Int4Array, values: np.ndarray, restored: np.ndarray, expected: dict[str, Any]) -> None:
-    measurement = measured(array, values)
+    measurement = measure_store(array, values)
     figures = measurement.figures
     assert_same(figures, expected)
     if expected["count"]:
@@ -150,7 +153,7 @@ def test_an_error_beyond_float64_is_infinite_and_warns_of_nothing():
 def test_saturated_values_are_counted_and_are_no_defect(axis, options, policy):
     values = np.random.default_rng(0).standard_t(3, (60, 40))
     array = stored(values, chunks=(7, 40), axis=axis, nan_policy=policy, **options)
-    figures = measure_error(array, values)
+    figures = measure_error(values, array)
     lowest = -7 if policy == "propagate" else -8
     low, high = ((code - array.zero_point) * array.scale for code in (lowest, 7))
     beyond = (values < low - array.scale / 2 * 1.0001) | (values > high + array.scale / 2 * 1.0001)
@@ -165,7 +168,7 @@ def test_saturated_values_are_counted_and_are_no_defect(axis, options, policy):
 
 def test_infinities_saturate_and_enter_no_error():
     values = np.array([0.0, 0.5, 1.0, 5.0, np.inf, -np.inf], np.float32)
-    figures = measure_error(stored(values, value_range=(0, 1)), values)
+    figures = measure_error(values, stored(values, value_range=(0, 1)))
     assert (figures.count, figures.infinite, figures.saturated, figures.outside) == (4, 2, 3, 0)
     assert figures.max_error == pytest.approx(4.0)
     assert figures.within_bound
@@ -175,7 +178,7 @@ def test_saturation_of_a_scale_that_was_to_reach_all_is_a_defect():
     values = np.linspace(0, 1, 1000, dtype=np.float32)
     array = stored(values)
     values[-1] = 5
-    figures = measure_error(array, values)
+    figures = measure_error(values, array)
     assert (figures.saturated, figures.outside, figures.within_bound) == (1, 1, False)
 
 
@@ -183,14 +186,14 @@ def test_a_value_out_of_bound_within_the_range_is_no_saturation():
     values = np.linspace(0, 1, 1000, dtype=np.float32)
     array = stored(values, scale_method="mse")
     values[500] += np.float32(array.scale)
-    figures = measure_error(array, values)
+    figures = measure_error(values, array)
     assert (figures.saturated, figures.outside, figures.within_bound) == (0, 1, False)
     assert figures.largest_in_range > 1
 
 
 def test_squares_that_would_overflow_do_not():
     values = np.array([0.0, 1e-10, 1e290])
-    figures = measure_error(stored(values, value_range=(0, 1e-10)), values)
+    figures = measure_error(values, stored(values, value_range=(0, 1e-10)))
     assert figures.rmse == pytest.approx(1e290 / math.sqrt(3))
     assert (figures.max_error, figures.max_error_at, figures.saturated) == (pytest.approx(1e290), (2,), 1)
 
@@ -200,8 +203,8 @@ def test_squares_that_would_overflow_do_not():
 def test_numbers_near_the_ends_of_float64_have_the_figures_of_others(power, axis):
     values = np.random.default_rng(10).uniform(-1, 1, (30, 40))
     far = values * 10.0**power
-    figures = measure_error(stored(far, axis=axis), far)
-    near = measure_error(stored(values, axis=axis), values)
+    figures = measure_error(far, stored(far, axis=axis))
+    near = measure_error(values, stored(values, axis=axis))
     assert figures.sqnr_db == pytest.approx(near.sqnr_db, abs=1e-3)
     assert figures.largest_in_range == pytest.approx(near.largest_in_range, rel=1e-3)
     assert (figures.within_bound, figures.saturated) == (True, 0)
@@ -210,7 +213,7 @@ def test_numbers_near_the_ends_of_float64_have_the_figures_of_others(power, axis
 def test_indices_of_very_different_size_are_each_within_their_bound():
     rng = np.random.default_rng(11)
     values = rng.normal(size=(50, 60)) * 10.0 ** rng.uniform(-200, 200, (50, 1))
-    figures = measure_error(stored(values, axis=0), values)
+    figures = measure_error(values, stored(values, axis=0))
     assert figures.largest_in_range == pytest.approx(1, abs=0.01)
     assert figures.within_bound
 
@@ -225,7 +228,7 @@ def test_a_land_mask_is_missing_on_both_sides(method, axis):
     values = rng.normal(280, 10, (8, 20, 31)).astype(np.float32)
     land = rng.random((20, 31)) < 0.3
     values[:, land] = np.nan
-    figures = measure_error(stored(values, scale_method=method, axis=axis, nan_policy="propagate"), values)
+    figures = measure_error(values, stored(values, scale_method=method, axis=axis, nan_policy="propagate"))
     assert (figures.missing, figures.mismatched) == (8 * land.sum(), 0)
     assert figures.within_bound
     assert figures.code_counts[0] == figures.missing
@@ -234,7 +237,7 @@ def test_a_land_mask_is_missing_on_both_sides(method, axis):
 def test_declared_missing_comes_back_in_an_integer_dtype():
     values = np.arange(100, dtype=np.int16).reshape(10, 10)
     values[0, :3] = -9999
-    figures = measure_error(stored(values, nan_policy="propagate", missing=-9999), values)
+    figures = measure_error(values, stored(values, nan_policy="propagate", missing=-9999))
     assert (figures.count, figures.missing, figures.mismatched) == (97, 3, 0)
     assert figures.within_bound
 
@@ -243,14 +246,14 @@ def test_missing_on_one_side_only_is_a_mismatch():
     values = np.linspace(0, 1, 100, dtype=np.float32)
     array = stored(values, nan_policy="propagate")
     values[7] = np.nan
-    for figures in (measure_error(array, values), measure_error(values, array)):
+    for figures in (measure_error(values, array), measure_error(values, array[...])):
         assert (figures.count, figures.mismatched, figures.within_bound) == (99, 1, False)
     assert "1 values are missing on one side only" in str(figures)
 
 
 def test_nothing_but_missing_values():
     values = np.full((4, 6), np.nan)
-    figures = measure_error(stored(values, nan_policy="propagate", chunks=(2, 6)), values)
+    figures = measure_error(values, stored(values, nan_policy="propagate", chunks=(2, 6)))
     assert (figures.count, figures.missing, figures.max_error, figures.max_error_at) == (0, 24, 0, None)
     assert all(math.isnan(value) for value in figures.parts.rmse)
 
@@ -260,19 +263,19 @@ def test_nothing_but_missing_values():
 
 def test_sqnr_keeps_its_digits_far_from_zero():
     values = np.random.default_rng(2).normal(0, 1, (64, 64))
-    near, far = (measure_error(stored(x, chunks=(8, 64)), x).sqnr_db for x in (values, values + 1e9))
+    near, far = (measure_error(x, stored(x, chunks=(8, 64))).sqnr_db for x in (values, values + 1e9))
     assert far == pytest.approx(near, abs=0.01)
 
 
 def test_exact_data_have_no_error():
-    figures = measure_error(stored(np.arange(16, dtype=np.float32)), np.arange(16, dtype=np.float32))
+    figures = measure_error(np.arange(16, dtype=np.float32), stored(np.arange(16, dtype=np.float32)))
     assert (figures.sqnr_db, figures.max_error, figures.within_bound) == (math.inf, 0, True)
 
 
 def test_parts_are_chunks_in_c_order():
     values = np.random.default_rng(3).normal(size=(20, 30))
     array = stored(values, chunks=(8, 10))
-    parts = measure_error(array, values).parts
+    parts = measure_error(values, array).parts
     assert (parts.box, parts.counts) == ((8, 10), (3, 3))
     error = array[...] - values
     boxes = [error[8 * i : 8 * i + 8, 10 * j : 10 * j + 10] for i in range(3) for j in range(3)]
@@ -284,7 +287,7 @@ def test_many_chunks_share_parts(monkeypatch):
     monkeypatch.setattr(measuring, "MOST_PARTS", 10)
     values = np.random.default_rng(4).normal(size=(64, 48))
     array = stored(values, chunks=(4, 4))
-    figures = measure_error(array, values)
+    figures = measure_error(values, array)
     assert len(figures.parts.rmse) == math.prod(figures.parts.counts) <= 10
     assert_same(figures, plain(values, array[...]))
     error, rows = array[...] - values, figures.parts.box[0]
@@ -299,9 +302,9 @@ def test_parts_stay_few_whatever_the_number_of_chunks():
 def test_figures_do_not_depend_on_how_the_work_is_cut(monkeypatch, block):
     values = np.random.default_rng(5).normal(3, 1, (40, 50)).astype(np.float32)
     array = stored(values, chunks=(8, 10), axis=1)
-    expected = measure_error(array, values)
-    monkeypatch.setattr(measuring, "BLOCK_VALUES", block)
-    figures = measure_error(array, values)
+    expected = measure_error(values, array)
+    monkeypatch.setattr(measuring, "STORE_BLOCK_VALUES", block)
+    figures = measure_error(values, array)
     assert figures.rmse == pytest.approx(expected.rmse, rel=1e-12)
     assert (figures.max_error_at, figures.code_counts) == (expected.max_error_at, expected.code_counts)
 
@@ -309,12 +312,12 @@ def test_figures_do_not_depend_on_how_the_work_is_cut(monkeypatch, block):
 def test_the_same_figures_each_time(tmp_path):
     values = np.random.default_rng(6).normal(size=(300, 200))
     array = stored(values, chunks=(16, 20))
-    assert measure_error(array, values) == measure_error(array, values)
+    assert measure_error(values, array) == measure_error(values, array)
 
 
 def test_bins_hold_values_by_level_and_errors_by_step():
     values = np.arange(16, dtype=np.float64)
-    counts = measured(stored(values), values).counts
+    counts = measure_store(stored(values), values).counts
     edges = VALUE_BINS.edges()
     assert edges[np.flatnonzero(counts.values) - 1].tolist() == list(range(-8, 8))
     assert counts.errors[1 + ERROR_BINS.per_unit] == 16
@@ -327,7 +330,7 @@ def test_bins_hold_values_by_level_and_errors_by_step():
 def test_every_dtype_is_taken(dtype):
     values = np.random.default_rng(7).normal(60, 20, (37, 50)).clip(0, 120).astype(dtype)
     array = stored(values, chunks=(8, 10))
-    figures = measure_error(array, values)
+    figures = measure_error(values, array)
     assert_same(figures, plain(values, array[...]))
     assert figures.within_bound
 
@@ -336,32 +339,71 @@ def test_a_store_may_be_a_path_or_a_zarr_store(tmp_path):
     values = np.random.default_rng(8).normal(size=(20, 30)).astype(np.float32)
     np.save(tmp_path / "x.npy", values)
     array = quantize_to_zarr(tmp_path / "x.npy", tmp_path / "x.zarr")
-    expected = measure_error(array, values)
-    assert measure_error(str(tmp_path / "x.zarr"), tmp_path / "x.npy") == expected
+    expected = measure_error(values, array)
+    assert measure_error(tmp_path / "x.npy", str(tmp_path / "x.zarr")) == expected
     store = MemoryStore()
     quantize_to_zarr(values, store)
-    assert measure_error(store, values).rmse == expected.rmse
+    assert measure_error(values, store).rmse == expected.rmse
 
 
 @pytest.mark.parametrize("place", [0, 49])
 def test_the_bound_is_the_largest_of_all_indices(monkeypatch, place):
-    monkeypatch.setattr(measuring, "BLOCK_VALUES", 64)
+    monkeypatch.setattr(measuring, "STORE_BLOCK_VALUES", 64)
     values = np.random.default_rng(12).normal(size=(50, 64))
     values[place] *= 100
     array = stored(values, axis=0, chunks=(1, 64))
-    assert measure_error(array, values).bound == array.scale[place] / 2
+    assert measure_error(values, array).bound == array.scale[place] / 2
 
 
 def test_bits_count_the_scales():
     values = np.random.default_rng(9).normal(size=(50, 64))
     array = stored(values, axis=0)
-    assert measure_error(array, values).bits_per_value == 8 * array.nbytes_stored / values.size
+    assert measure_error(values, array).bits_per_value == 8 * array.nbytes_stored / values.size
 
 
 @pytest.mark.parametrize("form", [stored, lambda values: values])
 def test_shapes_must_agree(form):
     with pytest.raises(ValueError, match=r"has shape \(3,\).*has shape \(4,\)|has shape \(4,\).*has shape \(3,\)"):
-        measure_error(form(np.arange(4.0)), np.arange(3.0))
+        measure_error(np.arange(3.0), form(np.arange(4.0)))
+
+
+@pytest.mark.parametrize("restored", ["array", "zarr", "source.npy", "source.zarr", "list"])
+@pytest.mark.parametrize("original", ["Int4Array", "path", "url", "MemoryStore"])
+def test_the_other_order_is_refused_and_the_right_one_named(tmp_path, original, restored):
+    values = np.linspace(0, 1, 60, dtype=np.float32).reshape(6, 10)
+    np.save(tmp_path / "source.npy", values)
+    source = zarr.create_array(tmp_path / "source.zarr", data=values)
+    quantize_to_zarr(values, tmp_path / "x.zarr")
+    memory = MemoryStore()
+    stores = {"path": tmp_path / "x.zarr", "url": f"file://{tmp_path}/x.zarr", "MemoryStore": memory,
+              "Int4Array": quantize_to_zarr(values, memory)}  # fmt: skip
+    others = {"array": values, "zarr": source, "list": values.tolist()}
+    with pytest.raises(TypeError, match=r"the original comes first, as in measure_error\(source, store\)"):
+        measure_error(stores[original], others.get(restored, str(tmp_path / restored)))
+
+
+def test_the_file_of_an_array_is_not_a_store(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(4.0))
+    with pytest.raises(TypeError, match=r"x\.npy is not a store .*: the original comes first"):
+        measure_error(np.arange(4.0), tmp_path / "x.npy")
+    with pytest.raises(TypeError, match=r"x\.npy and ndarray cannot be compared: the original comes first"):
+        measure_error(tmp_path / "x.npy", np.arange(4.0))
+
+
+def test_a_store_that_is_not_there_or_unfinished_is_told_as_by_reading(tmp_path):
+    values = np.arange(4.0)
+    with pytest.raises(FileNotFoundError, match=r"gone\.zarr does not exist"):
+        measure_error(values, tmp_path / "gone.zarr")
+    interrupted(values, tmp_path / "half.zarr")
+    for original in (values, stored(values)):
+        with pytest.raises(UnfinishedStoreError):
+            measure_error(original, tmp_path / "half.zarr")
+
+
+def test_a_store_may_be_the_original_of_another():
+    values = np.random.default_rng(0).normal(size=(20, 30))
+    one, other = stored(values), stored(values, scale_method="mse")
+    assert measure_error(one, other).rmse == pytest.approx(np.sqrt(np.mean((other[...] - one[...]) ** 2)))
 
 
 def test_arrays_hold_numbers():
@@ -375,10 +417,10 @@ def test_numbers_without_axes():
 
 
 def test_progress_ends_at_all_blocks(monkeypatch):
-    monkeypatch.setattr(measuring, "BLOCK_VALUES", 8)
+    monkeypatch.setattr(measuring, "STORE_BLOCK_VALUES", 8)
     values = np.arange(64.0).reshape(8, 8)
     seen: list[Any] = []
-    measure_error(stored(values, chunks=(2, 4)), values, seen.append)
+    measure_error(values, stored(values, chunks=(2, 4)), seen.append)
     assert [event.done for event in seen] == list(range(9))
     assert (seen[-1].total, seen[-1].nbytes) == (8, values.nbytes)
 

@@ -245,7 +245,7 @@ def test_a_damaged_chunk_leaves_no_page_behind(tmp_path):
 def test_without_matplotlib_nothing_is_read(tmp_path, monkeypatch):
     array = stored(tmp_path, normal(30, 40))
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.setattr("quantize.quality.report.report.measured", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("quantize.quality.report.report.measure_store", lambda *_: pytest.fail("measured"))
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         write_report(array, tmp_path / "x.npy", tmp_path / "x.html")
 

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, Bins, Ruler, count_into, three, ulp
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, count_into, three, ulp
 
 
-def ruler(scales: Any, zero_points: Any, axis: int | None = None, dtype: Any = np.float64, **options: Any) -> Ruler:
+def bound(
+    scales: Any, zero_points: Any, axis: int | None = None, dtype: Any = np.float64, **options: Any
+) -> ErrorBound:
     given = {"lowest": -8, "clips": True, "nan_code": None, "missing": None, **options}
-    return Ruler(np.array(scales, float), np.array(zero_points, np.int64), axis, dtype=np.dtype(dtype), **given)
+    return ErrorBound(np.array(scales, float), np.array(zero_points, np.int64), axis, dtype=np.dtype(dtype), **given)
 
 
 def codes_of(*codes: int) -> np.ndarray:
@@ -21,7 +23,7 @@ def codes_of(*codes: int) -> np.ndarray:
 # Bins -----------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.floats(allow_infinity=True), max_size=30), st.sampled_from([VALUE_BINS, ERROR_BINS, Bins(2, 3)]))
+@given(st.lists(st.floats(allow_infinity=True), max_size=30), st.sampled_from([VALUE_BINS, ERROR_BINS, EvenBins(2, 3)]))
 def test_bins_count_as_numpy_does(values, bins):
     counts = np.zeros(bins.number, np.int64)
     for value in values:
@@ -65,7 +67,7 @@ def test_ulp_is_that_of_the_coarser_dtype(value):
 )
 @pytest.mark.parametrize("clips", [True, False])
 def test_saturation_is_told_from_defects(value, code, saturated, outside, clips):
-    sums, _ = ruler([1.0], [0], clips=clips).compare(np.array([value]), codes_of(code), (0,))
+    sums, _ = bound([1.0], [0], clips=clips).compare(np.array([value]), codes_of(code), (0,))
     assert (sums.saturated, sums.outside) == (saturated, outside + (0 if clips else saturated))
     assert sums.infinite == math.isinf(value)
 
@@ -73,7 +75,7 @@ def test_saturation_is_told_from_defects(value, code, saturated, outside, clips)
 def test_the_lowest_code_that_values_get_may_be_higher():
     values = np.array([-9.0])
     for lowest, saturated in ((-8, 0), (-7, 1)):
-        sums, _ = ruler([1.0], [0], lowest=lowest).compare(values, codes_of(-7), (0,))
+        sums, _ = bound([1.0], [0], lowest=lowest).compare(values, codes_of(-7), (0,))
         assert (sums.saturated, sums.outside) == (saturated, 1 - saturated)
 
 
@@ -81,7 +83,7 @@ def test_the_lowest_code_that_values_get_may_be_higher():
 def test_rounding_to_the_dtype_is_no_defect(dtype, slack):
     for more, outside in ((-0.01, 0), (0.01, 1)):
         value = 12 + 2.0 + slack + more if slack == 0.5 else 12 + 2.0 + slack + more / 10
-        sums, _ = ruler([4.0], [0], dtype=dtype).compare(np.array([value]), codes_of(3), (0,))
+        sums, _ = bound([4.0], [0], dtype=dtype).compare(np.array([value]), codes_of(3), (0,))
         assert sums.outside == outside
 
 
@@ -93,7 +95,7 @@ def test_each_index_of_an_axis_has_its_own_levels(shape, axis):
     full = [1] * len(shape)
     full[axis] = -1
     exact = (codes - zero_points.reshape(full)) * scales.reshape(full)
-    own = ruler(scales, zero_points, axis)
+    own = bound(scales, zero_points, axis)
     sums, counts = own.compare(exact, codes, (0,) * len(shape))
     assert (sums.count, sums.largest, sums.rmse) == (codes.size, 0, 0)
     assert counts.codes.tolist() == np.bincount(codes.ravel() + 8, minlength=16).tolist()
@@ -105,20 +107,20 @@ def test_each_index_of_an_axis_has_its_own_levels(shape, axis):
 def test_the_place_of_the_largest_error_is_that_in_the_whole_array():
     values = np.zeros((4, 6))
     values[2, 5] = 0.25
-    sums, _ = ruler([1.0], [0]).compare(values, np.zeros((4, 6), np.int8), (10, 20))
+    sums, _ = bound([1.0], [0]).compare(values, np.zeros((4, 6), np.int8), (10, 20))
     assert (sums.largest, sums.at) == (0.25, (12, 25))
 
 
 def test_missing_values_have_their_code_or_are_mismatched():
     values, codes = np.array([np.nan, np.nan, -99.0, 1.0, 1.0, np.inf]), codes_of(-8, 1, -8, -8, 1, -8)
-    sums, counts = ruler([1.0], [0], lowest=-7, nan_code=-8, missing=-99.0).compare(values, codes, (0,))
+    sums, counts = bound([1.0], [0], lowest=-7, nan_code=-8, missing=-99.0).compare(values, codes, (0,))
     assert (sums.count, sums.missing, sums.mismatched, sums.infinite) == (1, 2, 2, 1)
     assert counts.values.sum() == counts.errors.sum() == 1
 
 
 def test_a_level_that_the_dtype_cannot_hold_is_an_error():
     with pytest.raises(ValueError, match=r"code 7 .* float16 cannot hold"):
-        ruler([60000.0], [0], dtype=np.float16).compare(np.zeros(1), codes_of(7), (0,))
+        bound([60000.0], [0], dtype=np.float16).compare(np.zeros(1), codes_of(7), (0,))
 
 
 def test_loops_take_blocks_in_three_parts():
@@ -128,14 +130,14 @@ def test_loops_take_blocks_in_three_parts():
 
 def test_errors_of_just_half_a_step_lie_within_the_band():
     values = np.array([1.0, 3.0, -1.0, 2.0, 0.0])
-    _, counts = ruler([2.0], [0]).compare(values, codes_of(0, 2, -1, 1, 0), (0,))
+    _, counts = bound([2.0], [0]).compare(values, codes_of(0, 2, -1, 1, 0), (0,))
     inside = np.abs(ERROR_BINS.edges()[:-1] + 0.5 / ERROR_BINS.per_unit) < 0.5
     assert counts.errors[1:-1][inside].sum() == 5
 
 
 def test_rounding_of_subnormal_numbers_is_no_defect():
     smallest = 5e-324
-    sums, _ = ruler([3 * smallest], [0], clips=False).compare(np.array([4 * smallest]), codes_of(0), (0,))
+    sums, _ = bound([3 * smallest], [0], clips=False).compare(np.array([4 * smallest]), codes_of(0), (0,))
     assert (sums.outside, sums.largest) == (1, 4 * smallest)
-    sums, _ = ruler([3 * smallest], [0], clips=False).compare(np.array([3 * smallest]), codes_of(0), (0,))
+    sums, _ = bound([3 * smallest], [0], clips=False).compare(np.array([3 * smallest]), codes_of(0), (0,))
     assert (sums.outside, sums.rmse) == (0, 3 * smallest)

@@ -23,8 +23,8 @@ from quantize.cli import commands as cli
 from quantize.io import as_source
 from quantize.io.sampling import sample_of, shares
 from quantize.quality.choices import Choice, Comparison, percent
-from quantize.quality.suggest import compare
-from quantize.quality.trial import LONGEST
+from quantize.quality.suggest import suggest
+from quantize.quality.trial import MOST_INDICES
 
 METHODS = ("minmax", "absmax", "percentile", "mse")
 
@@ -54,7 +54,7 @@ def errors(values: np.ndarray, floats: np.ndarray) -> tuple[float, float]:
 )
 def test_figures_are_those_of_what_is_restored(dtype: Any) -> None:
     values = np.clip(rng().normal(100, 30, (60, 7, 80)), 0, 255).astype(dtype)
-    found = compare(values)
+    found = suggest(values)
     assert (found.sampled, found.total) == (values.size, values.size)
     assert [(r.scale_method, r.axis) for r in found.rows] == [(m, a) for a in (None, 0, 1, 2) for m in METHODS]
     for one in found.rows:
@@ -77,7 +77,7 @@ def test_figures_are_those_of_what_is_restored(dtype: Any) -> None:
 def test_bits_are_those_of_a_store(method: str, axis: int | None) -> None:
     values = field((300, 400))
     array = quantize_to_zarr(values, MemoryStore(), scale_method=method, axis=axis)
-    found = row(compare(values), method, axis)
+    found = row(suggest(values), method, axis)
     share = found.bits_per_value - 4  # that of the scales, which the store compresses too
     stored = 8 * array.nbytes_stored / values.size
     assert found.compressed_bits_per_value - share - 0.02 <= stored <= found.compressed_bits_per_value + 0.02
@@ -86,7 +86,7 @@ def test_bits_are_those_of_a_store(method: str, axis: int | None) -> None:
 def test_missing_values_are_kept_and_cost_a_code() -> None:
     values = field((200, 300))
     values[rng().random(values.shape) < 0.3] = np.nan
-    found = compare(values)
+    found = suggest(values)
     for one in found.rows:
         _, floats, *_ = expected(values, scale_method=one.scale_method, axis=one.axis, nan_policy="propagate")
         assert one.sqnr_db == pytest.approx(errors(values, floats)[0], abs=1e-9)
@@ -99,7 +99,7 @@ def test_declared_missing_values_are_kept(tmp_path: Path, dtype: Any) -> None:
     values = rng().integers(-500, 500, (200, 300)).astype(dtype)
     values[:50] = -9999
     source = zarr.create_array(tmp_path / "x.zarr", data=values, attributes={"_FillValue": -9999})
-    found = compare(source)
+    found = suggest(source)
     array = quantize_to_zarr(source, MemoryStore(), nan_policy="propagate", scale_method="mse")
     kept = values[50:]
     assert row(found, "mse").sqnr_db == pytest.approx(errors(kept, array[50:])[0], abs=0.05)
@@ -107,18 +107,18 @@ def test_declared_missing_values_are_kept(tmp_path: Path, dtype: Any) -> None:
     sqnr, largest = errors(kept, array[50:])
     assert (row(found, "minmax").sqnr_db, row(found, "minmax").max_error) == (pytest.approx(sqnr, abs=1e-9), largest)
     assert "--missing" not in found.recommended.command
-    explicit = compare(values, missing=-9999)
+    explicit = suggest(values, missing=-9999)
     assert explicit.recommended.sqnr_db == found.recommended.sqnr_db
     assert re.search(r"--nan-policy propagate --missing -9999(\.0)?$", explicit.recommended.command)
-    assert "--missing none" in compare(source, missing=None).recommended.command
+    assert "--missing none" in suggest(source, missing=None).recommended.command
 
 
 def test_infinity_is_left_out_and_the_commands_give_a_range(tmp_path: Path) -> None:
     values = field((200, 300))
-    truth = compare(values)
+    truth = suggest(values)
     values[3, 4], values[5, 6] = np.inf, -np.inf
     np.save(tmp_path / "x.npy", values)
-    found = compare(tmp_path / "x.npy")
+    found = suggest(tmp_path / "x.npy")
     assert {r.axis for r in found.rows} == {None}
     assert "infinity, 2 times" in found.notes[0]
     for method in METHODS:
@@ -137,18 +137,18 @@ def test_infinity_in_the_source_of_a_store_with_an_axis() -> None:
     values = field((200, 300))
     array = quantize_to_zarr(values, MemoryStore(), axis=0)
     values[3, 4] = np.inf
-    (now,) = [r for r in compare(values, current=array).rows if r.current]
+    (now,) = [r for r in suggest(values, current=array).rows if r.current]
     assert (now.scale_method, now.axis) == ("minmax", 0)
     assert now.sqnr_db > 15
 
 
 def test_one_axis_has_no_scales_for_each_index() -> None:
-    assert {r.axis for r in compare(field((5000,))).rows} == {None}
+    assert {r.axis for r in suggest(field((5000,))).rows} == {None}
 
 
 @pytest.mark.parametrize("value", [0.0, 3.25, -7.0])
 def test_constants_are_exact(value: float) -> None:
-    found = compare(np.full((100, 200), value, np.float32))
+    found = suggest(np.full((100, 200), value, np.float32))
     assert all(r.sqnr_db == math.inf and r.max_error == 0 for r in found.rows)
     assert found.recommended.label == "minmax"
     assert "exact" in found.reason
@@ -156,7 +156,7 @@ def test_constants_are_exact(value: float) -> None:
 
 
 def test_nothing_but_missing_values() -> None:
-    found = compare(np.full((100, 200), np.nan, np.float32))
+    found = suggest(np.full((100, 200), np.nan, np.float32))
     assert all(math.isnan(r.sqnr_db) for r in found.rows)
     assert found.reason == "The sample holds no value to judge by."
     json.dumps(found.to_json(), allow_nan=False)
@@ -164,14 +164,14 @@ def test_nothing_but_missing_values() -> None:
 
 @pytest.mark.parametrize("values", [np.array([1e308, -1e308, 0, 5.0]), np.array([1e-320, 0, 2e-320]), np.arange(3)])
 def test_extreme_values_are_compared_without_a_warning(values: np.ndarray) -> None:
-    str(compare(values))
+    str(suggest(values))
 
 
 def test_the_source_is_left_as_it_is() -> None:
     values = field((50, 60))
     values[0, 0], values[1, 1] = np.nan, np.inf
     before = values.copy()
-    compare(values)
+    suggest(values)
     np.testing.assert_array_equal(values, before)
 
 
@@ -197,7 +197,7 @@ def features(random: np.random.Generator) -> np.ndarray:
     ],
 )  # fmt: skip
 def test_what_is_recommended_and_why(make: Any, label: str, said: str) -> None:
-    found = compare(make(rng()).astype(np.float32))
+    found = suggest(make(rng()).astype(np.float32))
     if label == "minmax" and "|" in said:  # scales of rows of eight would cost 16 bits a value
         assert {r.axis for r in found.rows} == {None, 1}
         assert any("axis 0 is left out: its scales would take 16 bits" in note for note in found.notes)
@@ -211,7 +211,7 @@ def test_what_is_recommended_and_why(make: Any, label: str, said: str) -> None:
 @given(st.integers(0, 2**32), st.sampled_from([(50, 60), (500,), (8, 40, 30)]), st.floats(0, 3))
 def test_the_recommended_choice_is_never_worse_than_minmax(seed: int, shape: tuple[int, ...], tail: float) -> None:
     random = rng(seed)
-    found = compare((random.normal(size=shape) * np.exp(tail * random.normal(size=shape[-1:]))).astype(np.float32))
+    found = suggest((random.normal(size=shape) * np.exp(tail * random.normal(size=shape[-1:]))).astype(np.float32))
     simple, best = row(found, "minmax"), found.recommended
     assert best.sqnr_db >= simple.sqnr_db
     assert best is simple or best.sqnr_db - simple.sqnr_db >= 1
@@ -222,7 +222,7 @@ def test_commands_make_what_they_promise(tmp_path: Path) -> None:
     path = tmp_path / "an array.npy"
     values = (rng().normal(size=(600, 40)) * 10 ** rng(1).uniform(-1, 1, 40)).astype(np.float32)
     np.save(path, values)
-    for one in compare(path).rows:
+    for one in suggest(path).rows:
         words = shlex.split(one.command)
         assert words[:3] == ["quantize", "run", str(path)]
         words[3] = str(tmp_path / words[3])
@@ -245,13 +245,13 @@ def test_commands_make_what_they_promise(tmp_path: Path) -> None:
 def test_the_row_of_the_store_at_hand_is_marked(options: Any, label: str) -> None:
     values = field((200, 300))
     array = quantize_to_zarr(values, MemoryStore(), **options)
-    found = compare(values, current=array)
+    found = suggest(values, current=array)
     assert [r.label for r in found.rows if r.current] == [label]
     (now,) = [r for r in found.rows if r.current]
     if "nan_policy" not in options:
         assert now.sqnr_db == pytest.approx(errors(values, array[...])[0], abs=1e-6)
     assert "in this store" in str(found)
-    assert not any(r.current for r in compare(values).rows)
+    assert not any(r.current for r in suggest(values).rows)
 
 
 # A sample -------------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tupl
     most = 1 << 19
     monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", most)
     source = Generated(shape, lambda random, lengths: getattr(random, distribution)(size=lengths))
-    found = compare(source)
+    found = suggest(source)
     assert most * 0.8 < found.sampled <= most
     assert source.count < 1.1 * most
     assert source.reads <= 64
@@ -304,7 +304,7 @@ def test_few_chunks_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for store, most in ((small, 1024), (large, 64)):
         array = zarr.open_array(store)
         store.got.clear()
-        assert most_values / 4 < compare(array).sampled <= most_values
+        assert most_values / 4 < suggest(array).sampled <= most_values
         keys = [key for key in store.got if key.startswith("c/")]
         assert len(keys) == len(set(keys)) <= most
 
@@ -343,18 +343,18 @@ def test_shares_keep_within_their_limits(limits: list[int], most: int) -> None:
 
 @pytest.mark.slow
 def test_long_axes_are_judged_by_some_of_their_indices() -> None:
-    values = field((2 * LONGEST, 64)) * np.exp(rng().normal(size=(2 * LONGEST, 1))).astype(np.float32)
-    found = row(compare(values), "minmax", 0)
+    values = field((2 * MOST_INDICES, 64)) * np.exp(rng().normal(size=(2 * MOST_INDICES, 1))).astype(np.float32)
+    found = row(suggest(values), "minmax", 0)
     truth = errors(values, expected(values, axis=0)[1])[0]
     assert found.sqnr_db == pytest.approx(truth, abs=0.5)
-    assert found.note == f"on {LONGEST:,} of {2 * LONGEST:,} indices"
+    assert found.note == f"on {MOST_INDICES:,} of {2 * MOST_INDICES:,} indices"
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
 
 
 def test_it_prints_a_table_and_one_command() -> None:
-    text = str(compare(field((300, 400))))
+    text = str(suggest(field((300, 400))))
     lines = text.splitlines()
     assert lines[0] == "measured on all 120,000 values"
     assert lines[2].split() == ["scale", "SQNR", "largest", "error", "saturated", "bits", "a", "value", "compressed"]
@@ -366,7 +366,7 @@ def test_it_prints_a_table_and_one_command() -> None:
 def test_json_is_strict_and_whole() -> None:
     values = np.zeros((40, 60), np.float32)
     values[3] = 1e-30
-    found = json.loads(json.dumps(compare(values).to_json(), allow_nan=False))
+    found = json.loads(json.dumps(suggest(values).to_json(), allow_nan=False))
     assert set(found) == {"rows", "recommended", "reason", "sampled", "total", "notes"}
     assert found["recommended"] in found["rows"]
     assert set(found["rows"][0]) == set(Choice.__dataclass_fields__)
@@ -389,4 +389,4 @@ def test_a_share_that_is_not_0_or_all_does_not_say_so(share: float) -> None:
 )
 def test_what_cannot_be_compared_is_refused(source: Any, missing: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        compare(source, missing=missing)
+        suggest(source, missing=missing)

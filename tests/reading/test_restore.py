@@ -1,4 +1,4 @@
-"""The way back to floats, and the check against the source."""
+"""The way back to floats."""
 
 import math
 from pathlib import Path
@@ -8,22 +8,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import zarr
-from stores import check, expected, field, files
+from stores import JOBS, check, expected, field, files, interrupted
 from strategies import DTYPES
 from zarr.storage import MemoryStore
 
-from quantize import UnfinishedStoreError, open_int4, quantize_to_zarr
-from quantize.quality.verify import verify
-from quantize.reading.restore import restore
+from quantize import UnfinishedStoreError, open_int4, quantize_to_zarr, restore
 
 VALUES = field((17, 9, 7))
 ATTRIBUTES = {"units": "K", "valid_min": -9.5, "nothing": None, "flag": "@float:x", "limits": [math.inf, 1]}
-JOBS: list[dict[str, Any]] = [
-    {},
-    {"chunks": (5, 4, 4)},
-    {"chunks": (2, 3, 4), "shards": (6, 9, 4), "compressors": None},
-    {"chunks": (17, 2, 7), "workers": 3},
-]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=str)
@@ -136,55 +128,20 @@ def test_only_an_array_of_zarr_is_replaced_by_one(tmp_path: Path, what: str) -> 
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("call", [verify, lambda store: restore(store, "never.npy")], ids=["verify", "restore"])
-def test_an_unfinished_store_is_refused(call: Any) -> None:
+def test_an_unfinished_store_is_refused(tmp_path: Path) -> None:
     store = MemoryStore()
-
-    def progress(event: Any) -> None:
-        if getattr(event, "phase", "") == "write":
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        quantize_to_zarr(VALUES, store, progress=progress)
+    interrupted(VALUES, store)
     with pytest.raises(UnfinishedStoreError):
-        call(store)
-    assert not Path("never.npy").exists()
+        restore(store, tmp_path / "never.npy")
+    assert files(tmp_path) == {}
 
 
-@pytest.mark.parametrize("job", JOBS, ids=str)
-@pytest.mark.parametrize("options", [{}, {"value_range": (-20, 20)}, {"nan_policy": "propagate"}], ids=str)
-def test_verify_holds_a_store_to_its_source(job: dict[str, Any], options: dict[str, Any]) -> None:
-    store = MemoryStore()
-    quantize_to_zarr(VALUES, store, **job, **options)
-    found = verify(store, source=VALUES, workers=2)
-    assert (found.ok, found.compared, found.damaged, found.differing) == (True, True, (), ())
-    assert not verify(store).compared
-    array = open_int4(store)
-    other = VALUES.copy()
-    other[11, 4, 2] = -other[11, 4, 2] + 40
-    differing = verify(store, source=other).differing
-    number = next(n for n, _ in array._reader.grid.touched((slice(11, 12), slice(4, 5), slice(2, 3))))
-    assert differing == (array._reader.place(number),)
-
-
-@pytest.mark.parametrize("other", [VALUES[:-1], VALUES.astype("f8")])
-def test_verify_against_something_else_is_refused(other: np.ndarray) -> None:
-    store = MemoryStore()
-    quantize_to_zarr(VALUES, store)
-    with pytest.raises(ValueError, match="has shape"):
-        verify(store, source=other)
-
-
-@pytest.mark.parametrize("phase", ["verify", "restore"])
-def test_progress_of_the_way_back(tmp_path: Path, phase: str) -> None:
+def test_progress(tmp_path: Path) -> None:
     store = MemoryStore()
     quantize_to_zarr(VALUES, store, chunks=(5, 4, 4))
     events: list[Any] = []
-    if phase == "verify":
-        verify(store, workers=2, progress=events.append)
-    else:
-        restore(store, tmp_path / "x.npy", workers=2, progress=events.append)
-    assert [(event.phase, event.done) for event in events] == [(phase, n) for n in range(4 * 3 * 2 + 1)]
+    restore(store, tmp_path / "x.npy", workers=2, progress=events.append)
+    assert [(event.phase, event.done) for event in events] == [("restore", n) for n in range(4 * 3 * 2 + 1)]
     assert events[-1].nbytes == VALUES.nbytes
 
 

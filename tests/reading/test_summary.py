@@ -10,6 +10,7 @@ from stores import WatchedStore, field
 from zarr.storage import MemoryStore
 
 from quantize import open_int4, quantize_to_zarr
+from quantize.reading.summary import description, summary
 
 
 def facts(array: Any) -> dict[str, str]:
@@ -23,15 +24,23 @@ def facts(array: Any) -> dict[str, str]:
 def test_what_it_says() -> None:
     array = quantize_to_zarr(field((40, 50)), MemoryStore(), chunks=(8, 10), shards=(16, 50), compressors=None)
     found = facts(array)
-    assert found["shape"] == "(40, 50)"
-    assert found["dtype"] == "float32 when read, int4 when stored"
+    assert found["shape"] == "(40, 50) float32, 7.81 kiB"
     assert found["chunks"] == "(8, 10) in shards (16, 50)"
-    assert (
-        found["bits a value"] == f"{8 * array.nbytes_stored / 2000:.2f}, {8000 / array.nbytes_stored:.1f} times smaller"
-    )
-    assert found["scale"] == f"{array.scale:.6g}, zero point {array.zero_point} (minmax)"
+    stored = array.nbytes_stored
+    smaller = f"{8000 / stored:.1f} times smaller, {8 * stored / 2000:.2f} bits a value"
+    assert found["stored"] == f"{stored / 1024:.2f} kiB, {smaller}"
+    assert found["scale"] == f"{array.scale:.9g}, zero point {array.zero_point} (minmax)"
+    assert found["max error"] == f"{array.scale / 2:.6g} within the range (half a step)"
     assert found["status"] == "sealed"
     assert "missing" not in found
+
+
+@pytest.mark.parametrize("options", [{}, {"nan_policy": "propagate", "shards": (16, 50)}], ids=str)
+def test_the_table_says_what_the_command_line_says(options: dict[str, Any]) -> None:
+    array = quantize_to_zarr(field((40, 50)), MemoryStore(), chunks=(8, 10), **options)
+    lines = {name: text for name, text in facts(array).items() if name != "status"}
+    assert "\n".join(f"{name:<12}{text}" for name, text in lines.items()) == description(array)
+    assert summary(array)["max_error"] == array.scale / 2
 
 
 @pytest.mark.parametrize(("axis", "count"), [(0, "1,200"), (1, "5")])
@@ -40,15 +49,15 @@ def test_scales_of_an_axis_are_told_without_reading_them(tmp_path: Path, axis: i
     store = WatchedStore(tmp_path / "x", read_only=True)
     array = open_int4(store)
     store.got.clear()
-    assert facts(array)["scale"] == f"one for each of the {count} indices of axis {axis} (mse)"
+    assert facts(array)["scale"] == f"one for each of {count} indices of axis {axis} (mse)"
     assert store.got == []
 
 
 @pytest.mark.parametrize(
     ("dtype", "options", "said"),
     [
-        (np.float32, {}, "code -8, read as NaN"),
-        (np.int16, {"missing": -99}, "code -8, read as -99"),
+        (np.float32, {}, "code -8, read back as NaN"),
+        (np.int16, {"missing": -99}, "code -8, read back as -99"),
     ],
 )
 def test_missing_values(dtype: Any, options: Any, said: str) -> None:
@@ -65,6 +74,6 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     array = quantize_to_zarr(source, tmp_path / "<b>&.zarr")
     html = array._repr_html_()
     assert "<script" not in html
-    assert facts(array)["shape"] == "(4, 6) of <script>alert('x')</script>, a&b"
+    assert facts(array)["dimensions"] == "<script>alert('x')</script>, a&b"
     assert "<b>&.zarr/data" in "".join(ElementTree.fromstring(html)[0].itertext())
     assert len(html) < 3000

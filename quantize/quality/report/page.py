@@ -9,11 +9,12 @@ from typing import Any
 
 from ... import __version__
 from ...reading.array import Int4Array
+from ...reading.summary import facts
 from ..choices import Choice, Comparison, decibels, percent
 from ..figures import ErrorFigures
-from ..measure import Measurement, given_range, rule_of
+from ..measure import Measurement
 from . import pictures
-from .verdict import Verdict, bits, ratio
+from .verdict import Verdict, bits, times_smaller
 
 CSS = """
 :root { color-scheme: light; }
@@ -111,11 +112,11 @@ def tiles(array: Int4Array, figures: ErrorFigures) -> str:
         (
             "half a step",
             f"{bound:.4g}",
-            "bound within the range" if array.axis is None else "the largest of all scales",
+            "bound within the range" if array.metadata.granularity.single else "the largest of all scales",
         ),
         ("saturated", percent(share) if share else "none", "values beyond the levels"),
         ("stored", f"{bits(figures)} bits", "a value, scales included"),
-        ("smaller", f"{ratio(array)} times", f"than {array.dtype}"),
+        ("smaller", f"{times_smaller(array)} times", f"than {array.dtype}"),
     )
     cells = "\n".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(what)}</small></dd></div>"
@@ -136,16 +137,8 @@ def table_section(array: Int4Array, figures: ErrorFigures) -> str:
 
 def settings(array: Int4Array) -> list[tuple[str, str]]:
     """How the store was made."""
-    rule = rule_of(array)
-    share = "" if rule.percentile is None else f" {rule.percentile:g}"
-    given = given_range(array)
-    within = "" if given is None else f", of the range {given[0]:g} to {given[1]:g}"
-    found = [("scale method", f"{rule.scale_method}{share}{within}"), ("chunks", str(array.chunks))]
-    if array.axis is None:
-        found.append(("scale", f"{array.scale:.9g}, zero point {array.zero_point}"))
-    else:
-        found.append(("scale", f"one for each of the {array.shape[array.axis]:,} indices of axis {array.axis}"))
-    return found
+    known = dict(facts(array, most=0))
+    return [("scale method", array.metadata.rule.method.label), *((name, known[name]) for name in ("chunks", "scale"))]
 
 
 # Its pictures ---------------------------------------------------------------------------------------------------------
@@ -177,26 +170,27 @@ def label_of(array: Int4Array) -> str:
 
 def whole_of(array: Int4Array) -> float | None:
     """The smallest step of whole numbers."""
-    return float(array.scale) if array.dtype.kind in "iu" and array.axis is None else None
+    return float(array.scale) if array.dtype.kind in "iu" and array.metadata.granularity.single else None
 
 
 def value_section(array: Int4Array, counts: Any) -> str:
-    one = {} if array.axis is not None else {"scale": array.scale, "zero_point": array.zero_point}
-    lowest = rule_of(array).lowest
+    granularity = array.metadata.granularity
+    one = {"scale": array.scale, "zero_point": array.zero_point} if granularity.single else {}
+    lowest = array.metadata.rule.lowest
     figure = pictures.value_histogram(counts, lowest, whole=whole_of(array), label=label_of(array), **one)
     caption = (
         "Each orange line is a level: a value is stored as the code of the nearest one. The scale is good where the "
         "values spread over all levels; if most lie between two of them, it is too wide."
     )
-    if array.axis is not None:
-        caption += f" Each index of axis {array.axis} has levels of its own: all are drawn over each other, in steps."
+    if not granularity.single:
+        caption += f" Each {granularity.each} has levels of its own: all are drawn over each other, in steps."
     beyond = "Values lie beyond the outermost levels." if counts[0] or counts[-1] else ""
     alt = f"Histogram of the values with the {7 - lowest + 1} levels that they are rounded to. {beyond}".strip()
     return section("Where the values lie", shown(figure, alt, caption))
 
 
 def error_section(array: Int4Array, figures: ErrorFigures, counts: Any) -> str:
-    bound = figures.bound if array.axis is None else None
+    bound = figures.bound if array.metadata.granularity.single else None
     figure = pictures.error_histogram(counts, bound=bound, whole=whole_of(array), label=label_of(array))
     caption = (
         "Within the green band a value is off by no more than half a step, which is all that rounding to the nearest "

@@ -21,7 +21,7 @@ from ...numerics.grid import Shape
 from ...numerics.scales import HIGHEST, LOWEST
 from ..choices import Choice
 from ..figures import PartErrors
-from ..residuals import ERROR_BINS, VALUE_BINS, Bins
+from ..residuals import ERROR_BINS, VALUE_BINS, EvenBins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#1f5a96", "#c8590a", "#d9ead3", "#8a8a8a"
 WIDTH = 5.6  # inches
-BEYOND = 4  # steps that are drawn beyond the outermost levels at most
-FEW = 8  # whole numbers that a bar spans at least, if not one at most, so that they do not vary from bar to bar
-EACH = 300  # values for each bar of a step, so that their heights tell more than chance
-SMALLEST, LARGEST = 1e-280, 1e280  # scales that can be drawn
-LONG = 8  # times as long as wide: a map is folded then
-ROW = 12  # parts that make one row
+STEPS_BEYOND = 4  # steps: the picture reaches at most so far beyond the outermost levels
+LEAST_SPAN = 8  # whole numbers: a bar spans at most one or at least so many, or its height would vary by how many
+BAR_VALUES = 300  # values: the least average of a bar, so that its height tells more than chance
+SMALLEST_SCALE, LARGEST_SCALE = 1e-280, 1e280  # units of the data: the scales that matplotlib can draw
+MOST_ELONGATED = 8  # times as long as wide: the shape of a map from which on it is folded
+ONE_ROW = 12  # parts: a map of so few is one row
 
 STYLE: Any = {
     "font.size": 9.5,
@@ -93,7 +93,7 @@ def value_histogram(
     Parameters
     ----------
     counts : ndarray
-        As of `rulers.VALUE_BINS`.
+        Counts in `residuals.VALUE_BINS`.
     lowest : int
         The lowest code that values get.
     scale, zero_point : float and int, optional
@@ -103,10 +103,10 @@ def value_histogram(
     label : str
         What the values are.
     """
-    bars = drawn(counts, VALUE_BINS, (4, 8, 16, 32), (lowest - 0.5 - BEYOND, HIGHEST + 0.5 + BEYOND), whole)
+    bars = drawn(counts, VALUE_BINS, (4, 8, 16, 32), (lowest - 0.5 - STEPS_BEYOND, HIGHEST + 0.5 + STEPS_BEYOND), whole)
     one, zero, text = 1.0, 0, f"{label}, in steps from the level of code 0, each index by its own scale"
     if scale is not None:
-        drawable = SMALLEST < scale < LARGEST and abs(zero_point) < 2**40
+        drawable = SMALLEST_SCALE < scale < LARGEST_SCALE and abs(zero_point) < 2**40
         one, zero, text = (scale, zero_point, label) if drawable else (1.0, 0, f"{label}, in steps from code 0")
     levels = [(code - zero) * one for code in range(lowest, HIGHEST + 1)]
     with styled():
@@ -131,7 +131,7 @@ def error_histogram(
     Parameters
     ----------
     counts : ndarray
-        As of `rulers.ERROR_BINS`.
+        Counts in `residuals.ERROR_BINS`.
     bound : float, optional
         Half a step, where it is the same for all values.
     whole, label
@@ -160,7 +160,7 @@ class Bars:
 
 
 def drawn(
-    counts: np.ndarray, bins: Bins, joins: tuple[int, ...], reach: tuple[float, float], whole: float | None
+    counts: np.ndarray, bins: EvenBins, joins: tuple[int, ...], reach: tuple[float, float], whole: float | None
 ) -> Bars:
     """The bars that lie within reach, each of as many bins joined as it takes to have enough values, centred about 0.
 
@@ -168,8 +168,8 @@ def drawn(
     """
     total = max(int(counts.sum()), 1)
     spans = [(n, math.inf if whole is None else whole * n / bins.per_unit) for n in joins]
-    many = [n for n, span in spans if not 0.5 < span < FEW] or [joins[-1]]
-    join = next((n for n in many if total * n >= EACH * bins.per_unit), many[len(many) // 2])
+    many = [n for n, span in spans if not 0.5 < span < LEAST_SPAN] or [joins[-1]]
+    join = next((n for n in many if total * n >= BAR_VALUES * bins.per_unit), many[len(many) // 2])
     most = bins.reach * bins.per_unit
     places = (np.arange(-most, most) + join // 2) // join
     heights = np.bincount(places - places[0], counts[1:-1]) / total
@@ -195,10 +195,10 @@ def draw(ax: Axes, bars: Bars, reach: tuple[float, float], width: float, place: 
             text = f"{100 * share:.2g} %\nbeyond"
             ax.text(edges.mean(), height + top / 40, text, ha="center", va="bottom", color=ORANGE, fontsize=8)
     ax.set_xlim(place(low - 6 * width * (bars.below > 0)), place(high + 6 * width * (bars.above > 0)))
-    shares(ax, top * (1.25 if bars.below or bars.above else 1.06))
+    share_axis(ax, top * (1.25 if bars.below or bars.above else 1.06))
 
 
-def shares(ax: Axes, top: float) -> None:
+def share_axis(ax: Axes, top: float) -> None:
     ax.set_ylabel("share of the values")
     ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:g} %")
     ax.set_ylim(0, top)
@@ -218,7 +218,7 @@ def code_bars(counts: Sequence[int], nan_code: int | None = None) -> Figure:
             bars[nan_code - LOWEST].set_hatch("////")
         ax.set_xticks(codes, [f"{code}\nmissing" if code == nan_code else str(code) for code in codes])
         ax.set_xlabel("code")
-        shares(ax, 1.06 * (heights.max() or 1.0))
+        share_axis(ax, 1.06 * (heights.max() or 1.0))
     return figure
 
 
@@ -277,10 +277,10 @@ def folded_map(values: np.ndarray, counts: Shape) -> tuple[np.ndarray, tuple[lis
         return max(rows * rows / values.size, values.size / rows / rows)
 
     cut = min(real[1:], key=aspect, default=0)
-    if cut and aspect(cut) <= LONG:
+    if cut and aspect(cut) <= MOST_ELONGATED:
         along = [axis for axis in real if axis < cut], [axis for axis in real if axis >= cut]
         return values.reshape(math.prod(counts[:cut]), -1), along
-    columns = values.size if values.size <= ROW else math.ceil(math.sqrt(values.size))
+    columns = values.size if values.size <= ONE_ROW else math.ceil(math.sqrt(values.size))
     padded = np.full(-(-values.size // columns) * columns, np.nan)
     padded[: values.size] = values
     return padded.reshape(-1, columns), None

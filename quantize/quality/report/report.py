@@ -14,15 +14,15 @@ from ...reading.array import Int4Array, open_int4
 from ...runtime.progress import Progress
 from ..choices import Comparison
 from ..figures import ErrorFigures
-from ..measure import measured
-from ..suggest import compare
+from ..measure import measure_store
+from ..suggest import compare_rules
 from .page import page
 from .verdict import Verdict, verdict_of
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The contents of a report. `str` prints verdict and figures, `to_json` gives all as a dictionary.
 
     Attributes
     ----------
@@ -104,11 +104,12 @@ def write_report(
     target = Path(path)
     check_target(target, overwrite)
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
-    measurement, origin = measured(array, source, progress), as_source(source)
+    origin = as_source(source)
+    measurement = measure_store(array, origin, progress)
     comparison = None
     if measurement.figures.count:
         missing = "declared" if origin.missing == array.missing else array.missing
-        comparison = compare(source, current=array, missing=missing)
+        comparison = compare_rules(origin, source, array, missing)
     verdict = verdict_of(array, measurement.figures, comparison)
     html = page(array, origin.label, measurement, verdict, comparison)
     with replacing(target, overwrite) as partial:

@@ -14,8 +14,8 @@ GRADES = (  # by SQNR in dB: typical errors of an eighth, and of a quarter, of t
     (12.0, "fair", "Fair: the data keep their shape, and lose their fine detail."),
     (-math.inf, "coarse", "Coarse: much of what is in the data is lost."),
 )
-CODES_ALONE = 4.5  # bits a value: more than codes and a few checksums take
-WORTH = 1.0  # dB that make another choice worth a look
+CODES_ALONE_BITS = 4.5  # bits a value: codes and a few checksums take less
+WORTH_DB = 1.0  # dB: a gain that makes another choice worth a look
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Verdict:
 
 
 def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison | None) -> Verdict:
-    """What the figures mean to someone who sees such a page for the first time."""
+    """The verdict on a store, by its figures and by what other choices would give."""
     if not figures.within_bound:
         return defect(figures)
     if not figures.count:
@@ -41,7 +41,7 @@ def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison |
 
 
 def typical(figures: ErrorFigures) -> str:
-    """What a typical error is, beside the values."""
+    """A sentence on the typical error, beside how much the values vary."""
     if figures.sqnr_db == -math.inf:
         return f"A typical error (RMS) is {figures.rmse:.3g}, and the values do not vary at all."
     share = 10 ** (-figures.sqnr_db / 20)
@@ -65,8 +65,8 @@ def defect(figures: ErrorFigures) -> Verdict:
 
 
 def reach_of(array: Int4Array, figures: ErrorFigures) -> str:
-    """What the largest errors are."""
-    half = f"half a step ({figures.bound:.3g}{'' if array.axis is None else ' at most'})"
+    """A sentence on the largest errors."""
+    half = f"half a step ({figures.bound:.3g}{'' if array.metadata.granularity.single else ' at most'})"
     if array.dtype.kind in "iu":
         half += ", but for rounding to whole numbers"
     if not figures.saturated:
@@ -79,8 +79,8 @@ def reach_of(array: Int4Array, figures: ErrorFigures) -> str:
 
 
 def size_of(array: Int4Array, figures: ErrorFigures) -> str:
-    times = f"{ratio(array)} times less than {array.dtype}"
-    if (figures.bits_per_value or 0.0) > CODES_ALONE:
+    times = f"{times_smaller(array)} times less than {array.dtype}"
+    if (figures.bits_per_value or 0.0) > CODES_ALONE_BITS:
         times += "; what exceeds 4 is scales, checksums, and what compression adds where chunks are small"
     return f"It takes {bits(figures)} bits a value, {times}."
 
@@ -90,7 +90,7 @@ def bits(figures: ErrorFigures) -> str:
     return f"{stored:.2f}" if stored >= 0.1 else f"{stored:.2g}"
 
 
-def ratio(array: Int4Array) -> str:
+def times_smaller(array: Int4Array) -> str:
     times = array.nbytes / array.nbytes_stored
     return f"{times:.1f}" if times < 100 else f"{times:,.0f}"
 
@@ -103,18 +103,18 @@ def advice(comparison: Comparison | None) -> str:
     finest = max(comparison.rows, key=lambda row: -math.inf if math.isnan(row.sqnr_db) else row.sqnr_db)
     gain, bits_more = best.sqnr_db - current.sqnr_db, current.bits_per_value - best.bits_per_value
     said = []
-    if best is not current and gain >= WORTH:
+    if best is not current and gain >= WORTH_DB:
         said.append(
             f"Another choice would do better: {best.label} gives {decibels(best.sqnr_db)} instead of "
             f"{decibels(current.sqnr_db)}, at {best.bits_per_value:.2f} bits a value before compression instead of "
             f"{current.bits_per_value:.2f}."
         )
-    elif gain <= -WORTH and bits_more > 0:
+    elif gain <= -WORTH_DB and bits_more > 0:
         said.append(
             f"It is {-gain:.1f} dB better than {best.label}, which is recommended for being cheaper by {bits_more:.2g} "
             "bits a value before compression: keep it if that is worth it to you."
         )
-    if finest.sqnr_db - max(best.sqnr_db, current.sqnr_db) >= WORTH:
+    if finest.sqnr_db - max(best.sqnr_db, current.sqnr_db) >= WORTH_DB:
         said.append(
             f"The finest of those tried is {finest.label}, with {decibels(finest.sqnr_db)} at "
             f"{finest.bits_per_value:.2f} bits a value."
