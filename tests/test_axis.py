@@ -126,7 +126,7 @@ def test_what_is_indexed_has_the_scales_of_its_indices(axis: int, shards: Any) -
 
 
 @pytest.mark.parametrize("scale_method", BY_DATA)
-@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("axis", [None, 0, slow(1), slow(2)])
 @pytest.mark.parametrize("whole", [False, slow(True)])
 def test_ranges_by_the_data_are_as_good_as_those_in_memory(scale_method: str, axis: int | None, whole: bool) -> None:
     """Histograms of chunks, merged, against one of everything: 0.05 dB; 0.1 where an index has a few hundred values."""
@@ -145,7 +145,7 @@ def test_ranges_by_the_data_are_as_good_as_those_in_memory(scale_method: str, ax
         assert np.mean([mine - theirs for mine, theirs in found]) >= -0.02
 
 
-@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("axis", [None, slow(0), 1])
 @pytest.mark.parametrize("scale_method", EXACT + BY_DATA)
 def test_the_ends_of_float64_go_through_everything(scale_method: str, axis: int | None) -> None:
     values = np.finfo(np.float64).max * np.where(np.arange(64).reshape(8, 8) % 3, 1.0, -1.0)
@@ -296,12 +296,13 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("torn", [True, slow(False)])
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["one read", "mse of an axis"]))
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, job: str) -> None:
     assert mended_deaths(VALUES, tmp_path, torn, **JOBS[job], workers=1) >= 8
 
 
-@pytest.mark.parametrize("torn", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [True, False])
 def test_a_death_while_overwriting_is_mended(tmp_path: Path, torn: bool) -> None:
     old, new = {"axis": 1, "chunks": (6, 5, 14)}, {"axis": 0, "scale_method": "mse", "chunks": (6, 5, 14), "workers": 1}
     quantize_to_zarr(VALUES, tmp_path / "whole", **new)
@@ -329,7 +330,7 @@ def test_the_same_job_gives_the_same_bytes(tmp_path: Path, job: str) -> None:
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "5")
 
 
-@pytest.mark.parametrize("job", mostly_slow(JOBS, ["scales of an axis", "mse of an axis"]))
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["mse of an axis"]))
 def test_a_cluster_writes_the_bytes_of_threads(tmp_path: Path, job: str) -> None:
     np.save(tmp_path / "x.npy", VALUES)
     quantize_to_zarr(tmp_path / "x.npy", tmp_path / "threads", **JOBS[job])

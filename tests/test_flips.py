@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from marks import slow
+from marks import mostly_slow, slow
 from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
@@ -94,7 +94,7 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
 
 
 @pytest.mark.parametrize("every_bit", [False, slow(True)], ids=["some bits", "every bit"])
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["plain", "gzip", "sharded", "axis, sharded"]))
 def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_of_stores, "sync", at_once)
     monkeypatch.setattr(schedulers, "run_tasks", in_turn)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marks import slow
+from marks import mostly_slow, slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, arrays, numbers
 
 from quantize import kernels
@@ -220,7 +220,7 @@ def test_nan_and_missing_values_get_their_code(dtype: np.dtype[Any], n: int) -> 
     np.testing.assert_array_equal(pack(block, 1.0, 0, -8, -9.0), expected)
 
 
-@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("dtype", mostly_slow(INTEGERS, [np.int16, np.uint64]), ids=str)
 def test_missing_integers_get_their_code(dtype: np.dtype[Any]) -> None:
     missing = np.iinfo(dtype).max
     block = np.asarray([[missing, missing - 1, 0]], dtype)

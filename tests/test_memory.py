@@ -262,6 +262,7 @@ def test_4_gib_go_through_256_mb(tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_the_measure_sees_what_is_held(tmp_path: Path) -> None:
     """An array that is made while the run goes on is counted: the tests above could fail."""
     setup = f"""

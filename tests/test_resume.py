@@ -48,9 +48,9 @@ def skipped(source: Any, store: Any, **options: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("phase", "at", "options"),
     [
-        ("scan", 20, {}),
+        slow("scan", 20, {}),
         ("scan", 60, {"scale_method": "mse"}),
-        ("write", 200, {}),
+        slow("write", 200, {}),
         ("write", 500, {"axis": 1, "chunks": (1, 2)}),
     ],
     ids=str,
@@ -234,7 +234,8 @@ def client() -> Iterator[distributed.Client]:
         yield client
 
 
-@pytest.mark.parametrize("cut", [False, slow(True)], ids=["changed", "cut"])
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [False, True], ids=["changed", "cut"])
 def test_a_file_that_changes_between_the_passes_stops_a_cluster(
     client: distributed.Client, tmp_path: Path, cut: bool
 ) -> None:

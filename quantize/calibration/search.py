@@ -21,8 +21,9 @@ def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> Chosen:
     Groups that hold only one value, or none, keep what their bounds give.
     """
     found = rule.scales(rows)
-    if histogram is None:
+    if rule.method.needs != "histogram":
         return found
+    assert histogram is not None
     low, high = bounds(rows)
     varied = np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist()
     if isinstance(rule.method, Percentile):

@@ -299,7 +299,7 @@ class GivenRange(Method):
 
     @property
     def label(self) -> str:
-        return "{}, of the range {:g} to {:g}".format(self, *self.value_range)
+        return "{} of {:g} to {:g}".format(self, *self.value_range)
 
     @property
     def option(self) -> str:

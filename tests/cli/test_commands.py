@@ -626,7 +626,7 @@ def test_a_disk_that_fails_leaves_a_run_that_goes_on(monkeypatch, tmp_path, made
 @pytest.mark.parametrize(
     ("number", "at", "place"),
     [
-        (signal.SIGINT, 20, "pass 1 of 2, scan"),
+        slow(signal.SIGINT, 20, "pass 1 of 2, scan"),
         slow(signal.SIGINT, 300, "pass 2 of 2, write"),
         slow(signal.SIGTERM, 20, "pass 1 of 2, scan"),
         (signal.SIGTERM, 300, "pass 2 of 2, write"),
@@ -696,7 +696,7 @@ def test_the_word_comes_while_all_threads_are_held_up(tmp_path, made, number, at
         slow("verify {}/a.zarr {}/a.npy", "FileSource.read", "error: stopped"),
         slow("restore {}/a.zarr {}/x.npy", "ChunkReader.read", "error: stopped"),
         slow("restore {}/a.zarr {}/x.zarr", "ChunkReader.read", "error: stopped"),
-        ("report {}/a.zarr {}/a.npy -o {}/x.html", "FileSource.read", "error: stopped"),
+        slow("report {}/a.zarr {}/a.npy -o {}/x.html", "FileSource.read", "error: stopped"),
     ],
 )
 def test_a_second_signal_ends_a_command_at_once(tmp_path, made, arguments, call, said):

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from found import Found, by_rule, levels_of
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import BFLOAT16, DTYPES, FLOATS, numbers
 
-from quantize.numerics.scales import Rule, Scale, check_scale
+from quantize.numerics.scales import Codes, Method, Rule, check_scale
 from quantize.numerics.statistics import Statistics, fold_into, folded, from_row, no_rows, to_row
-from quantize.numerics.tables import levels, levels_each
+from quantize.numerics.tables import levels_each
 
 FLOAT64 = np.dtype(np.float64)
 FLOAT64_MAX = float(np.finfo(FLOAT64).max)
@@ -71,40 +72,40 @@ def test_missing_values_add_up() -> None:
 # Scale --------------------------------------------------------------------------------------------------------------
 
 
-def chosen(low: float, high: float, scale_method: str = "minmax", nan_policy: str = "raise") -> Scale:
-    return Rule(scale_method, None, nan_policy).choose(Statistics(low, high, 2))
+def chosen(low: float, high: float, scale_method: str = "minmax", nan_policy: str = "raise") -> Found:
+    return by_rule(Rule.of(scale_method, None, nan_policy), Statistics(low, high, 2))
 
 
 @pytest.mark.parametrize(
     ("low", "high", "scale_method", "nan_policy", "expected"),
     [
-        (-10.0, 10.0, "minmax", "raise", Scale(20 / 15, 0, None)),
-        (0.0, 15.0, "minmax", "raise", Scale(1.0, -8, None)),
-        (0.0, 14.0, "minmax", "propagate", Scale(1.0, -7, -8)),
-        (-7.0, 7.0, "absmax", "raise", Scale(1.0, 0, None)),
-        (-21.0, 7.0, "absmax", "propagate", Scale(3.0, 0, -8)),
-        (1.0, 14.0, "absmax", "raise", Scale(2.0, 0, None)),
-        (280.0, 295.0, "minmax", "raise", Scale(1.0, -288, None)),
-        (3.0, 3.0, "minmax", "raise", Scale(1.0, -3, None)),
-        (0.1, 0.1, "minmax", "raise", Scale(0.1, -1, None)),
-        (-0.1, -0.1, "minmax", "raise", Scale(0.1, 1, None)),
-        (2.0**31 - 1, 2.0**31 - 1, "minmax", "raise", Scale(1.0, 1 - 2**31, None)),
-        (2.0**31, 2.0**31, "minmax", "raise", Scale(2.0**31, -1, None)),
-        (0.0, 0.0, "minmax", "raise", Scale(1.0, 0, None)),
-        (0.0, 0.0, "absmax", "raise", Scale(1.0, 0, None)),
-        (-FLOAT64_MAX, FLOAT64_MAX, "minmax", "raise", Scale(2 * (FLOAT64_MAX / 15), -1, None)),
-        (0.0, 5e-324, "minmax", "raise", Scale(5e-324, -8, None)),
-        (0.0, 16 * 5e-324, "minmax", "raise", Scale(2 * 5e-324, -8, None)),
-        (-8 * 5e-324, 0.0, "absmax", "raise", Scale(2 * 5e-324, 0, None)),
+        (-10.0, 10.0, "minmax", "raise", Found(20 / 15, 0, None)),
+        (0.0, 15.0, "minmax", "raise", Found(1.0, -8, None)),
+        (0.0, 14.0, "minmax", "propagate", Found(1.0, -7, -8)),
+        (-7.0, 7.0, "absmax", "raise", Found(1.0, 0, None)),
+        (-21.0, 7.0, "absmax", "propagate", Found(3.0, 0, -8)),
+        (1.0, 14.0, "absmax", "raise", Found(2.0, 0, None)),
+        (280.0, 295.0, "minmax", "raise", Found(1.0, -288, None)),
+        (3.0, 3.0, "minmax", "raise", Found(1.0, -3, None)),
+        (0.1, 0.1, "minmax", "raise", Found(0.1, -1, None)),
+        (-0.1, -0.1, "minmax", "raise", Found(0.1, 1, None)),
+        (2.0**31 - 1, 2.0**31 - 1, "minmax", "raise", Found(1.0, 1 - 2**31, None)),
+        (2.0**31, 2.0**31, "minmax", "raise", Found(2.0**31, -1, None)),
+        (0.0, 0.0, "minmax", "raise", Found(1.0, 0, None)),
+        (0.0, 0.0, "absmax", "raise", Found(1.0, 0, None)),
+        (-FLOAT64_MAX, FLOAT64_MAX, "minmax", "raise", Found(2 * (FLOAT64_MAX / 15), -1, None)),
+        (0.0, 5e-324, "minmax", "raise", Found(5e-324, -8, None)),
+        (0.0, 16 * 5e-324, "minmax", "raise", Found(2 * 5e-324, -8, None)),
+        (-8 * 5e-324, 0.0, "absmax", "raise", Found(2 * 5e-324, 0, None)),
     ],
 )
-def test_scale_rules(low: float, high: float, scale_method: str, nan_policy: str, expected: Scale) -> None:
+def test_scale_rules(low: float, high: float, scale_method: str, nan_policy: str, expected: Found) -> None:
     assert chosen(low, high, scale_method, nan_policy) == expected
 
 
 @pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
 def test_no_finite_value_has_scale_1(scale_method: str) -> None:
-    assert Rule(scale_method, None, "propagate").choose(Statistics(nan=3)) == Scale(1.0, 0, -8)
+    assert by_rule(Rule.of(scale_method, None, "propagate"), Statistics(nan=3)) == Found(1.0, 0, -8)
 
 
 @given(ranges, policies)
@@ -142,7 +143,7 @@ def test_absmax_is_the_formula_and_its_levels_reach_the_far_end(limits: list[flo
 def test_constants_are_restored_exactly_from_code_0(dtype: np.dtype[Any], data: st.DataObject, nan_policy: str) -> None:
     value = np.asarray(data.draw(numbers(dtype)), dtype)[()]
     result = chosen(float(value), float(value), nan_policy=nan_policy)
-    restored = levels(result, dtype).table[8]
+    restored = levels_of(result, dtype).table[8]
     if dtype.kind in "iu" and abs(int(value)) > 2**53:
         value = np.clip(np.rint(float(value)), *map(float, oracle.finite_range(dtype)))
         assert float(restored) == pytest.approx(float(value), rel=2**-52)
@@ -153,7 +154,7 @@ def test_constants_are_restored_exactly_from_code_0(dtype: np.dtype[Any], data: 
 @given(ranges)
 def test_value_range_takes_the_place_of_the_data(limits: list[float]) -> None:
     for scale_method in ("minmax", "absmax"):
-        assert Rule(scale_method, tuple(limits)).choose(Statistics(-1.0, 1.0, 2)) == chosen(*limits, scale_method)
+        assert by_rule(Rule.of(scale_method, tuple(limits)), Statistics(-1.0, 1.0, 2)) == chosen(*limits, scale_method)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +173,12 @@ def test_value_range_takes_the_place_of_the_data(limits: list[float]) -> None:
 )
 def test_settings_that_make_no_sense(arguments: tuple[Any, ...], words: list[str]) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        Rule(*arguments)
+        Rule.of(*arguments)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_refusal_counts_each_kind_and_names_the_ways_out() -> None:
-    rule = Rule()
+    rule = Rule.of()
     statistics = Statistics(0.0, 1.0, 5, nan=1234, missing=2, positive_infinity=3, negative_infinity=4)
     assert rule.refused(statistics)
     message = rule.refusal(statistics, (0, 7), missing=-9999)
@@ -188,16 +189,16 @@ def test_refusal_counts_each_kind_and_names_the_ways_out() -> None:
 @pytest.mark.parametrize(
     ("rule", "kind", "refused"),
     [
-        (Rule(), "nan", True),
-        (Rule(), "missing", True),
-        (Rule(), "positive_infinity", True),
-        (Rule(), "negative_infinity", True),
-        (Rule(nan_policy="propagate"), "nan", False),
-        (Rule(nan_policy="propagate"), "missing", False),
-        (Rule(nan_policy="propagate"), "positive_infinity", True),
-        (Rule(value_range=(0, 1)), "nan", True),
-        (Rule(value_range=(0, 1)), "negative_infinity", False),
-        (Rule(), "count", False),
+        (Rule.of(), "nan", True),
+        (Rule.of(), "missing", True),
+        (Rule.of(), "positive_infinity", True),
+        (Rule.of(), "negative_infinity", True),
+        (Rule.of(nan_policy="propagate"), "nan", False),
+        (Rule.of(nan_policy="propagate"), "missing", False),
+        (Rule.of(nan_policy="propagate"), "positive_infinity", True),
+        (Rule.of(value_range=(0, 1)), "nan", True),
+        (Rule.of(value_range=(0, 1)), "negative_infinity", False),
+        (Rule.of(), "count", False),
     ],
 )
 def test_what_is_refused(rule: Rule, kind: str, refused: bool) -> None:
@@ -226,18 +227,18 @@ def test_numpy_numbers_become_plain_ones() -> None:
 
 
 @st.composite
-def parameters(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
+def parameters(draw: st.DrawFn, dtype: np.dtype[Any]) -> Found:
     low, high = sorted([float(draw(numbers(dtype))), float(draw(numbers(dtype)))])
     result = chosen(low, high, draw(st.sampled_from(["minmax", "absmax"])), draw(policies))
     stretch = draw(st.sampled_from([1.0, 1.0, 1.5]))
     assume(math.isfinite(result.scale * stretch))
-    return Scale(result.scale * stretch, result.zero_point, result.nan_code)
+    return Found(result.scale * stretch, result.zero_point, result.nan_code)
 
 
 @given(st.sampled_from(DTYPES), st.data())
 def test_levels_are_rounded_once(dtype: np.dtype[Any], data: st.DataObject) -> None:
     scale = data.draw(parameters(dtype))
-    found = levels(scale, dtype)
+    found = levels_of(scale, dtype)
     assert found.table.shape == (16,)
     assert found.table.dtype == dtype
     for code in range(-8, 8):
@@ -262,26 +263,26 @@ def test_levels_are_rounded_once(dtype: np.dtype[Any], data: st.DataObject) -> N
 )
 def test_bfloat16_is_not_rounded_through_float32(value: float, expected: float) -> None:
     for sign in (1, -1):
-        assert float(levels(Scale(value), BFLOAT16).table[8 + sign]) == sign * expected
-        tables, _ = levels_each(np.full(2, value), np.zeros(2, np.int64), None, BFLOAT16)
+        assert float(levels_of(Found(value), BFLOAT16).table[8 + sign]) == sign * expected
+        tables, _ = levels_each(np.full(2, value), np.zeros(2, np.int64), BFLOAT16, Codes())
         assert tables[:, 8 + sign].astype(float).tolist() == [sign * expected] * 2
 
 
 def test_a_level_saturates_within_half_a_step_of_the_range() -> None:
     int8 = np.dtype(np.int8)
-    assert levels(Scale(17.0), int8).table.tolist()[:2] == [-128, -119]
-    assert levels(Scale(17.0), int8).outside == frozenset()
-    assert levels(Scale(18.3), int8).outside == {-8}
-    assert levels(Scale(18.3), int8).table[15] == 127
+    assert levels_of(Found(17.0), int8).table.tolist()[:2] == [-128, -119]
+    assert levels_of(Found(17.0), int8).outside == set()
+    assert levels_of(Found(18.3), int8).outside == {-8}
+    assert levels_of(Found(18.3), int8).table[15] == 127
     float16 = np.dtype(np.float16)
-    top = levels(Scale(65504 / 6.9), float16)
+    top = levels_of(Found(65504 / 6.9), float16)
     assert (top.table[15], top.table[1], top.outside) == (65504, -65504, {-8})
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_missing_values_come_back(dtype: np.dtype[Any]) -> None:
     missing = 99
-    found = levels(Scale(1.0, 0, -8), dtype, missing)
+    found = levels_of(Found(1.0, 0, -8), dtype, missing)
     assert found.table[0] == missing if dtype.kind in "iu" else np.isnan(found.table[0])
     assert -8 not in found.outside
 
@@ -327,12 +328,12 @@ def extreme_ranges(draw: st.DrawFn) -> tuple[float, float]:
 def test_choosing_each_is_choosing_one_by_one(
     limits: list[tuple[float, float]], scale_method: str, nan_policy: str, value_range: tuple[float, float] | None
 ) -> None:
-    rule = Rule(scale_method, value_range, nan_policy)
+    rule = Rule.of(scale_method, value_range, nan_policy)
     statistics = [*(Statistics(low, high, 2) for low, high in limits), Statistics(nan=3)]
-    scales, zero_points = rule.choose_each(np.stack([to_row(s) for s in statistics]))
+    scales, zero_points = rule.scales(np.stack([to_row(s) for s in statistics]))
     assert (scales.dtype, zero_points.dtype) == (np.float64, np.int64)
-    found = [Scale(s, z, rule.nan_code) for s, z in zip(scales.tolist(), zero_points.tolist(), strict=True)]
-    assert found == [rule.choose(s) for s in statistics]
+    found = [Found(s, z, rule.nan_code) for s, z in zip(scales.tolist(), zero_points.tolist(), strict=True)]
+    assert found == [by_rule(rule, s) for s in statistics]
 
 
 def test_many_ordinary_ranges_are_chosen_without_rationals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,11 +343,11 @@ def test_many_ordinary_ranges_are_chosen_without_rationals(monkeypatch: pytest.M
     low[::2] -= 280  # where a difference of two float64 is seldom one itself
     rows = np.stack([to_row(Statistics(x, x + w, 2)) for x, w in zip(low, width, strict=True)])
     for scale_method in ("minmax", "absmax"):
-        rule = Rule(scale_method)
-        expected = [rule.choose(from_row(row)) for row in rows]
+        rule = Rule.of(scale_method)
+        expected = [by_rule(rule, from_row(row)) for row in rows]
         asked: list[Statistics] = []
-        monkeypatch.setattr(Rule, "choose", lambda self, s: asked.append(s) or Scale(1.0))  # noqa: B023
-        scales, zero_points = rule.choose_each(rows)
+        monkeypatch.setattr(Method, "scale", lambda self, s, lowest: asked.append(s) or Found(1.0))  # noqa: B023
+        scales, zero_points = rule.scales(rows)
         monkeypatch.undo()
         same = [(s.scale, s.zero_point) for s in expected]
         differ = sum(a != b for a, b in zip(zip(scales, zero_points, strict=True), same, strict=True))
@@ -369,14 +370,14 @@ def test_folded_rows_are_the_statistics_of_all_values(parts: list[list[float]]) 
 
 
 @st.composite
-def any_scales(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
+def any_scales(draw: st.DrawFn, dtype: np.dtype[Any]) -> Found:
     """Scales of data of a dtype, and others: levels that are ties, subnormal, at the limits and beyond."""
     if draw(st.booleans()):
         return draw(parameters(dtype))
     if draw(st.booleans()):
         bits = draw(st.integers(1, 2**12)) * 2.0 ** draw(st.integers(-160, 120))
-        return Scale(bits, draw(st.integers(-300, 300)))
-    return Scale(draw(st.floats(5e-324, 1e308)), draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)))
+        return Found(bits, draw(st.integers(-300, 300)))
+    return Found(draw(st.floats(5e-324, 1e308)), draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)))
 
 
 @given(st.sampled_from(DTYPES), st.data(), st.sampled_from([None, -8, 3]), st.sampled_from([None, 99]))
@@ -385,10 +386,10 @@ def test_levels_of_each_are_those_of_one(
 ) -> None:
     scales = data.draw(st.lists(any_scales(dtype), min_size=1, max_size=12))
     columns = np.array([s.scale for s in scales]), np.array([s.zero_point for s in scales])
-    tables, outside = levels_each(*columns, nan_code, dtype, missing)
+    tables, outside = levels_each(*columns, dtype, Codes(nan_code=nan_code, missing=missing))
     assert (tables.shape, tables.dtype, outside.shape) == ((len(scales), 16), dtype, (len(scales), 16))
     for row, its_outside, scale in zip(tables, outside, scales, strict=True):
-        found = levels(Scale(scale.scale, scale.zero_point, nan_code), dtype, missing)
+        found = levels_of(Found(scale.scale, scale.zero_point, nan_code), dtype, missing)
         assert {int(code) - 8 for code in np.flatnonzero(its_outside)} == found.outside
         exact = [
             x if dtype.kind in "iu" else x.astype(float) for x in (row, found.table)
@@ -398,23 +399,23 @@ def test_levels_of_each_are_those_of_one(
 
 @pytest.mark.parametrize("zero_point", [-(2**63), 2**63 - 1])
 def test_levels_of_the_furthest_zero_points(zero_point: int) -> None:
-    tables, outside = levels_each(np.array([1.0]), np.array([zero_point]), None, FLOAT64)
-    np.testing.assert_array_equal(tables[0], levels(Scale(1.0, zero_point), FLOAT64).table)
+    tables, outside = levels_each(np.array([1.0]), np.array([zero_point]), FLOAT64, Codes())
+    np.testing.assert_array_equal(tables[0], levels_of(Found(1.0, zero_point), FLOAT64).table)
     assert not outside.any()
 
 
 @pytest.mark.parametrize("percentile", [0, -1, 100.5, math.nan, "x", [99]])
 def test_percentiles_that_are_none(percentile: Any) -> None:
     with pytest.raises(ValueError, match="percentile is"):
-        Rule("percentile", percentile=percentile)
+        Rule.of("percentile", percentile=percentile)
 
 
 def test_percentile_has_a_default_and_goes_with_its_method_only() -> None:
-    assert Rule("percentile").percentile == 99.9
-    assert Rule("mse").percentile is None
+    assert Rule.of("percentile").method.percentile == 99.9
+    assert Rule.of("mse").method.percentile is None
     for scale_method in ("minmax", "absmax", "mse"):
         with pytest.raises(ValueError, match=f"goes with scale_method='percentile', not '{scale_method}'"):
-            Rule(scale_method, percentile=99.9)
+            Rule.of(scale_method, percentile=99.9)
     for scale_method in ("percentile", "mse"):
         with pytest.raises(ValueError, match="value_range fixes the range"):
-            Rule(scale_method, (0, 1))
+            Rule.of(scale_method, (0, 1))

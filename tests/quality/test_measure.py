@@ -8,7 +8,7 @@ import zarr
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from stores import interrupted
-from strategies import DTYPES, arrays
+from strategies import DTYPES, arrays, some_dtypes_at_once
 from zarr.storage import MemoryStore
 
 from quantize import UnfinishedStoreError
@@ -59,8 +59,10 @@ def assert_same(figures: measuring.ErrorFigures, expected: dict[str, Any]) -> No
         assert figures.sqnr_db == pytest.approx(expected["sqnr_db"], abs=1e-6)
 
 
-@given(arrays(special=(math.nan,)), st.sampled_from(METHODS), st.data())
-def test_figures_of_a_store_are_those_of_numpy_on_the_whole_array(values, method, data):
+@some_dtypes_at_once
+@given(method=st.sampled_from(METHODS), data=st.data())
+def test_figures_of_a_store_are_those_of_numpy_on_the_whole_array(dtypes, method, data):
+    values = data.draw(arrays(dtypes, special=(math.nan,)))
     assume(values.ndim and values.size)
     axis = data.draw(st.none() | st.integers(0, values.ndim - 1), "axis")
     chunks = tuple(data.draw(st.integers(1, n)) for n in values.shape)

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", mostly_slow(CASES, ["land", "missing"]))
+@pytest.mark.parametrize("case", mostly_slow(CASES, ["land"]))
 def test_every_kind_of_data_has_a_page(tmp_path, case):
     values, options = CASES[case]
     report, page = made(tmp_path, values, **options)
