@@ -45,7 +45,7 @@ def of_values(values: np.ndarray, bins: FloatBins = FINE, missing: Any = None) -
     """The histogram of all values, and their statistics."""
     block = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(1, -1)
     rows = scan_rows(block, missing=missing)
-    histogram = Histogram.about(bins, *place_by_sample(PER_TENSOR.sample(values, SAMPLE), rows, missing))
+    histogram = Histogram.about(bins, *place_by_sample(PER_TENSOR.sample(values.reshape(-1), SAMPLE), rows, missing))
     histogram.add(block, missing=missing)
     histogram.leave_out(rows)
     return histogram, rows
@@ -137,10 +137,10 @@ def test_each_index_has_a_histogram_of_its_own(dtype: np.dtype[Any], columns: bo
     block = random.integers(0, 100, (12, 2500 if not columns else 7)).astype(dtype)
     lines = Lines(7, columns=True) if columns else Lines(3, repeat=2)
     indices = np.arange(7) * np.ones((12, 1)) if columns else (np.arange(12) // 2 % 3)[:, None] * np.ones(2500)
-    unit, origin = np.ldexp(1.0, np.arange(lines.indices)), -np.arange(lines.indices)
+    unit, origin = np.ldexp(1.0, np.arange(lines.groups)), -np.arange(lines.groups)
     histogram = Histogram.about(COARSE, unit, origin)
     histogram.add(block, lines)
-    for index in range(lines.indices):
+    for index in range(lines.groups):
         alone = Histogram.about(COARSE, unit[index : index + 1], origin[index : index + 1])
         alone.add(block[indices == index].reshape(1, -1))
         np.testing.assert_array_equal(histogram.counts[index], alone.counts[0])

@@ -88,9 +88,9 @@ def test_each_index_has_the_statistics_of_its_values(dtypes: list[np.dtype[Any]]
     block, lines, index_of = data.draw(lined(blocks(dtypes, special=SPECIAL, shapes=LINED)))
     missing = data.draw(st.none() | st.sampled_from(list(block.ravel())))
     assume(missing is None or np.isfinite(missing))
-    rows = no_rows(lines.indices)
+    rows = no_rows(lines.groups)
     scan(block, rows, lines, missing)
-    for index in range(lines.indices):
+    for index in range(lines.groups):
         same(from_row(rows[index]), expected(block[index_of == index].reshape(1, -1), missing))
 
 

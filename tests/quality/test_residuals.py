@@ -6,14 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, count_into, three, ulp
+from quantize.numerics.granularity import granularity_of
+from quantize.numerics.scales import Codes, Scales
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, count_into, ulp
 
 
 def bound(
-    scales: Any, zero_points: Any, axis: int | None = None, dtype: Any = np.float64, **options: Any
+    scales: Any,
+    zero_points: Any,
+    axis: int | None = None,
+    shape: tuple[int, ...] = (9,),
+    dtype: Any = np.float64,
+    clips: bool = True,
+    **codes: Any,
 ) -> ErrorBound:
-    given = {"lowest": -8, "clips": True, "nan_code": None, "missing": None, **options}
-    return ErrorBound(np.array(scales, float), np.array(zero_points, np.int64), axis, dtype=np.dtype(dtype), **given)
+    """For values of a shape, with one scale or one for each index of an axis."""
+    granularity = granularity_of(axis, len(shape))
+    each = Scales.of(np.array(scales, float), np.array(zero_points, np.int64), granularity, shape)
+    return ErrorBound(each, Codes(**codes), clips, np.dtype(dtype))
 
 
 def codes_of(*codes: int) -> np.ndarray:
@@ -95,7 +105,7 @@ def test_each_index_of_an_axis_has_its_own_levels(shape, axis):
     full = [1] * len(shape)
     full[axis] = -1
     exact = (codes - zero_points.reshape(full)) * scales.reshape(full)
-    own = bound(scales, zero_points, axis)
+    own = bound(scales, zero_points, axis, shape)
     sums, counts = own.compare(exact, codes, (0,) * len(shape))
     assert (sums.count, sums.largest, sums.rmse) == (codes.size, 0, 0)
     assert counts.codes.tolist() == np.bincount(codes.ravel() + 8, minlength=16).tolist()
@@ -121,11 +131,6 @@ def test_missing_values_have_their_code_or_are_mismatched():
 def test_a_level_that_the_dtype_cannot_hold_is_an_error():
     with pytest.raises(ValueError, match=r"code 7 .* float16 cannot hold"):
         bound([60000.0], [0], dtype=np.float16).compare(np.zeros(1), codes_of(7), (0,))
-
-
-def test_loops_take_blocks_in_three_parts():
-    values = np.arange(24).reshape(2, 3, 4)
-    assert [three(values, axis).shape for axis in (None, 0, 1, 2)] == [(1, 1, 24), (1, 2, 12), (2, 3, 4), (6, 4, 1)]
 
 
 def test_errors_of_just_half_a_step_lie_within_the_band():

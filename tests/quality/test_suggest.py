@@ -24,7 +24,7 @@ from quantize.io import as_source
 from quantize.io.sampling import sample_of, shares
 from quantize.quality.choices import Choice, Comparison, percent
 from quantize.quality.suggest import suggest
-from quantize.quality.trial import MOST_INDICES
+from quantize.quality.trial import MOST_GROUPS
 
 METHODS = ("minmax", "absmax", "percentile", "mse")
 
@@ -343,11 +343,11 @@ def test_shares_keep_within_their_limits(limits: list[int], most: int) -> None:
 
 @pytest.mark.slow
 def test_long_axes_are_judged_by_some_of_their_indices() -> None:
-    values = field((2 * MOST_INDICES, 64)) * np.exp(rng().normal(size=(2 * MOST_INDICES, 1))).astype(np.float32)
+    values = field((2 * MOST_GROUPS, 64)) * np.exp(rng().normal(size=(2 * MOST_GROUPS, 1))).astype(np.float32)
     found = row(suggest(values), "minmax", 0)
     truth = errors(values, expected(values, axis=0)[1])[0]
     assert found.sqnr_db == pytest.approx(truth, abs=0.5)
-    assert found.note == f"on {MOST_INDICES:,} of {2 * MOST_INDICES:,} indices"
+    assert found.note == f"on {MOST_GROUPS:,} of {2 * MOST_GROUPS:,} indices"
 
 
 # Text -----------------------------------------------------------------------------------------------------------------
