@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def printed(*arguments: str) -> str:
     command = [sys.executable, "-W", "error", "-m", "benchmarks", "--quick", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

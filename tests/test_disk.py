@@ -82,7 +82,7 @@ def test_files_that_may_grow_no_longer(tmp_path: Path, whole: dict[str, bytes]) 
     ("left", "place", "reached"),
     [
         slow(0, "data_scan/zarr.json", "nothing done yet"),
-        (180_000, r"data/c/\d+/0", r"pass 2 of 2, write: \d of 16 chunks"),
+        slow(180_000, r"data/c/\d+/0", r"pass 2 of 2, write: \d of 16 chunks"),
     ],
     ids=["nothing left", "some left"],
 )

@@ -32,7 +32,7 @@ def test_every_example_is_run() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(RUNS)
 
 
-@pytest.mark.parametrize("name", mostly_slow(RUNS, ["usage.py", "npy_out_of_core.py"]))
+@pytest.mark.parametrize("name", mostly_slow(RUNS, ["usage.py"]))
 def test_example(name: str, tmp_path: Path) -> None:
     arguments, expected = RUNS[name]
     printed = run(name, *arguments, folder=tmp_path)

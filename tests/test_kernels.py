@@ -356,6 +356,6 @@ def test_processes_that_share_an_empty_cache(tmp_path: Path) -> None:
             )
             for first in range(6)
         ]
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=300)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * 6, "\n".join(errors)
     assert list(tmp_path.rglob("*.nbi"))

@@ -65,7 +65,7 @@ def measured(setup: str, store: Path, cache: Path | None = None, **options: Any)
     command = [sys.executable, "-c", MEASURE, json.dumps([setup, options, str(store)])]
     compiled = str(cache or store.with_name("cache"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": compiled}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     print({key: f"{value / MIB:.1f} MiB" if key in ("peak", "said") else value for key, value in found.items()})

@@ -60,7 +60,7 @@ OVERTAKEN = {
 
 
 @pytest.mark.parametrize("stage", ["begun", "sealed"])
-@pytest.mark.parametrize("place", OVERTAKEN)
+@pytest.mark.parametrize("place", mostly_slow(OVERTAKEN, ["at a chunk", "at the scale", "at the seal"]))
 def test_between_a_look_and_a_write_another_job_takes_the_place(tmp_path: Path, place: str, stage: str) -> None:
     """Whatever lies between: what comes out is the other job's, or an error that is its too, never a mixture."""
     other = {**JOB, "scale_method": "absmax"}

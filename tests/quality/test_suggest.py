@@ -273,7 +273,7 @@ class Generated:
 
 
 @pytest.mark.parametrize("shape", [slow((2_000_000,)), slow((10_000, 200)), (100, 200, 100)])
-@pytest.mark.parametrize("distribution", ["normal", "uniform", "laplace"])
+@pytest.mark.parametrize("distribution", [slow("normal"), slow("uniform"), "laplace"])
 def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], distribution: str) -> None:
     most = 1 << 19
     monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", most)
