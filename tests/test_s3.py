@@ -443,7 +443,7 @@ def test_a_server_that_goes_down(server: Server, name: str, url: str, source: Pa
     for other in others:
         assert other.exit_code == 2
         assert "error: Could not connect to the endpoint URL" in other.stderr
-    assert {"data/c/2/0", "data/c/3/0"} <= set(server.objects(name))
+    assert {"data/c/0/0", "data/c/1/0"} <= set(server.objects(name))
     assert quantize(*run).exit_code == 0
     check(open_int4(url), VALUES)
 

@@ -87,7 +87,7 @@ class Granularity(ABC):
 
     def groups(self, shape: Shape) -> Grid:
         """The groups, numbered in C order; their `counts` are the shape of an array of scales."""
-        return Grid(shape, self.box(shape))
+        return Grid(shape, tuple(max(length, 1) for length in self.box(shape)))  # an axis may have no indices
 
     def count(self, shape: Shape) -> int:
         """How many groups there are."""

@@ -55,6 +55,7 @@ def restore(
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
     >>> from quantize import quantize_to_zarr
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     array = quantize_to_zarr(np.linspace(0, 15, 6, dtype=np.float32), f"{folder}/x.zarr")

@@ -153,7 +153,10 @@ def on_threads(
     workers: int,
     stop: threading.Event,
 ) -> None:
-    """Results and errors come through a queue, which is waited for with a time limit, so that signals are heard."""
+    """Results and errors come through a queue, which is waited for with a time limit, so that signals are heard.
+
+    No more tasks are begun than there are workers: what stops a run costs only those under way.
+    """
     results: SimpleQueue[tuple[Task | None, Any]] = SimpleQueue()
 
     def call(task: Task, *blocks: Any) -> None:
@@ -179,13 +182,15 @@ def on_threads(
 
     with threads(workers, stop) as pool:
         for window in windows(tasks, workers):
-            if window[0].blocks is None:
-                for task in window:
-                    pool.submit(call, task)
-            else:
+            ahead = iter(window if window[0].blocks is None else ())
+            for task in islice(ahead, workers):
+                pool.submit(call, task)
+            if window[0].blocks is not None:
                 threading.Thread(target=compute, args=(window,)).start()
             for _ in window:
                 take()
+                for task in islice(ahead, 1):
+                    pool.submit(call, task)
 
 
 def in_turn(

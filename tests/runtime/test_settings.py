@@ -59,7 +59,7 @@ def test_the_options_are_the_settings(command: click.Command) -> None:
 def test_every_name_is_taken_and_no_other() -> None:
     for method in names.SCALE_METHODS:
         for policy in names.NAN_POLICIES:
-            assert Rule(method, nan_policy=policy).scale_method == method
+            assert Rule.of(method, nan_policy=policy).method.name == method
     assert tuple(OPTIONS) == names.COMPRESSORS
     for arguments in ({"scale_method": "other"}, {"nan_policy": "other"}, {"compressors": "other"}):
         with pytest.raises(ValueError, match="other"):
