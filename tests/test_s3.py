@@ -38,7 +38,7 @@ JOB: dict[str, Any] = {"chunks": (16, 12), "workers": 1}
 # Reads commands from standard input, each with a number, and answers each with a line of JSON. It counts requests,
 # goes down once it has taken so many chunks, and answers so many of the next requests with an error.
 SERVER = """
-import json, sys, threading
+import json, random, sys, threading, time
 from collections import Counter
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -53,9 +53,17 @@ class Quiet(WSGIRequestHandler):
         pass
 
 def start():
+    # Not at a port that the system gives to clients: one of theirs would take it while the server is down.
     global server, port
-    server = make_server("127.0.0.1", port, answer, threaded=True, request_handler=Quiet)
-    port = server.server_port
+    for _ in range(100):
+        tried = port or random.randrange(20_000, 30_000)
+        try:
+            server = make_server("127.0.0.1", tried, answer, threaded=True, request_handler=Quiet)
+        except (OSError, SystemExit):
+            time.sleep(0.1)
+            continue
+        break
+    port = tried
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return port
 
@@ -145,8 +153,9 @@ class Server:
             self.process.stdin.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
+    """One for each process of tests: s3fs keeps what it once opened, and would look for one that is gone."""
     with pytest.MonkeyPatch.context() as patch:
         started = Server()
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": started.url, "AWS_MAX_ATTEMPTS": "1"}.items():
