@@ -20,7 +20,7 @@ import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 
 from .numerics.dtypes import BFLOAT16
 from .numerics.granularity import ONE, Lines
@@ -60,6 +60,11 @@ def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
     except RuntimeError:  # there is no folder that may be written: compile in every process
         dispatcher = numba.njit(nogil=True)(own)
     return dispatcher
+
+
+# Decorates what loops call and Python seldom does. Called by Python it runs as it is written. As it gets no entry for
+# Python when it is compiled, that takes less time.
+helper: Any = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def signature(block: np.ndarray) -> tuple[Any, ...]:

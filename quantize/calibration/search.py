@@ -1,80 +1,76 @@
-"""Ranges chosen by a histogram: between two quantiles, or with the least squared error."""
+"""Ranges chosen by a histogram: between two quantiles, or with the least squared error.
+
+How the least squared error is searched for
+-------------------------------------------
+
+Sought are a scale and a whole number `lowest`, so that the levels ``(lowest + k) * scale``, for ``k`` from 0 to 15, lie
+as near to the values as they can. All that is known of the values is their histogram.
+
+1. *The error of any levels.* Within a bin the values count as spread evenly. Running sums over the bins, of how many
+   values there are, of the values and of their squares, then give the squared error of any levels at once: the
+   values that are rounded to a level are those between two points, and their sums are a difference. The sums run from
+   the origin outwards, so that outliers cost the values in the middle no digits.
+2. *The place of the levels, for one scale.* They span a window. What lies outside of it is clipped, and the squared
+   distance of that is a convex function of where the window begins: bisection finds where it is least. Tried are the
+   whole numbers nearest to there and, far from zero, scales moved so little that a level lies where it should.
+3. *The scale.* Scales go down in coarse steps from the one that reaches over all values. A narrower window clips more:
+   the search ends where the clipped values alone have more than the least error so far. Fine steps about the best scale
+   follow.
+4. *The fit.* What is better than all before is fitted to its own codes, as k-means does: those codes have a scale and a
+   lowest level of least squared error, which give new codes.
+
+Few different values may lie on levels exactly, which is easy to miss and which bins do not show. Where no more bins are
+occupied than there are levels, the search begins with scales that put a level on the lowest and on the highest value:
+whole parts of the range. It ends with the first whose error is no more than what bins hide.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from ..kernels import compiled
-from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Percentile, Rule
+from ..kernels import compiled, helper
+from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
 from ..numerics.statistics import Statistics, bounds
 from .histogram import Histogram, edge, edge_of, key_of_number, loop_bins
 
-Chosen = tuple[np.ndarray, np.ndarray]
+COARSE_STEP, FINE_STEP = 2.0**-0.0625, 2.0**-0.015625  # factors from one scale that is tried to the next
+ON_GRID = 16  # steps from zero: levels further away can be put anywhere by moving the scale a little
+# Times that a candidate is fitted to its codes. They are no plain int: for each one of those Numba would compile the
+# functions that take it once more.
+FITS, NO_FIT = np.int64(2), np.int64(0)
+ON_BOUNDS = 64  # parts of the range, at most, that are tried as a scale: few whole numbers lie on the levels then
 
 
-def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> Chosen:
-    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them.
+def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them."""
+    scales, zero_points = rule.scales(rows)
+    if rule.method.needs == "histogram":
+        assert histogram is not None
+        low, high = bounds(rows)
+        varied = np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist()
+        improve = improve_by_quantiles if rule.method.percentile is not None else improve_by_error
+        improve(rule, rows, histogram, varied, scales, zero_points)
+    return scales, zero_points
 
-    Groups that hold only one value, or none, keep what their bounds give.
-    """
-    found = rule.scales(rows)
-    if rule.method.needs != "histogram":
-        return found
-    assert histogram is not None
+
+# Percentiles ---------------------------------------------------------------------------------------------------------
+
+
+def improve_by_quantiles(
+    rule: Rule, rows: np.ndarray, histogram: Histogram, indices: list[int], scales: np.ndarray, zero_points: np.ndarray
+) -> None:
+    """Write the scales and zero points between two quantiles, where these lie in different bins."""
+    assert rule.method.percentile is not None
+    share = (100 - rule.method.percentile) / 200
     low, high = bounds(rows)
-    varied = np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist()
-    if isinstance(rule.method, Percentile):
-        return between_quantiles(rule, rule.method.percentile, rows, histogram, varied, *found)
-    return with_least_error(rule, rows, histogram, varied, *found)
-
-
-def between_quantiles(
-    rule: Rule,
-    percentile: float,
-    rows: np.ndarray,
-    histogram: Histogram,
-    varied: list[int],
-    scales: np.ndarray,
-    zero_points: np.ndarray,
-) -> Chosen:
-    """Scales that reach over the share `percentile` of the values, in %."""
-    low, high = bounds(rows)
-    share = (100 - percentile) / 200
-    for i in varied:
+    for i in indices:
         lower, upper = (quantile(histogram, i, q, float(low[i]), float(high[i])) for q in (share, 1 - share))
         if key_at(histogram, i, lower) < key_at(histogram, i, upper):  # within a bin there may be only one value
             found = rule.scale(Statistics(lower, upper, int(rows[i, 2])))
             scales[i], zero_points[i] = found.scale, found.zero_point
-    return scales, zero_points
-
-
-def with_least_error(
-    rule: Rule,
-    rows: np.ndarray,
-    histogram: Histogram,
-    varied: list[int],
-    scales: np.ndarray,
-    zero_points: np.ndarray,
-) -> Chosen:
-    """Scales and whole zero points with the least squared error over all values."""
-    low, high = bounds(rows)
-    steps = HIGHEST - rule.lowest + 1
-    first = (rule.lowest - zero_points).astype(np.float64)
-    lowest = first.copy()
-    search, shape = compiled(search_loop), loop_bins(histogram.bins)
-    for i in varied:
-        counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
-        unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
-        ends = float(low[i]) / unit + origin, float(high[i]) / unit + origin
-        found, whole = search(counts, *ends, origin, steps, scales[i] / unit, lowest[i], *shape)
-        if SMALLEST_NORMAL <= found * unit < math.inf:
-            scales[i], lowest[i] = found * unit, whole
-    moved = lowest != first  # the others may have more than 53 bits
-    zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
-    return scales, zero_points
 
 
 def quantile(histogram: Histogram, index: int, share: float, low: float, high: float) -> float:
@@ -106,218 +102,293 @@ def key_at(histogram: Histogram, index: int, value: float) -> int:
     return int(key_of_number(y, *loop_bins(histogram.bins)))
 
 
-# The range of least squared error ------------------------------------------------------------------------------------
-#
-# Within a bin the values count as spread evenly. Their number, sum and sum of squares up to any point, taken from the
-# origin outwards so that outliers cost the middle no digits, give the squared error of 16 evenly spaced levels exactly.
-# For each scale the window of levels that leaves the least squared distance outside is found by bisection (that
-# distance is convex in the window's place); about it the whole zero points, and the scales next to it that put a level
-# there, are tried. Scales go down from the one that reaches over all values, and end where what is clipped alone
-# exceeds the best. What is better than all before is fitted to its own codes (as k-means does).
-#
-# Before that, where no more bins are occupied than there are levels, come scales that both bounds are multiples apart
-# of: few different values may lie on such levels exactly, which bins do not show. The first that they do not speak
-# against is taken.
-
-COARSE_STEP, FINE_STEP = 2.0**-0.0625, 2.0**-0.015625
+# The least squared error ---------------------------------------------------------------------------------------------
 
 
-ON_GRID = 16  # steps from zero beyond which a scale moved a little puts a level anywhere
+def improve_by_error(
+    rule: Rule, rows: np.ndarray, histogram: Histogram, indices: list[int], scales: np.ndarray, zero_points: np.ndarray
+) -> None:
+    """Write the scales and zero points of least squared error; those there already are the first candidates."""
+    steps = HIGHEST - rule.lowest + 1
+    first = (rule.lowest - zero_points).astype(np.float64)
+    lowest = first.copy()
+    low, high = bounds(rows)
+    loop, bins = compiled(search_loop), loop_bins(histogram.bins)
+    for i in indices:
+        counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature: it takes long to compile
+        unit, origin = float(histogram.unit[i]), float(histogram.origin[i])
+        ends = float(low[i]) / unit + origin, float(high[i]) / unit + origin
+        scale, whole = loop(counts, *ends, origin, steps, scales[i] / unit, lowest[i], bins)
+        if SMALLEST_NORMAL <= scale * unit < math.inf:
+            scales[i], lowest[i] = scale * unit, whole
+    moved = lowest != first  # the others may have more than 53 bits
+    zero_points[moved] = rule.lowest - lowest[moved].astype(np.int64)
 
 
-FITS = 2  # of scale and place to the codes that they give
+class Moments(NamedTuple):
+    """Of some values: how many there are, their sum, and the sum of their squares."""
+
+    number: Any
+    total: Any
+    squares: Any
 
 
-ON_BOUNDS = 64  # most parts of the range that are tried as a scale: few whole numbers lie on the levels then
+# The edge of a bin: where it lies; the moments of the values between the histogram's origin and it, negative below the
+# origin; how many values the bin that begins there holds. A look-up needs all of them, so they lie side by side.
+EDGE = np.dtype([("y", "f8"), ("number", "f8"), ("total", "f8"), ("squares", "f8"), ("count", "i8")])
 
 
-@numba.njit
-def sums(counts, low, high, first, last, bits, side):  # type: ignore[no-untyped-def]
-    """Edges of the bins `first` to `last`, cut to the bounds, the three sums up to each edge, and what is not known.
+class Search(NamedTuple):
+    """What a search goes by, and never changes. Its numbers are in units of the histogram; zero lies at `origin`.
 
-    That is the sum of squared errors that may be none, if each bin holds only one number. A value alone in its bin at
-    an end is the bound.
+    `edges` are those of the bins from the lowest value to the highest, cut to these two values: an array of `EDGE`.
+    `first` is the number of the first of these bins among all, of which `bins` tells (see `loop_bins`).
+
+    `hidden` is the most squared error that values on levels can seem to have, as it is unknown where in their bin they
+    lie. `steps` is the number of levels.
     """
-    n = last - first + 1
-    edges = np.empty(n + 1)
-    for i in range(n + 1):
-        edges[i] = edge_of(first + i, bits, side)
-    edges[0], edges[n] = low, high
-    total = np.zeros((3, n + 1))
-    noise = 0.0
-    middle = min(max(side - first, 0), n)
-    for i in range(n):
-        right = middle + i < n
-        j = middle + i if right else n - 1 - i
-        here, there = (j, j + 1) if right else (j + 1, j)
-        sign = 1.0 if right else -1.0
-        number = np.float64(counts[first + j])
-        if j == 0:  # rounding may have put some next to it
-            number += counts[:first].sum()
-        if j == n - 1:
-            number += counts[last + 1 :].sum()
-        count = sign * number
-        width, centre = edges[j + 1] - edges[j], 0.5 * (edges[j] + edges[j + 1])
-        if n > 1 and (j == 0 or j == n - 1) and abs(count) == 1:
-            width, centre = 0.0, low if j == 0 else high
-        noise += abs(count) * width * width / (3 - 2.0**-20)
-        total[0, there] = total[0, here] + count
-        total[1, there] = total[1, here] + count * centre
-        total[2, there] = total[2, here] + count * (centre * centre + width * width / 12)
-    return edges, total, noise
+
+    edges: Any
+    first: Any
+    bins: Any
+    hidden: Any
+    origin: Any
+    steps: Any
 
 
-@numba.njit
-def upto(t, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """The three sums up to a point."""
+class Candidate(NamedTuple):
+    """A scale, the whole number of scales at which the lowest level lies, and their squared error."""
+
+    error: Any
+    scale: Any
+    lowest: Any
+
+
+@helper
+def prepared(counts, low, high, origin, steps, bins):  # type: ignore[no-untyped-def]
+    """The search among values from `low` to `high`."""
+    bits, side, _ = bins
+    first, last = np.int64(key_of_number(low, *bins)), np.int64(key_of_number(high, *bins))
+    edges = np.zeros(last - first + 2, EDGE)
+    for i in range(edges.shape[0]):
+        edges[i].y = edge_of(first + i, bits, side)
+        edges[i].count = counts[first + i] if first + i <= last else 0
+    edges[0].y, edges[-1].y = low, high
+    below, above = counts[:first].sum(), counts[last + 1 :].sum()  # rounding may have put some next to the ends
+    hidden = add_up(edges, below, above, min(max(side - first, 0), last - first + 1))
+    return Search(edges, first, bins, hidden, origin, steps)
+
+
+@helper
+def add_up(edges, below, above, middle):  # type: ignore[no-untyped-def]
+    """Write the moments up to each edge; the squared error that bins hide.
+
+    They are added from the edge `middle`, where the origin is, upwards, and then from there downwards. The outer bins
+    hold so many more values, `below` and `above`.
+    """
     n = edges.shape[0] - 1
-    if t <= edges[0]:
-        return total[0, 0], total[1, 0], total[2, 0]
-    if t >= edges[n]:
-        return total[0, n], total[1, n], total[2, n]
-    i = min(max(np.int64(key_of_number(t, bits, side, most)) - first, 0), n - 1)
-    width = edges[i + 1] - edges[i]
-    alone = counts[first + i] == 1 and n > 1
-    if width <= 0 or counts[first + i] == 0 or (alone and i == n - 1):
-        return total[0, i], total[1, i], total[2, i]
+    hidden = 0.0
+    for step in range(n):
+        i = middle + step if middle + step < n else n - 1 - step
+        here, there, sign = (i, i + 1, 1.0) if i >= middle else (i + 1, i, -1.0)
+        number = np.float64(edges[i].count + (below if i == 0 else 0) + (above if i == n - 1 else 0))
+        width, centre = edges[i + 1].y - edges[i].y, 0.5 * (edges[i].y + edges[i + 1].y)
+        if n > 1 and (i == 0 or i == n - 1) and number == 1:  # alone at an end, it is the bound
+            width, centre = 0.0, edges[0].y if i == 0 else edges[n].y
+        count = sign * number
+        edges[there].number = edges[here].number + count
+        edges[there].total = edges[here].total + count * centre
+        edges[there].squares = edges[here].squares + count * (centre * centre + width * width / 12)
+        hidden += number * width * width / (3 - 2.0**-20)
+    return hidden
+
+
+@helper
+def is_sparse(search):  # type: ignore[no-untyped-def]
+    """Whether no more bins are occupied than there are levels."""
+    occupied = 0
+    for i in range(search.edges.shape[0]):
+        occupied += search.edges[i].count != 0
+    return occupied <= search.steps
+
+
+@helper
+def at_edge(edge):  # type: ignore[no-untyped-def]
+    """The moments up to an edge."""
+    return Moments(edge.number, edge.total, edge.squares)
+
+
+@helper
+def up_to(search, y):  # type: ignore[no-untyped-def]
+    """The moments up to a point."""
+    edges = search.edges
+    n = edges.shape[0] - 1
+    if y <= edges[0].y:
+        return at_edge(edges[0])
+    if y >= edges[n].y:
+        return at_edge(edges[n])
+    i = min(max(np.int64(key_of_number(y, *search.bins)) - search.first, 0), n - 1)
+    left, right = edges[i], edges[i + 1]
+    width = right.y - left.y
+    alone = left.count == 1 and n > 1
+    if width <= 0 or left.count == 0 or (alone and i == n - 1):
+        return at_edge(left)
     if alone and i == 0:
-        return total[0, 1], total[1, 1], total[2, 1]
-    part = min(max(t - edges[i], 0.0), width)
-    count = counts[first + i] * (part / width)
-    centre = edges[i] + 0.5 * part
-    return total[0, i] + count, total[1, i] + count * centre, total[2, i] + count * (centre * centre + part * part / 12)
+        return at_edge(right)
+    part = min(max(y - left.y, 0.0), width)
+    count = left.count * (part / width)
+    centre = left.y + 0.5 * part
+    squares = left.squares + count * (centre * centre + part * part / 12)
+    return Moments(left.number + count, left.total + count * centre, squares)
 
 
-@numba.njit
-def squares(s0, s1, s2, level):  # type: ignore[no-untyped-def]
-    """Sum of squared distances from a level, of values with this number, sum and sum of squares."""
-    return s2 - 2 * level * s1 + level * level * s0
+@helper
+def between(left, right):  # type: ignore[no-untyped-def]
+    """The moments of the values between two points, by those up to each."""
+    return Moments(right.number - left.number, right.total - left.total, right.squares - left.squares)
 
 
-@numba.njit
-def error(scale, whole, origin, steps, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """Sum of squared errors with levels ``(whole + step) * scale``, and the scale and `whole` that fit these codes.
+@helper
+def squared_distance(values, y):  # type: ignore[no-untyped-def]
+    """Sum of the squared distances of values from a point."""
+    return values.squares - 2 * y * values.total + y * y * values.number
 
-    Near zero they have the least squared error with this `whole`. Further out both are of the line of least squared
-    error through values over codes, with the scale moved so that a level lies where the line begins.
+
+@helper
+def error_and_fit(search, scale, lowest):  # type: ignore[no-untyped-def]
+    """Sum of squared errors of a scale and lowest level, and the scale and lowest level that fit these codes."""
+    error = n = k = kk = x = kx = 0.0  # sums over the values x and their codes k, counted from the lowest
+    left = at_edge(search.edges[0])
+    for step in range(search.steps):
+        level = (lowest + step) * scale + search.origin
+        right = up_to(search, level + 0.5 * scale) if step < search.steps - 1 else at_edge(search.edges[-1])
+        values = between(left, right)
+        error += squared_distance(values, level)
+        total = values.total - search.origin * values.number
+        n += values.number
+        k += step * values.number
+        kk += step * step * values.number
+        x += total
+        kx += step * total
+        left = right
+    fitted_scale, fitted_lowest = fitted(scale, lowest, n, k, kk, x, kx)
+    return error, fitted_scale, fitted_lowest
+
+
+@helper
+def fitted(scale, lowest, n, k, kk, x, kx):  # type: ignore[no-untyped-def]
+    """The scale and the lowest level that fit values with these sums; the given ones where none do.
+
+    Near zero it is the scale of least squared error for this `lowest`. Further out both are those of the line of least
+    squared error through the values over their codes, with the scale moved so that a level lies where the line begins.
     """
-    last = edges.shape[0] - 1
-    found = n = sk = skk = sx = sxk = 0.0
-    a0, a1, a2 = total[0, 0], total[1, 0], total[2, 0]
-    for step in range(steps):
-        level = (whole + step) * scale + origin
-        if step < steps - 1:
-            b0, b1, b2 = upto(level + 0.5 * scale, counts, edges, total, first, bits, side, most)
-        else:
-            b0, b1, b2 = total[0, last], total[1, last], total[2, last]
-        found += squares(b0 - a0, b1 - a1, b2 - a2, level)
-        here, values = b0 - a0, b1 - a1 - origin * (b0 - a0)
-        n, sk, skk, sx, sxk = n + here, sk + step * here, skk + step * step * here, sx + values, sxk + step * values
-        a0, a1, a2 = b0, b1, b2
-    if abs(whole) > ON_GRID:
-        slope = (n * sxk - sk * sx) / (n * skk - sk * sk) if n * skk > sk * sk else scale
-        if not slope > 0:
-            return found, scale, whole
-        start = (sx - slope * sk) / n
-        nearest = np.rint(start / slope)
-        return (found, start / nearest, nearest) if nearest != 0 else (found, scale, whole)
-    product, square = whole * sx + sxk, whole * whole * n + 2 * whole * sk + skk
-    return found, product / square if product > 0 and square > 0 else scale, whole
+    if abs(lowest) <= ON_GRID:
+        product, square = lowest * x + kx, lowest * lowest * n + 2 * lowest * k + kk
+        return product / square if product > 0 and square > 0 else scale, lowest
+    slope = (n * kx - k * x) / (n * kk - k * k) if n * kk > k * k else scale
+    if not slope > 0:
+        return scale, lowest
+    start = (x - slope * k) / n
+    nearest = np.rint(start / slope)
+    return (start / nearest, nearest) if nearest != 0 else (scale, lowest)
 
 
-@numba.njit
-def outside(start, reach, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """Sum of squared distances from a window, and whether it falls as the window moves up."""
-    last = edges.shape[0] - 1
+@helper
+def clipped(search, start, reach):  # type: ignore[no-untyped-def]
+    """Sum of squared distances of what lies outside of a window, and whether it falls as the window moves up."""
     stop = start + reach
-    a0, a1, a2 = upto(start, counts, edges, total, first, bits, side, most)
-    b0, b1, b2 = upto(stop, counts, edges, total, first, bits, side, most)
-    a0, a1, a2 = a0 - total[0, 0], a1 - total[1, 0], a2 - total[2, 0]
-    b0, b1, b2 = total[0, last] - b0, total[1, last] - b1, total[2, last] - b2
-    found = squares(a0, a1, a2, start) + squares(b0, b1, b2, stop)
-    return found, start * a0 - a1 < b1 - stop * b0
+    below = between(at_edge(search.edges[0]), up_to(search, start))
+    above = between(up_to(search, stop), at_edge(search.edges[-1]))
+    falls = start * below.number - below.total < above.total - stop * above.number
+    return squared_distance(below, start) + squared_distance(above, stop), falls
 
 
-@numba.njit
-def window(scale, steps, counts, edges, total, first, bits, side, most):  # type: ignore[no-untyped-def]
-    """Where the lowest level lies for the least squared distance outside, and that distance."""
-    reach = (steps - 1) * scale
-    low = edges[0]
-    high = max(edges[-1] - reach, low)
+@helper
+def best_window(search, scale):  # type: ignore[no-untyped-def]
+    """Where the window of all levels begins that clips with the least squared distance, and that distance."""
+    reach = (search.steps - 1) * scale
+    low = search.edges[0].y
+    high = max(search.edges[-1].y - reach, low)
     while high - low > scale / 64:
         middle = 0.5 * (low + high)
         if not low < middle < high:
             break
-        if outside(middle, reach, counts, edges, total, first, bits, side, most)[1]:
+        if clipped(search, middle, reach)[1]:
             low = middle
         else:
             high = middle
     start = 0.5 * (low + high)
-    return start, outside(start, reach, counts, edges, total, first, bits, side, most)[0]
+    return start, clipped(search, start, reach)[0]
 
 
-@numba.njit
-def descended(  # type: ignore[no-untyped-def]
-    scale, whole, fits, origin, steps, at_best, counts, edges, total, first, bits, side, most
-):
-    """The least error, scale and place of the lowest level: `at_best`, or this scale and place, or what fits them."""
+@helper
+def improved(search, best, scale, lowest, fits):  # type: ignore[no-untyped-def]
+    """The best so far, or a better one: this scale and lowest level, or what fits their codes, and so on."""
     for _ in range(fits + 1):
-        found, its_scale, its_whole = error(scale, whole, origin, steps, counts, edges, total, first, bits, side, most)
-        if not found < at_best[0]:
+        error, fitted_scale, fitted_lowest = error_and_fit(search, scale, lowest)
+        if not error < best.error:
             break
-        at_best = (found, scale, whole)
-        scale, whole = its_scale, its_whole
-    return at_best
+        best = Candidate(error, scale, lowest)
+        scale, lowest = fitted_scale, fitted_lowest
+    return best
 
 
-@numba.njit
-def at_start(  # type: ignore[no-untyped-def]
-    start, tried, exact, origin, steps, at_best, counts, edges, total, first, bits, side, most
-):
-    """As `descended`, of scales that are the one tried, or nearly, and have their lowest level near `start`."""
+@helper
+def improved_near(search, best, scale, start, fits):  # type: ignore[no-untyped-def]
+    """As `improved`, with each lowest level about `start`. The scale moves where it is also fitted, and only there."""
     for quarter in range(-2, 3):
-        place = start + quarter * 0.25 * tried - origin
-        whole = np.rint(place / tried)
-        for moved in range(1 if exact or abs(whole) <= ON_GRID else 2):
-            scale = place / whole if moved else tried
-            at_best = descended(
-                scale, whole, 0 if exact else FITS, origin, steps, at_best,
-                counts, edges, total, first, bits, side, most,
-            )  # fmt: skip
-    return at_best
+        place = start + quarter * 0.25 * scale - search.origin
+        lowest = np.rint(place / scale)
+        for moved in range(2 if fits > 0 and abs(lowest) > ON_GRID else 1):
+            best = improved(search, best, place / lowest if moved else scale, lowest, fits)
+    return best
 
 
-def search_loop(counts, low, high, origin, steps, scale, lowest, bits, side, most):  # type: ignore[no-untyped-def]
-    """Scale in units, and the whole number of scales at which the lowest level lies; those given are the first try."""
-    first = np.int64(key_of_number(low, bits, side, most))
-    last = np.int64(key_of_number(high, bits, side, most))
-    edges, total, noise = sums(counts, low, high, first, last, bits, side)
-    at_best = (np.inf, scale, lowest)
-    at_best = descended(scale, lowest, 0, origin, steps, at_best, counts, edges, total, first, bits, side, most)
-    occupied = np.count_nonzero(counts[first : last + 1])
-    for parts in range(1, ON_BOUNDS + 1 if occupied <= steps else 1):
-        if at_best[0] <= noise:
-            return at_best[1], at_best[2]
-        tried = (high - low) / parts
-        start, clipped = window(tried, steps, counts, edges, total, first, bits, side, most)
-        if clipped < at_best[0]:
-            at_best = at_start(
-                start, tried, True, origin, steps, at_best, counts, edges, total, first, bits, side, most
-            )
-    at_best = (np.inf, at_best[1], at_best[2])
-    at_best = descended(
-        at_best[1], at_best[2], FITS, origin, steps, at_best, counts, edges, total, first, bits, side, most
-    )
-    tried = scale
-    while tried > SMALLEST_NORMAL:
-        start, clipped = window(tried, steps, counts, edges, total, first, bits, side, most)
-        if not clipped < at_best[0]:
+@helper
+def on_bounds(search, best):  # type: ignore[no-untyped-def]
+    """The best of scales that put levels on both bounds, and whether all values may lie on levels."""
+    for parts in range(1, ON_BOUNDS + 1):
+        if best.error <= search.hidden:
+            return best, True
+        scale = (search.edges[-1].y - search.edges[0].y) / parts
+        start, distance = best_window(search, scale)
+        if distance < best.error:
+            best = improved_near(search, best, scale, start, NO_FIT)
+    return best, False
+
+
+@helper
+def downwards(search, best, scale):  # type: ignore[no-untyped-def]
+    """The best of scales from the given one down, until what is clipped alone exceeds the least error."""
+    while scale > SMALLEST_NORMAL:
+        start, distance = best_window(search, scale)
+        if not distance < best.error:
             break
-        at_best = at_start(start, tried, False, origin, steps, at_best, counts, edges, total, first, bits, side, most)
-        tried *= COARSE_STEP
-    tried, end = at_best[1] / COARSE_STEP**2, at_best[1] * COARSE_STEP**2
-    while tried > max(end, SMALLEST_NORMAL):
-        start, _ = window(tried, steps, counts, edges, total, first, bits, side, most)
-        at_best = at_start(start, tried, False, origin, steps, at_best, counts, edges, total, first, bits, side, most)
-        tried *= FINE_STEP
-    return at_best[1], at_best[2]
+        best = improved_near(search, best, scale, start, FITS)
+        scale *= COARSE_STEP
+    return best
+
+
+@helper
+def next_to_best(search, best):  # type: ignore[no-untyped-def]
+    """The best of scales from two coarse steps above the best so far to two below it."""
+    scale, end = best.scale / COARSE_STEP**2, best.scale * COARSE_STEP**2
+    while scale > max(end, SMALLEST_NORMAL):
+        start, _ = best_window(search, scale)
+        best = improved_near(search, best, scale, start, FITS)
+        scale *= FINE_STEP
+    return best
+
+
+def search_loop(counts, low, high, origin, steps, scale, lowest, bins):  # type: ignore[no-untyped-def]
+    """The scale and the lowest level of least squared error, in units; those given are the first candidate."""
+    search = prepared(counts, low, high, origin, steps, bins)
+    best = improved(search, Candidate(np.inf, scale, lowest), scale, lowest, NO_FIT)
+    if is_sparse(search):
+        best, found = on_bounds(search, best)
+        if found:
+            return best.scale, best.lowest
+    best = improved(search, Candidate(np.inf, best.scale, best.lowest), best.scale, best.lowest, FITS)
+    best = downwards(search, best, scale)
+    best = next_to_best(search, best)
+    return best.scale, best.lowest
