@@ -1,4 +1,4 @@
-"""From statistics to scale and zero point, and to the 16 levels."""
+"""From statistics to scale and zero point: one, and many at once."""
 
 import math
 from fractions import Fraction
@@ -9,58 +9,17 @@ import oracle
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from strategies import BFLOAT16, DTYPES, FLOATS, numbers
+from strategies import DTYPES, numbers
 
 from quantize.numerics.scales import Rule, Scale, check_scale
-from quantize.numerics.statistics import Statistics, folded, from_row, no_rows, to_row
-from quantize.numerics.tables import levels, levels_each
+from quantize.numerics.statistics import Statistics, from_row, to_row
+from quantize.numerics.tables import levels
 
 FLOAT64 = np.dtype(np.float64)
 FLOAT64_MAX = float(np.finfo(FLOAT64).max)
 finite = numbers(FLOAT64)
 ranges = st.tuples(finite, finite).map(sorted).filter(lambda r: r[0] < r[1])
 policies = st.sampled_from(["raise", "propagate"])
-
-
-# Statistics ---------------------------------------------------------------------------------------------------------
-
-
-def statistics_of(values: np.ndarray) -> Statistics:
-    present = values[np.isfinite(values)]
-    low, high = (float(present.min()), float(present.max())) if present.size else (math.nan, math.nan)
-    refused = np.flatnonzero(~np.isfinite(values))
-    return Statistics(
-        low,
-        high,
-        present.size,
-        nan=int(np.isnan(values).sum()),
-        positive_infinity=int(np.isposinf(values).sum()),
-        negative_infinity=int(np.isneginf(values).sum()),
-        first=int(refused[0]) if refused.size else -1,
-    )
-
-
-def same(a: Statistics, b: Statistics) -> bool:
-    return repr(a) == repr(b)  # NaN is not equal to itself
-
-
-@given(st.lists(st.integers(-5, 5) | st.sampled_from([math.nan, math.inf, -math.inf])), st.data())
-def test_statistics_of_parts_add_up(values: list[float], data: st.DataObject) -> None:
-    array = np.asarray(values, float) + 0.0
-    cut = data.draw(st.integers(0, len(values)))
-    head, tail = statistics_of(array[:cut]), statistics_of(array[cut:])
-    if tail.first >= 0:
-        tail = Statistics(**{**vars(tail), "first": tail.first + cut})
-    assert same(head + tail, statistics_of(array))
-    assert same(tail + head, statistics_of(array))
-    assert same(sum([head, tail], Statistics()), statistics_of(array))
-
-
-def test_missing_values_add_up() -> None:
-    assert (Statistics(missing=2) + Statistics(missing=3)).missing == 5
-
-
-# Scale --------------------------------------------------------------------------------------------------------------
 
 
 def chosen(low: float, high: float, scale_method: str = "minmax", nan_policy: str = "raise") -> Scale:
@@ -214,70 +173,6 @@ def test_numpy_numbers_become_plain_ones() -> None:
     assert (scale, zero_point) == (0.5, 3)
 
 
-# Levels -------------------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def parameters(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
-    low, high = sorted([float(draw(numbers(dtype))), float(draw(numbers(dtype)))])
-    result = chosen(low, high, draw(st.sampled_from(["minmax", "absmax"])), draw(policies))
-    stretch = draw(st.sampled_from([1.0, 1.0, 1.5]))
-    assume(math.isfinite(result.scale * stretch))
-    return Scale(result.scale * stretch, result.zero_point, result.nan_code)
-
-
-@given(st.sampled_from(DTYPES), st.data())
-def test_levels_are_rounded_once(dtype: np.dtype[Any], data: st.DataObject) -> None:
-    scale = data.draw(parameters(dtype))
-    found = levels(scale, dtype)
-    assert found.table.shape == (16,)
-    assert found.table.dtype == dtype
-    for code in range(-8, 8):
-        exact = oracle.dequantized(code, scale.scale, scale.zero_point, dtype)
-        if code == scale.nan_code:
-            assert np.isnan(found.table[0]) if dtype in FLOATS else code in found.outside
-        else:
-            assert (code in found.outside) is (exact is None)
-            assert exact is None or oracle.number(found.table[code + 8]) == exact
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (1 + 2**-8, 1.0),  # a tie goes to even
-        (1 + 2**-8 + 2**-30, 1 + 2**-7),  # just above a tie, on it once float32 has rounded it
-        (1 + 2**-7 + 2**-8 - 2**-30, 1 + 2**-7),  # just below
-        ((2 + 0.5 + 2**-30) * 2**-133, 3 * 2**-133),  # among subnormals
-        (2**-134, 0.0),
-        (2**-134 + 2**-170, 2**-133),
-    ],
-)
-def test_bfloat16_is_not_rounded_through_float32(value: float, expected: float) -> None:
-    for sign in (1, -1):
-        assert float(levels(Scale(value), BFLOAT16).table[8 + sign]) == sign * expected
-        tables, _ = levels_each(np.full(2, value), np.zeros(2, np.int64), None, BFLOAT16)
-        assert tables[:, 8 + sign].astype(float).tolist() == [sign * expected] * 2
-
-
-def test_a_level_saturates_within_half_a_step_of_the_range() -> None:
-    int8 = np.dtype(np.int8)
-    assert levels(Scale(17.0), int8).table.tolist()[:2] == [-128, -119]
-    assert levels(Scale(17.0), int8).outside == frozenset()
-    assert levels(Scale(18.3), int8).outside == {-8}
-    assert levels(Scale(18.3), int8).table[15] == 127
-    float16 = np.dtype(np.float16)
-    top = levels(Scale(65504 / 6.9), float16)
-    assert (top.table[15], top.table[1], top.outside) == (65504, -65504, {-8})
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_missing_values_come_back(dtype: np.dtype[Any]) -> None:
-    missing = 99
-    found = levels(Scale(1.0, 0, -8), dtype, missing)
-    assert found.table[0] == missing if dtype.kind in "iu" else np.isnan(found.table[0])
-    assert -8 not in found.outside
-
-
 # Many scales at once ------------------------------------------------------------------------------------------------
 
 
@@ -343,53 +238,6 @@ def test_many_ordinary_ranges_are_chosen_without_rationals(monkeypatch: pytest.M
         same = [(s.scale, s.zero_point) for s in expected]
         differ = sum(a != b for a, b in zip(zip(scales, zero_points, strict=True), same, strict=True))
         assert differ <= len(asked) <= 20
-
-
-def test_rows_and_statistics_are_the_same() -> None:
-    for statistics in (Statistics(), Statistics(-0.5, 1e300, 7, 1, 2, 3, 4, 5)):
-        assert same(from_row(to_row(statistics)), statistics)
-
-
-@given(st.lists(st.lists(st.floats(-5, 5) | st.sampled_from([math.nan, math.inf, -math.inf])), max_size=6))
-def test_folded_rows_are_statistics_added(parts: list[list[float]]) -> None:
-    statistics = [statistics_of(np.asarray(part, float) + 0.0) for part in parts]
-    total = folded(np.stack([*map(to_row, statistics), *no_rows(1)]))
-    assert same(from_row(total), sum(statistics, Statistics()))
-
-
-@st.composite
-def any_scales(draw: st.DrawFn, dtype: np.dtype[Any]) -> Scale:
-    """Scales of data of a dtype, and others: levels that are ties, subnormal, at the limits and beyond."""
-    if draw(st.booleans()):
-        return draw(parameters(dtype))
-    if draw(st.booleans()):
-        bits = draw(st.integers(1, 2**12)) * 2.0 ** draw(st.integers(-160, 120))
-        return Scale(bits, draw(st.integers(-300, 300)))
-    return Scale(draw(st.floats(5e-324, 1e308)), draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-20, 20)))
-
-
-@given(st.sampled_from(DTYPES), st.data(), st.sampled_from([None, -8, 3]), st.sampled_from([None, 99]))
-def test_levels_of_each_are_those_of_one(
-    dtype: np.dtype[Any], data: st.DataObject, nan_code: int | None, missing: int | None
-) -> None:
-    scales = data.draw(st.lists(any_scales(dtype), min_size=1, max_size=12))
-    columns = np.array([s.scale for s in scales]), np.array([s.zero_point for s in scales])
-    tables, outside = levels_each(*columns, nan_code, dtype, missing)
-    assert (tables.shape, tables.dtype, outside.shape) == ((len(scales), 16), dtype, (len(scales), 16))
-    for row, its_outside, scale in zip(tables, outside, scales, strict=True):
-        found = levels(Scale(scale.scale, scale.zero_point, nan_code), dtype, missing)
-        assert {int(code) - 8 for code in np.flatnonzero(its_outside)} == found.outside
-        exact = [
-            x if dtype.kind in "iu" else x.astype(float) for x in (row, found.table)
-        ]  # NaN of bfloat16 is not itself
-        np.testing.assert_array_equal(exact[0][~its_outside], exact[1][~its_outside])
-
-
-@pytest.mark.parametrize("zero_point", [-(2**63), 2**63 - 1])
-def test_levels_of_the_furthest_zero_points(zero_point: int) -> None:
-    tables, outside = levels_each(np.array([1.0]), np.array([zero_point]), None, FLOAT64)
-    np.testing.assert_array_equal(tables[0], levels(Scale(1.0, zero_point), FLOAT64).table)
-    assert not outside.any()
 
 
 @pytest.mark.parametrize("percentile", [0, -1, 100.5, math.nan, "x", [99]])
