@@ -19,7 +19,7 @@ from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
-from .store.metadata import NAME, Metadata, ScaleNames
+from .store.metadata import VARIABLE_NAME, Metadata, ScaleNames
 from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
 from .store.zarr_json import group_document, node_type
@@ -281,7 +281,7 @@ class Variable:
 
 def is_name(name: str) -> bool:
     """Whether a variable may have this name."""
-    return bool(NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != "zarr.json"
+    return bool(VARIABLE_NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != "zarr.json"
 
 
 # Finding --------------------------------------------------------------------------------------------------------------

@@ -135,13 +135,13 @@ class Moments(NamedTuple):
 
 # The edge of a bin: where it lies; the moments of the values between the histogram's origin and it, negative below the
 # origin; how many values the bin that begins there holds. A look-up needs all of them, so they lie side by side.
-EDGE = np.dtype([("y", "f8"), ("number", "f8"), ("total", "f8"), ("squares", "f8"), ("count", "i8")])
+EDGE_RECORD = np.dtype([("y", "f8"), ("number", "f8"), ("total", "f8"), ("squares", "f8"), ("count", "i8")])
 
 
 class Search(NamedTuple):
     """What a search goes by, and never changes. Its numbers are in units of the histogram; zero lies at `origin`.
 
-    `edges` are those of the bins from the lowest value to the highest, cut to these two values: an array of `EDGE`.
+    `edges` are those of the bins from the lowest value to the highest, cut to these two: an array of `EDGE_RECORD`.
     `first` is the number of the first of these bins among all, of which `bins` tells (see `loop_bins`).
 
     `hidden` is the most squared error that values on levels can seem to have, as it is unknown where in their bin they
@@ -169,7 +169,7 @@ def prepared(counts, low, high, origin, steps, bins):  # type: ignore[no-untyped
     """The search among values from `low` to `high`."""
     bits, side, _ = bins
     first, last = np.int64(key_of_number(low, *bins)), np.int64(key_of_number(high, *bins))
-    edges = np.zeros(last - first + 2, EDGE)
+    edges = np.zeros(last - first + 2, EDGE_RECORD)
     for i in range(edges.shape[0]):
         edges[i].y = edge_of(first + i, bits, side)
         edges[i].count = counts[first + i] if first + i <= last else 0

@@ -23,8 +23,8 @@ from .zarr_json import array_document, checksum, codecs_document, loaded, same, 
 
 VERSION = 1
 STATUSES = ("scanning", "writing", "sealed")
-PACKED = "_packed"  # behind the name of the packed dimension
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+PACKED_SUFFIX = "_packed"  # behind the name of the packed dimension
+VARIABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DTYPES = ("float16", "bfloat16", "float32", "float64", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))
 
 METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
@@ -128,7 +128,7 @@ class Metadata:
             packed_shape(layout.unit),
             codecs_of(layout),
             {**scale, "int4": header},
-            (*names[:-1], None if names[-1] is None else names[-1] + PACKED) if names else None,
+            (*names[:-1], None if names[-1] is None else names[-1] + PACKED_SUFFIX) if names else None,
         )
         header["checksum"] = checksum(document)
         return serialized(document)
@@ -190,11 +190,11 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     if header["dtype"] not in DTYPES:
         raise ValueError(f"dtype {header['dtype']!r} is none of {', '.join(DTYPES)}")
     dtype = checked_dtype(header["dtype"])
-    shape = lengths(header["shape"])
+    shape = parsed_lengths(header["shape"])
     codecs = document["codecs"]
-    unit = lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
+    unit = parsed_lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
     sharding = codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
-    inner = unit if sharding is None else lengths(sharding["chunk_shape"])
+    inner = unit if sharding is None else parsed_lengths(sharding["chunk_shape"])
     last = shape[-1] if inner[-1] >= packed_shape(shape)[-1] else 2 * inner[-1]
     chunks = (*inner[:-1], last)
     shards = None
@@ -269,7 +269,7 @@ def parsed_names(names: Any, ndim: int) -> tuple[str | None, ...] | None:
     if not isinstance(names, list) or len(names) != ndim or not all(isinstance(name, str | None) for name in names):
         raise ValueError(f"dimension_names {names!r} are no names of {ndim} axes")
     last = names[-1]
-    return *names[:-1], None if last is None else last.removesuffix(PACKED)
+    return *names[:-1], None if last is None else last.removesuffix(PACKED_SUFFIX)
 
 
 def parsed_statistics(value: Any, layout: Layout) -> dict[str, Any] | None:
@@ -289,7 +289,7 @@ def dictionary(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def lengths(value: Any) -> Shape:
+def parsed_lengths(value: Any) -> Shape:
     if not isinstance(value, list) or not all(type(n) is int and 0 < n < 2**62 for n in value):
         raise ValueError(f"{value!r} is not a shape")
     return tuple(value)
