@@ -18,7 +18,7 @@ from .histogram import FINE, SAMPLE, SAMPLE_EACH, Histogram, coarse, place_by_sa
 from .scan import first_refused, scan_rows
 from .search import choose
 
-GROUP = 256  # indices of an axis whose histograms are held at once by a thread
+GROUP = 256  # indices of an axis: a thread holds the histograms of so many at once
 
 
 def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.nd
     Raises
     ------
     RefusedValuesError
-        If there are values that the rule takes no code for.
+        If there are values that the rule refuses.
     """
     count = 1 if rule.axis is None else array.shape[rule.axis]
     rows = no_rows(count)
@@ -42,7 +42,7 @@ def scales_of(array: np.ndarray, rule: Rule, workers: int | None) -> tuple[np.nd
 
 
 def scanned(array: np.ndarray, axis: int | None, workers: int | None) -> np.ndarray:
-    """The statistics of each index of an axis, or of all values: rows."""
+    """The statistics of each index of an axis, or of all values, as rows."""
 
     def work(region: Region) -> tuple[slice, np.ndarray]:
         block = block_of(array, region, axis)
@@ -59,7 +59,7 @@ def scanned(array: np.ndarray, axis: int | None, workers: int | None) -> np.ndar
 
 
 def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) -> Histogram:
-    """That of all values: each thread counts into one of its own."""
+    """The histogram of all values; each thread counts into a histogram of its own."""
     unit, origin = place_by_sample(sampled(array, None, SAMPLE), rows)
     idle: SimpleQueue[Histogram] = SimpleQueue()
     made: list[Histogram] = []
@@ -84,9 +84,9 @@ def whole_histogram(array: np.ndarray, rows: np.ndarray, workers: int | None) ->
 def scales_by_rows(
     values: np.ndarray, rule: Rule, rows: np.ndarray, missing: float | int | None = None, workers: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scales of values whose statistics are known, for each index of an axis by their histogram if the rule wants one.
+    """Scales of values whose statistics are known, by the histogram of each index of an axis if the rule asks for it.
 
-    Some indices at a time are looked at together, and each such group by one thread.
+    The indices are cut into groups; one thread counts and chooses for one group at a time.
     """
     axis = rule.axis
     if axis is None or not rule.histogrammed:
@@ -109,7 +109,7 @@ def scales_by_rows(
 
 
 def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: float | int | None = None) -> Histogram:
-    """The histogram of each index of an axis, of which `rows` are the statistics."""
+    """The histogram of each index of an axis; `rows` are their statistics."""
     histogram = Histogram.about(
         coarse(values.size // len(rows)), *place_by_sample(sampled(values, axis, SAMPLE_EACH), rows, missing)
     )
@@ -121,7 +121,7 @@ def histogram_each(values: np.ndarray, axis: int, rows: np.ndarray, missing: flo
 
 
 def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
-    """Index of the first value of an array that `rule` takes no code for."""
+    """Index of the first value of an array that a rule refuses."""
     for region in blocks(array.shape):
         position = first_refused(array[region], rule)
         if position >= 0:
