@@ -31,7 +31,7 @@ WITH_LOOPS = ("kernels.py", "numerics/tables.py", "calibration", "quality/residu
 
 
 def digest_of_loops(package: Path = PACKAGE) -> str:
-    """What changes with any file that holds loops, or what loops call or look up."""
+    """A digest of all files that hold loops, or what loops call or look up: it changes with any of them."""
     digest = 0
     for name in WITH_LOOPS:
         path = package / name
@@ -47,33 +47,33 @@ SOURCE = digest_of_loops()
 def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
     """Compile `loop` once for each `kinds`, which stand for one signature, with a file of its own in Numba's cache.
 
-    Numba keeps all signatures of a function in one index; two processes that write it at once can swap two
-    signatures' machine code (numba#4807). With one signature a file, what they overwrite is the same code. Nor does it
-    see that another file has changed than the loop's, which may hold what the loop calls: so the name has the digest of
-    all such files.
+    Numba keeps all signatures of a function in one index. Two processes that write it at once can swap the machine
+    code of two signatures (numba#4807). With one signature a file, what they overwrite is the same code. Numba looks
+    only at the age of the loop's own file, and not of the files that hold what the loop calls. So the name holds the
+    digest of all such files.
     """
     name = re.sub(r"\W+", "_", "_".join([loop.__name__, *map(str, kinds), SOURCE]))
     own = types.FunctionType(loop.__code__, loop.__globals__, name)
     own.__qualname__ = name
     try:
         dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
-    except RuntimeError:  # there is no folder that may be written: compile in every process
+    except RuntimeError:  # Numba may write to no folder: compile in every process
         dispatcher = numba.njit(nogil=True)(own)
     return dispatcher
 
 
-# Decorates what loops call and Python seldom does. Called by Python it runs as it is written. As it gets no entry for
-# Python when it is compiled, that takes less time.
+# A decorator for functions that loops call. When Python calls one, it runs as it is written. So nothing is compiled for
+# calls by Python, which takes a good part of the time that a small function takes to compile.
 helper: Any = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def signature(block: np.ndarray) -> tuple[Any, ...]:
-    """What tells the signatures of one loop apart by an array: its dtype, and whether it is aligned."""
+    """The part of a signature that an array decides: its dtype, and whether it is aligned."""
     return block.dtype, block.flags.aligned
 
 
 def read_only(block: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """A view, of a dtype of the same size, that may not be written to: to Numba arrays that may be are another type."""
+    """A view that may not be written to, of a dtype of the same size. Numba takes writable arrays for another type."""
     view = block.view(dtype or block.dtype)
     view.flags.writeable = False
     return view
@@ -92,7 +92,7 @@ def pack(
     """
     is_extreme = bool((table[0] != 1).any())
     values, widening, sentinel = loadable(block, missing)
-    # An argument that is None has a type of its own, and Numba leaves out the branches that it closes.
+    # An argument that is None has a type of its own: Numba leaves out the branches that this closes.
     extreme = True if is_extreme else None
     chosen = pack_columns_loop if lines.columns else pack_loop
     loop = compiled(chosen, signature(block), sentinel is not None, is_extreme)
@@ -115,9 +115,9 @@ def has_halves() -> bool:
     return bool(binding.get_host_cpu_features().get("f16c")) if asked is None else "+f16c" in asked
 
 
-# How loops make a float32 of the bits of half-precision floats, which the type tells them. Those of bfloat16 are its
-# upper half, to be shifted (an integer). For float16 processors have an instruction (a bool); or else its bits, moved
-# into their places, are a float32 that is too small by a factor (a float).
+# How loops make a float32 of the bits of a half-precision float. The type of the entry says how. An integer: the bits
+# of a bfloat16 are the upper half of the float32, and are shifted by so many. A bool: the processor has an instruction
+# for float16. A float: the bits of a float16, each moved to its place, are a float32 that is too small by this factor.
 WIDENING: dict[np.dtype[Any], Any] = {
     np.dtype(np.float16): True if has_halves() else np.float32(2.0**112),
     BFLOAT16: np.uint32(16),
@@ -202,16 +202,16 @@ def code_of(x, affine, sentinel, extreme):  # type: ignore[no-untyped-def]
     return (bits_of(level + affine.magic) - bits_of(affine.magic)) & 15
 
 
-PACKED_AT_ONCE = 256  # values packed in one loop, after those of a later one are sent for
-AHEAD = 4096  # bytes: how much later
-CACHE_LINE = 64  # bytes
+PACKED_AT_ONCE = 256  # values: packed in one loop, once the values further on have been sent for
+AHEAD = 4096  # bytes: distance to the values that are sent for
+CACHE_LINE = 64  # bytes: what processors fetch at once
 
 
 @intrinsic
 def send_for(context, array, i):  # type: ignore[no-untyped-def]
     """Have the processor fetch the cache line of an entry, and not wait for it, inside kernels.
 
-    Where a loop does much with each value, processors look too little ahead to reckon and read at the same time.
+    Where a loop does much with each value, processors by themselves look too little ahead to reckon and read at once.
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ from .histogram import Histogram, bins_for, place_by_sample, sample_size
 from .scan import first_refused, scan_rows
 from .search import choose
 
-GROUPS_AT_ONCE = 256  # groups whose histograms a thread holds at once
+GROUPS_AT_ONCE = 256  # groups: a thread holds the histograms of so many at once
 
 
 def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
@@ -27,7 +27,7 @@ def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
     Raises
     ------
     RefusedValuesError
-        If there are values that the rule takes no code for.
+        If there are values that the rule refuses.
     """
     rows = no_rows(rule.granularity.count(array.shape))
     if rule.looks:
@@ -42,7 +42,7 @@ def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
 
 
 def scanned(array: np.ndarray, granularity: Granularity, workers: int | None) -> np.ndarray:
-    """The statistics of each group: rows."""
+    """The statistics of each group, as rows."""
 
     def work(region: Region) -> tuple[slice, np.ndarray]:
         block = block_of(array, region, granularity)
@@ -58,7 +58,7 @@ def scanned(array: np.ndarray, granularity: Granularity, workers: int | None) ->
 
 
 def whole_histogram(array: np.ndarray, granularity: Granularity, rows: np.ndarray, workers: int | None) -> Histogram:
-    """That of all values, where they share a scale: each thread counts into one of its own."""
+    """The histogram of all values, where they share a scale; each thread counts into a histogram of its own."""
     unit, origin = place_by_sample(granularity.sample(array, sample_size(granularity)), rows)
     idle: SimpleQueue[Histogram] = SimpleQueue()
     made: list[Histogram] = []
@@ -83,9 +83,9 @@ def whole_histogram(array: np.ndarray, granularity: Granularity, rows: np.ndarra
 def scales_by_rows(
     values: np.ndarray, rule: Rule, rows: np.ndarray, missing: float | int | None = None, workers: int = 1
 ) -> Scales:
-    """Scales of values whose statistics are known, for each group by its histogram if the rule wants one.
+    """Scales of values whose statistics are known, by the histogram of each group if the rule asks for it.
 
-    Some groups at a time are looked at together, each such part by one thread.
+    One thread counts and chooses for some groups at a time.
     """
     granularity = rule.granularity
     if rule.method.needs != "histogram":
@@ -109,7 +109,7 @@ def scales_by_rows(
 def histogram_each(
     values: np.ndarray, granularity: Granularity, rows: np.ndarray, missing: float | int | None = None
 ) -> Histogram:
-    """The histogram of each group, of which `rows` are the statistics."""
+    """The histogram of each group; `rows` are their statistics."""
     place = place_by_sample(granularity.sample(values, sample_size(granularity)), rows, missing)
     histogram = Histogram.about(bins_for(granularity, values.size // len(rows)), *place)
     for region in blocks(values.shape):
@@ -120,7 +120,7 @@ def histogram_each(
 
 
 def first_of(array: np.ndarray, rule: Rule) -> tuple[int, ...]:
-    """Index of the first value of an array that `rule` takes no code for."""
+    """Index of the first value of an array that a rule refuses."""
     for region in blocks(array.shape):
         position = first_refused(array[region], rule)
         if position >= 0:

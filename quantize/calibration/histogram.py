@@ -1,10 +1,11 @@
-"""How values are distributed, gathered in one read without knowing their range, and the ranges chosen by it.
+"""How values are distributed, counted in one read without knowing their range.
 
-Bins lie about an origin near the middle of the data: of one width next to it, and from there on as fine as a part of
-their distance from it, as floats are. They are the leading bits of the float ``1 + abs(y)``, rounded, with ``y = x /
-unit + origin``: ``1 << bits`` bins of equal width for ``abs(y) < 1``, and as many for each octave beyond. So a bin is
-narrow where the values are many, however far from zero they lie, and no outlier is out of reach. `unit` is a power of
-two: edges are exact, and whole numbers lie in the middle of their bins, as long as those are narrow.
+Bins lie about an origin near the middle of the data. Next to it they have one width. Further out their width grows with
+the distance from it, as the spacing of floats does. The number of a bin is the leading bits of the float
+``1 + abs(y)``, rounded, with ``y = x / unit + origin``: there are ``1 << bits`` bins of equal width for
+``abs(y) < 1``, and as many for each octave beyond. So bins are narrow where values are many, however far from zero
+these lie, and no outlier is out of reach. `unit` is a power of two: edges are exact, and whole numbers lie in the
+middle of narrow bins.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..numerics.tables import affine_table
 
 
 class FloatBins(NamedTuple):
-    """How fine a histogram is: ``1 << bits`` bins an octave, on either side of the origin, over so many octaves."""
+    """Which bins a histogram has: ``1 << bits`` for each of so many octaves, on either side of the origin."""
 
     bits: int
     octaves: int
@@ -36,22 +37,22 @@ class FloatBins(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of one histogram."""
+        """Bytes of one histogram."""
         return self.number * int(np.dtype(self.dtype).itemsize)
 
 
-FINE = FloatBins(8, 127, np.int64)  # of all values
-COARSE = FloatBins(6, 32, np.uint32)  # of each index of an axis: there may be thousands side by side
-WIDE = COARSE._replace(dtype=np.int64)  # where one bin may hold more than uint32 counts
-SAMPLE = 1024  # values that show where the middle of all values lies, and how wide it is
-SAMPLE_EACH = 64  # values that show the same of one group of many
-SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # units
-FARTHEST = float(np.finfo(np.float64).max)
-NEAR = 2.0**-29  # of the distance from zero: the smallest unit there
+FINE = FloatBins(8, 127, np.int64)  # bins for one scale for all values
+COARSE = FloatBins(6, 32, np.uint32)  # bins for each of many groups, of which thousands may be held side by side
+WIDE = COARSE._replace(dtype=np.int64)  # bins for a group with more values than uint32 counts
+SAMPLE = 1024  # values: a sample of all, which shows where their middle lies and how wide it is
+SAMPLE_EACH = 64  # values: a sample of one group of many, for the same
+SMALLEST, LARGEST = 2.0**-1000, 2.0**1000  # bounds of the units that are chosen
+FARTHEST = float(np.finfo(np.float64).max)  # bound of the places that are reckoned with when histograms merge
+NEAR = 2.0**-29  # part of the distance from zero to the origin: a unit is no smaller
 
 
 def bins_for(granularity: Granularity, values: int) -> FloatBins:
-    """Bins for groups of so many values."""
+    """Bins for groups that have so many values."""
     if granularity.single:
         return FINE
     return COARSE if values < 1 << 32 else WIDE
@@ -64,10 +65,11 @@ def sample_size(granularity: Granularity) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of values in bins, of one index or of each: ``y = x / unit + origin``.
+    """Counts of values in bins: a histogram for each group.
 
-    `unit` and `origin` are float64 and int64 of shape ``(count,)``, `first` is of shape ``(count, bins)``. Every other
-    value is counted in `spare`, if there is one: where many are equal, counting one need not wait for the one before.
+    `unit` and `origin` are float64 and int64 of shape ``(count,)``: a value `x` lies at ``y = x / unit + origin``.
+    `first` has shape ``(count, bins)``. With a `spare` of the same shape every other value is counted there: where many
+    values are equal, counting one then need not wait until the one before is written.
 
     Examples
     --------
@@ -88,17 +90,17 @@ class Histogram:
 
     @classmethod
     def about(cls, bins: FloatBins, unit: np.ndarray, origin: np.ndarray) -> Histogram:
-        """An empty one."""
+        """A histogram without values, whose origin is ``-origin * unit``."""
         counts = np.zeros((len(unit), bins.number), bins.dtype)
         return cls(bins, unit, origin, counts, np.zeros_like(counts) if bins == FINE else None)
 
     @property
     def counts(self) -> np.ndarray:
-        """Of all values, shape ``(count, bins)``: with a `spare` a new array."""
+        """Counts of all values, of shape ``(count, bins)``: with a `spare` a new array."""
         return self.first if self.spare is None else self.first + self.spare
 
     def add(self, block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> None:
-        """Count the values of a block in one read. What is not finite, or missing, lands in the outermost bins."""
+        """Count the values of a block in one read; those that are not finite, or missing, in the outermost bins."""
         table = affine_table(block.dtype, self.unit, self.origin, None, 0)
         values, widening, sentinel = loadable(block, missing)
         chosen = count_columns_loop if lines.columns else count_loop
@@ -107,18 +109,18 @@ class Histogram:
         loop(values, self.first, spare, table, lines.repeat, sentinel, widening, *loop_bins(self.bins))
 
     def part(self, groups: slice) -> Histogram:
-        """That of some groups: a view."""
+        """The histogram of some groups, as a view."""
         spare = None if self.spare is None else self.spare[groups]
         return Histogram(self.bins, self.unit[groups], self.origin[groups], self.first[groups], spare)
 
     def leave_out(self, rows: np.ndarray) -> None:
-        """Take back what was counted of values that are not finite, or missing: as many as statistics say."""
+        """Take the values that are not finite, or missing, out of the counts: as many as the statistics say."""
         bottom, top = (int(key_of_number(y, *loop_bins(self.bins))) for y in (-math.inf, math.inf))
         self.first[:, top] -= rows[:, 3:6].sum(axis=1).astype(self.first.dtype)
         self.first[:, bottom] -= rows[:, 6].astype(self.first.dtype)
 
     def merge(self, other: Histogram, rows: np.ndarray) -> None:
-        """Add the counts of another, whose statistics are `rows`: each at its bin's middle, within the bounds."""
+        """Add the counts of another histogram, each at the middle of its bin. `rows` are its statistics: the bounds."""
         counts = other.counts
         loop = compiled(merge_loop, self.first.dtype, signature(counts))
         own, others = (self.unit, self.origin, self.first), (other.unit, other.origin, read_only(counts))
@@ -127,7 +129,7 @@ class Histogram:
 
 @functools.cache
 def loop_bins(bins: FloatBins) -> tuple[Any, Any, Any]:
-    """What loops know of bins: bits, how many on a side, and the largest ``abs(y)``, which all beyond it count as."""
+    """Bins as loops take them: bits, bins on a side, and the largest ``abs(y)``, as which all that is larger counts."""
     return np.int32(bins.bits), np.int32(bins.octaves << bins.bits), np.float32(2.0 ** (bins.octaves - 1))
 
 
@@ -137,17 +139,17 @@ def loop_bins(bins: FloatBins) -> tuple[Any, Any, Any]:
 def place_by_sample(
     sample: np.ndarray, rows: np.ndarray, missing: float | int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit and origin for each row of a sample, of shape ``(count, values)``: its median, and how wide its middle is.
+    """Unit and origin for each row of a sample of shape ``(count, values)``: by how wide its middle is, and its median.
 
-    The bins need only a rough idea of the data: a sample that is far off makes them coarser in proportion to their
-    distance from it, and where many values lie so, the range will be as wide. `rows` are statistics that the values
-    of the sample are part of: they tell of the width where a sample is all of one value.
+    Bins need only a rough idea of the data. If the sample lies far from the data, bins there are coarser in proportion
+    to the distance; but if many values lie so far away, their range is as wide. `rows` are the statistics of all
+    values that the sample was taken from: they tell how wide the data is where all values of the sample are equal.
     """
     values = sample.astype(np.float64)
     if missing is not None:
         values[sample == np.asarray(missing, sample.dtype)] = np.nan
     values[~np.isfinite(values)] = np.nan
-    values.sort(axis=1)  # NaN last
+    values.sort(axis=1)  # puts NaN last
     valid = np.count_nonzero(~np.isnan(values), axis=1)
     low, high = bounds(rows)
     low, high = np.nan_to_num(low), np.nan_to_num(high)
@@ -172,12 +174,12 @@ def snapped(middle: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def merged_place(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit and origin for several histograms merged: arrays of shape ``(histograms, count)``, and of ``(count,)``.
+    """Unit and origin for the merger of several histograms: from shape ``(histograms, count)`` to ``(count,)``.
 
-    The origin is the middle one, by weight; the unit is as wide as the middle one and the distance from it to the
-    others.
+    The origin is at the weighted median of theirs. The unit is half the weighted median of theirs and the median
+    distance of their origins from it, together and rounded up.
     """
-    with np.errstate(over="ignore"):  # next to the ends of float64
+    with np.errstate(over="ignore"):  # of data next to the ends of float64
         centre = np.clip(-origin * unit, -FARTHEST, FARTHEST)
         middle = median(centre, weight)
         away = np.minimum(median(np.abs(centre - middle), weight), LARGEST / 4)
@@ -185,7 +187,7 @@ def merged_place(unit: np.ndarray, origin: np.ndarray, weight: np.ndarray) -> tu
 
 
 def median(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted, along the first axis: one of the values."""
+    """Weighted median along the first axis; it is one of the values."""
     order = np.argsort(values, axis=0, kind="stable")
     reached = np.take_along_axis(weight, order, axis=0).cumsum(axis=0)
     place = np.argmax(2 * reached >= reached[-1], axis=0)
@@ -205,12 +207,12 @@ def edge(number: int, bins: FloatBins) -> float:
 # Loops ----------------------------------------------------------------------------------------------------------------
 
 
-KEYS_AT_ONCE = 1024  # keys found in one loop, which vectorizes, before they are counted in another, which does not
+KEYS_AT_ONCE = 1024  # keys: found in one loop, which vectorizes, before they are counted in another, which does not
 
 
 @numba.njit
 def key_of_number(y, bits, side, most):  # type: ignore[no-untyped-def]
-    """The bin of a `y`; NaN counts as infinite."""
+    """The number of the bin that holds a `y`; NaN counts as infinite."""
     size = abs(y)
     size = size if size < most else most
     leading = np.float32(np.float32(1.0) + np.float32(size)).view(np.int32) + np.int32(1 << (22 - bits))
@@ -257,7 +259,7 @@ def count_columns_loop(block, counts, spare, table, repeat, sentinel, widening, 
 
 @numba.njit
 def edge_of(number, bits, side):  # type: ignore[no-untyped-def]
-    halves = 2 * (number - side) - 1  # of a bin, from the middle of the one that holds the origin
+    halves = 2 * (number - side) - 1  # half bins, from the middle of the bin that holds the origin
     place = abs(halves)
     octave = place >> (bits + 1)
     size = math.ldexp(1.0 + (place - (octave << (bits + 1))) / (2 << bits), octave) - 1.0
@@ -272,7 +274,7 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
             middle = 0.5 * (edge_of(number, bits, side) + edge_of(number + 1, bits, side))
             x = (middle - its_origin[index]) * its_unit[index]
             x = min(max(x, low[index]), high[index])
-            if its_counts[index, number] == 1:  # alone at an end it is the bound
+            if its_counts[index, number] == 1:  # alone at an end, it is the bound
                 if number == first:
                     x = low[index]
                 elif number == last:
@@ -282,7 +284,7 @@ def merge_loop(unit, origin, counts, its_unit, its_origin, its_counts, low, high
 
 
 class GrowingHistogram:
-    """A histogram that grows, placed about the first values of each group."""
+    """A histogram to which blocks are added as they come. The first values of a group decide where its bins lie."""
 
     def __init__(self, bins: FloatBins, count: int, granularity: Granularity, missing: float | int | None) -> None:
         self.histogram = Histogram.about(bins, np.ones(count), np.zeros(count, np.int64))
@@ -291,7 +293,7 @@ class GrowingHistogram:
         self.missing = missing
 
     def add(self, values: np.ndarray, groups: slice, block: np.ndarray, lines: Lines, rows: np.ndarray) -> None:
-        """Count values of some groups; the loops take `block` and `lines` of them, `rows` are their statistics."""
+        """Count the values of some groups. `block` and `lines` are the same values as loops take them."""
         own, placed = self.histogram.part(groups), self.placed[groups]
         new = ~placed & (rows[:, 2] > 0)
         if new.any():

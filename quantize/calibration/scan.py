@@ -1,8 +1,8 @@
-"""Numba loops that scan: bounds and counts of blocks, in one read, added to the statistics of each index of an axis.
+"""Numba loops that scan: bounds and counts of blocks, in one read, added to the statistics of each group.
 
-The bits of a float, its sign and magnitude turned into two's complement, are an integer that orders as the float does:
-a key. The least and the greatest key tell whether all values are finite. So a block that holds nothing else is read at
-the speed of memory, and only one that holds something else is looked at value by value.
+The bits of a float are a sign and a magnitude. Turned into two's complement they are an integer that orders as the
+float does: a key. The least and the greatest key tell whether all values are finite. So a block of finite values is
+read at the speed of memory, and only a block with other values is looked at value by value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..numerics.granularity import ONE, Lines
 from ..numerics.scales import Rule
 from ..numerics.statistics import no_rows
 
-TILE = 1 << 12  # values whose ends are found before it is asked whether all are finite
+TILE = 1 << 12  # values: their ends are found before it is asked whether all of them are finite
 
 
 class Order(NamedTuple):
@@ -39,7 +39,7 @@ class Order(NamedTuple):
 
 @functools.cache
 def order_of(dtype: np.dtype[Any]) -> tuple[Order, Any]:
-    """How values of a dtype are ordered, and the key of infinity, None where there is none."""
+    """How values of a dtype are ordered, and the key of infinity; None where the dtype has no infinity."""
     bits = 8 * dtype.itemsize
     if dtype not in FLOATS:
         zero, info = dtype.type(0), np.iinfo(dtype)
@@ -52,9 +52,9 @@ def order_of(dtype: np.dtype[Any]) -> tuple[Order, Any]:
 def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> int:
     """Add what a block holds to the statistics of each index; how many of its values are not finite, or missing.
 
-    `rows` is int64 of shape ``(lines.groups, 8)``: the minimum and the maximum of the finite values, as bits of
-    float64 and NaN where there are none; how many these are; how many are NaN, `missing`, +inf and -inf. The last
-    number stays. `missing` is a value of the block's dtype, or None.
+    `rows` is int64 of shape ``(lines.groups, 8)``. Its columns are the minimum and the maximum of the finite values,
+    as bits of float64 (NaN where there are none), and how many values are finite, NaN, `missing`, +inf and -inf. The
+    last column stays as it is. `missing` is a value of the block's dtype, or None.
     """
     order, infinity = order_of(block.dtype)
     keys = read_only(block, order.flip.dtype)
@@ -63,7 +63,7 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
     ends = np.empty((2, lines.groups), keys.dtype)
     counts = np.zeros((4, lines.groups), np.int64)
     ends[0], ends[1] = order.high, order.low
-    # None is a type of its own to Numba: what is None is not compiled.
+    # An argument that is None has a type of its own: Numba leaves out the branches that this closes.
     unsigned = None if infinity is None else keys.view(UNSIGNED[keys.dtype])
     at_once = missing is None and not lines.columns
     if at_once and compiled(ends_loop, signature(block))(keys, unsigned, *order, ends):
@@ -79,7 +79,7 @@ def scan(block: np.ndarray, rows: np.ndarray, lines: Lines = ONE, missing: float
 
 
 def values_of(keys: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """The value of each key, float64; that of -0 is 0."""
+    """The value of each key, as float64. The key of -0 stands for 0."""
     order, infinity = order_of(dtype)
     bits = keys if infinity is None else np.where(keys >= 0, keys, (keys - order.carry) ^ order.flip)
     return bits.view(dtype).astype(np.float64)
@@ -116,8 +116,8 @@ def ends_of_integers(keys):  # type: ignore[no-untyped-def]
 def ends_of_floats(signed, unsigned, order):  # type: ignore[no-untyped-def]
     """The least and the greatest key, from the same bits as signed and as unsigned integers.
 
-    Those without a sign order as their values do. Those with one come after them as unsigned integers, and there and as
-    signed ones in the opposite order.
+    The bits of positive values order as the values do. Those of negative values order the other way round; as unsigned
+    integers they come after all positive ones.
     """
     least = most = signed[0]
     farthest = unsigned[0]
@@ -219,14 +219,14 @@ def add_loop(values, counts, size, bounds, rows):  # type: ignore[no-untyped-def
 
 
 def scan_rows(block: np.ndarray, lines: Lines = ONE, missing: float | int | None = None) -> np.ndarray:
-    """The statistics of each index of a block, as rows, shape ``(lines.groups, 8)``."""
+    """The statistics of each group of a block, as rows, shape ``(lines.groups, 8)``."""
     rows = no_rows(lines.groups)
     scan(block, rows, lines, missing)
     return rows
 
 
 def first_refused(block: np.ndarray, rule: Rule, missing: float | int | None = None) -> int:
-    """Position in C order of the first value of a block that `rule` takes no code for; -1 if there is none."""
+    """Position in C order of the first value of a block that a rule refuses; -1 if there is none."""
     refused = np.zeros(block.shape, bool)
     with np.errstate(invalid="ignore"):  # signalling NaN
         if rule.nan_code is None:
