@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from ..calibration.histogram import WIDE, GrowingHistogram, Histogram, merged_place
+from ..calibration.histogram import GrowingHistogram, Histogram, merged_place
 from ..calibration.search import choose
 from ..exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError
 from ..numerics.grid import index_at
@@ -93,7 +93,7 @@ class Tasks:
         merged = None
         if scans.bins is not None:
             unit, origin, weight = (np.stack(part) for part in zip(*places, strict=True))
-            bins = scans.bins if rule.granularity.single else WIDE  # all batches together
+            bins = scans.bins._replace(dtype=np.int64)  # all batches together
             merged = Histogram.about(bins, *merged_place(unit, origin, weight))
             for batch in own:
                 rows = self.rows_of(batch)
