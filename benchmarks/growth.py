@@ -179,7 +179,7 @@ def cluster() -> Iterator[None]:
     """Two processes, which `run_tasks` finds."""
     from distributed import Client, LocalCluster
 
-    options = {"n_workers": THREADS, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    options = {"n_workers": THREADS, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with TemporaryDirectory() as folder, LocalCluster(**options, local_directory=folder) as made, Client(made):
         yield
 

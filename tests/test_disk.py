@@ -36,14 +36,15 @@ cli.main()
 TAKEN = """
 import shutil, sys
 from pathlib import Path
-from quantize import cli, pipeline
-claim = pipeline.Job.claim
-def claim_and_take(job, overwrite):
-    found = claim(job, overwrite)
+from quantize import cli
+from quantize.runtime.claim import Claim
+take = Claim.take
+def take_and_fill(claim, overwrite):
+    found = take(claim, overwrite)
     disk = Path(sys.argv[3]).parent
     (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - {left}))
     return found
-pipeline.Job.claim = claim_and_take
+Claim.take = take_and_fill
 cli.main()
 """
 

@@ -6,9 +6,10 @@ import functools
 import math
 import operator
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from ..numerics.dtypes import checked_dtype
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
 from ..runtime.progress import Progress
+from ..runtime.schedulers import result_of, threads
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, ErrorBound, errors_of_arrays
 
@@ -246,11 +248,11 @@ def parts_grid(shape: Shape, chunks: Shape) -> Grid:
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Results of `work` in the order of the items, from several threads that are never far ahead."""
-    with ThreadPoolExecutor(workers) as pool:
+    with threads(workers, threading.Event()) as pool:
         running: deque[Future[Result]] = deque()
         for item in items:
             running.append(pool.submit(work, item))
             if len(running) > 2 * workers:
-                yield running.popleft().result()
+                yield result_of(running.popleft())
         while running:
-            yield running.popleft().result()
+            yield result_of(running.popleft())
