@@ -89,7 +89,7 @@ class Int4Array:
     max_error : float or array
         ``scale / 2``: no value within the range differs by more, but for rounding to the dtype.
     nbytes_stored : int
-        What the chunks take in the store.
+        What the chunks take in the store, as it is now.
     packed : zarr.Array
         The packed codes, uint8.
     attributes, dimension_names
@@ -139,7 +139,7 @@ class Int4Array:
     @property
     def nbytes_stored(self) -> int:
         names = (self.name, *(array.name for array in self._reader.scale_store.arrays))
-        return self._bound(lambda reader: sum(reader.keys.size(f"{name}/c") for name in names))
+        return sum(self._variable.keys.size(f"{name}/c") for name in names)
 
     @property
     def packed(self) -> zarr.Array[Any]:

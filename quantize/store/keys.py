@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import re
@@ -319,6 +320,11 @@ class LocalKeys(Keys):
     def folder(self) -> Path:
         return Path(self.store.root)
 
+    @functools.cached_property
+    def root(self) -> str:
+        """The folder as text, of which the path of a key is made sooner."""
+        return str(self.store.root)
+
     @property
     def label(self) -> str:
         return str(self.folder)
@@ -355,7 +361,7 @@ class LocalKeys(Keys):
 
     def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
         # The store itself would make the folder, wait at a pipe and read a device for ever.
-        size = file_size(os.path.join(self.store.root, key))
+        size = file_size(f"{self.root}/{key}")
         if size is None:
             return None
         check_size(size, most)
@@ -370,7 +376,7 @@ class LocalKeys(Keys):
     def stamp(self, key: str) -> tuple[Any, ...] | None:
         # Opened, and not only asked about: of an open file network file systems ask the server, not what they remember.
         try:
-            number = os.open(os.path.join(self.store.root, key), os.O_RDONLY | NONBLOCK)
+            number = os.open(f"{self.root}/{key}", os.O_RDONLY | NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
