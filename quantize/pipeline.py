@@ -151,6 +151,18 @@ def described(statistics: Statistics) -> dict[str, Any]:
     return {"count": statistics.count, "min": bounds[0], "max": bounds[1], "missing": missing}
 
 
+def check_source(source: Any, variable: Variable) -> None:
+    """Refuse a variable as the source of itself: overwriting would delete it before it is read.
+
+    Raises
+    ------
+    StoreError
+        If it is that.
+    """
+    if isinstance(source, Int4Array) and (source.path, source.name) == (variable.keys.label, variable.name):
+        raise StoreError(f"{variable.where} cannot be its own source; name another destination or another variable")
+
+
 # One job --------------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +189,7 @@ class Job:
         """The job of a source and a store, or one of the `parts` of it, counted from 1: a range of batches."""
         origin = as_source(source)
         keys = Keys.of(store)
+        check_source(source, Variable(keys, settings.name))
         made = planned(origin, keys, settings)
         variable = Variable(replace(keys, verify=verify), settings.name)
         cache = UnitCache(made.kept if parts == 1 else 0)

@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
-from .exceptions import StoreError, UnfinishedStoreError
+from .exceptions import REMEDY, StoreError, UnfinishedStoreError
 from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
@@ -22,8 +22,9 @@ from .store.layout import Layout
 from .store.metadata import VARIABLE_NAME, Metadata, ScaleNames
 from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
-from .store.zarr_json import group_document, node_type
+from .store.zarr_json import group_document, node_type, without_consolidated
 
+GROUP_MOST = 1 << 28  # bytes of the zarr.json of a group, with its consolidated metadata
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
@@ -80,8 +81,22 @@ class Variable:
 
     def create(self, metadata: Metadata) -> None:
         """Make the group where there is none, and the variable in it; `check_place` comes before."""
+        self.drop_consolidated()
         self.keys.set_new("zarr.json", group_document())
         self.keys.set_new(self.key, metadata.to_json())
+
+    def drop_consolidated(self) -> None:
+        """Take the consolidated metadata out of the group, and of those that a folder lies in.
+
+        They hold the documents of the variables once more, and readers that go by them would join the old scale to new
+        codes. What else the groups hold stays.
+        """
+        for keys in (self.keys, *self.keys.above):
+            with keys.alone(""):
+                data = group_data(keys)
+                kept = None if data is None else without_consolidated(data)
+                if kept is not None and kept != data:
+                    keys.set("zarr.json", kept)
 
     def mend(self, new: Metadata) -> None:
         """Write the metadata of the group and the new variable again where the store took only their beginning."""
@@ -97,10 +112,14 @@ class Variable:
         Raises
         ------
         StoreError
-            If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
+            If the folder holds something else than a Zarr v3 group, or files under this name without metadata, or lies
+            in a Zarr array.
         """
         keys = self.keys
         keys.check_place()
+        for outer in keys.above:
+            if outer.holds_keys(".zarray") or node_type(group_data(outer) or b"") == "array":
+                raise StoreError(f"{keys.label} lies in the Zarr array {outer.label}; name another destination")
         group = keys.get("zarr.json")
         if group is None and keys.holds_keys(""):
             group = keys.get("zarr.json")  # again, as below: another run may have made it since
@@ -146,7 +165,7 @@ class Variable:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
 
         The mark is the fingerprint of no job: a run that finds it after a kill begins anew, and takes no chunk for its
-        own.
+        own. Readers count on its coming before all else: what they read before they see it is what they opened.
 
         Raises
         ------
@@ -154,6 +173,7 @@ class Variable:
             If something else lies where pass 1 would; nothing is changed.
         """
         self.check_owned(self.beside[:2], "whose pass 1 needs")
+        self.drop_consolidated()
         with self.keys.alone(self.name):
             self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
         self.delete_scales()
@@ -209,6 +229,7 @@ class Variable:
                 )
         self.delete_scans()
         self.sweep()
+        self.drop_consolidated()  # which others may have written since the variable was made
         whole = metadata.at("sealed")
         if durable:
             for name in (self.name, *self.beside):
@@ -231,6 +252,7 @@ class Variable:
 
     def remove(self) -> None:
         """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
+        self.drop_consolidated()
         self.delete_scales()
         self.delete_scans()
         self.keys.delete_all(f"{self.name}/c")
@@ -282,6 +304,21 @@ class Variable:
 def is_name(name: str) -> bool:
     """Whether a variable may have this name."""
     return bool(VARIABLE_NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != "zarr.json"
+
+
+def group_data(keys: Keys) -> bytes | None:
+    """The ``zarr.json`` of a group, which may have those of thousands of arrays once more; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        If it is no file, or longer than that.
+    """
+    try:
+        found = keys.view("zarr.json", most=GROUP_MOST)
+    except ValueError as error:
+        raise StoreError(f"{keys.label}/zarr.json is damaged: {error}. {REMEDY}") from error
+    return None if found is None else bytes(found)
 
 
 # Finding --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from stores import check, field, files, memory_keys
+from stores import Died, DyingStore, check, field, files, interrupted, memory_keys
+from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
@@ -18,8 +19,10 @@ from quantize.storage import Variable
 from quantize.store.codec import with_crc32c
 from quantize.store.keys import Keys
 from quantize.store.layout import Layout
+from quantize.store.zarr_json import group_document
 
 VALUES = field((8, 12))
+GROUP_OF_OURS = group_document()
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 
@@ -294,3 +297,136 @@ def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
     path = tmp_path / "data_scan" / "c" / "64"
     path.write_bytes(path.read_bytes()[:-1])
     assert scans.get(64) is None
+
+
+# Consolidated metadata ----------------------------------------------------------------------------------------------
+
+
+def consolidate(folder: Path) -> None:
+    with pytest.warns(ZarrUserWarning, match="not part in"):
+        zarr.consolidate_metadata(folder)
+
+
+def by_group(folder: Path, name: str = "data") -> np.ndarray:
+    """What another reader makes of a variable with a scale for each row, by way of the group."""
+    group = zarr.open_group(folder, mode="r")
+    packed: Any = group[name]
+    scale, zero_point = (np.asarray(group[packed.attrs[key]]).reshape(-1, 1) for key in ("scale", "zero_point"))
+    pairs = np.stack([packed[:] << 4, packed[:]], axis=-1).view(np.int8) >> 4
+    codes = pairs.reshape(*packed.shape[:-1], -1)[..., : packed.attrs["int4"]["shape"][-1]].astype(np.int64)
+    return ((codes - zero_point) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("other", [{"chunks": (4, 4)}, {"chunks": (8, 4), "scale_method": "absmax"}], ids=str)
+def test_others_that_go_by_the_group_read_what_is_there(tmp_path: Path, other: dict[str, Any]) -> None:
+    zarr.create_group(tmp_path, attributes={"title": "mine", "small": 1e-7})
+    made(tmp_path, axis=0)
+    consolidate(tmp_path)
+    np.testing.assert_array_equal(by_group(tmp_path), open_int4(tmp_path)[...])
+    quantize_to_zarr(VALUES * 1000, tmp_path, axis=0, overwrite=True, **other)
+    np.testing.assert_array_equal(by_group(tmp_path), open_int4(tmp_path)[...])
+    consolidate(tmp_path)
+    made(tmp_path, axis=0, name="more")
+    np.testing.assert_array_equal(by_group(tmp_path, "more"), open_int4(tmp_path, "more")[...])
+    assert dict(zarr.open_group(tmp_path, mode="r").attrs) == {"title": "mine", "small": 1e-7}
+
+
+def test_consolidated_metadata_are_gone_before_anything_is_changed(tmp_path: Path) -> None:
+    """At whatever change an overwriting run dies: nobody sees the old scale beside absent chunks, which read as 0."""
+    for at in range(4):
+        made(tmp_path / str(at), axis=0)
+        consolidate(tmp_path / str(at))
+        assert b"consolidated" in (tmp_path / str(at) / "zarr.json").read_bytes()
+        store = DyingStore(tmp_path / str(at), at, torn=False)
+        with pytest.raises(Died):
+            quantize_to_zarr(VALUES * 1000, store, chunks=(4, 4), axis=0, overwrite=True)
+        assert store.changed[:2] == ["zarr.json", "data/zarr.json"][:at]
+        assert (tmp_path / str(at) / "zarr.json").read_bytes() == GROUP_OF_OURS
+
+
+def test_consolidated_metadata_of_an_unfinished_variable_do_not_outlive_its_seal(tmp_path: Path) -> None:
+    interrupted(VALUES, tmp_path, axis=0, chunks=(4, 4))
+    consolidate(tmp_path)
+    array = made(tmp_path, axis=0)
+    np.testing.assert_array_equal(by_group(array), open_int4(array)[...])
+    assert verify(array).ok
+
+
+def test_consolidated_metadata_above_a_folder_are_dropped_too(tmp_path: Path) -> None:
+    root = zarr.create_group(tmp_path)
+    root.create_group("2026/june")
+    made(tmp_path / "2026/june", axis=0)
+    consolidate(tmp_path)
+    quantize_to_zarr(VALUES * 1000, tmp_path / "2026/june", axis=0, overwrite=True)
+    array: Any = zarr.open_group(tmp_path, mode="r")["2026/june/data_scale"]
+    np.testing.assert_array_equal(array[:], open_int4(tmp_path / "2026/june").scale[:, 0])
+    assert not [path for path in tmp_path.rglob("zarr.json") if b"consolidated" in path.read_bytes()]
+
+
+def test_verify_looks_at_consolidated_metadata(tmp_path: Path) -> None:
+    made(tmp_path, axis=0)
+    consolidate(tmp_path)
+    assert verify(tmp_path).ok
+    stale = (tmp_path / "zarr.json").read_bytes()
+    quantize_to_zarr(VALUES * 1000, tmp_path, chunks=(4, 4), axis=0, overwrite=True)
+    made(tmp_path, name="more")
+    (tmp_path / "zarr.json").write_bytes(stale)
+    for name in ("data", "more"):
+        ((place, why),) = verify(tmp_path, name).damaged
+        assert place == "zarr.json"
+        assert f"do not have {name} as {name}/zarr.json does" in why
+    consolidate(tmp_path)
+    assert verify(tmp_path, "data").ok
+
+
+# Where it may not lie -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("below", ["", "out", "c/0/out.zarr"])
+def test_a_store_within_an_array_is_refused(tmp_path: Path, version: Any, below: str) -> None:
+    zarr.create_array(tmp_path / "x.zarr", data=VALUES, zarr_format=version)
+    before = files(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"Zarr array|no v3 group|no Zarr v3 group"):
+            quantize_to_zarr(tmp_path / "x.zarr", tmp_path / "x.zarr" / below, overwrite=overwrite)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("below", ["data", "data/out.zarr", "data/c/out.zarr", "data_scale/out.zarr", "link/out.zarr"])
+def test_a_store_within_a_variable_is_refused(tmp_path: Path, below: str) -> None:
+    made(tmp_path / "x", axis=0)
+    (tmp_path / "x" / "link").symlink_to("data")
+    before = files(tmp_path)
+    with pytest.raises(StoreError, match="Zarr array"):
+        quantize_to_zarr(VALUES, tmp_path / "x" / below)
+    assert files(tmp_path) == before
+
+
+def test_a_store_within_a_group_is_made(tmp_path: Path) -> None:
+    check(quantize_to_zarr(VALUES, made(tmp_path) / "more"), VALUES)
+
+
+@pytest.mark.parametrize("path", ["", "file://"])
+def test_an_empty_path_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="empty path"):
+        quantize_to_zarr(VALUES, path)
+    with pytest.raises(ValueError, match="empty path"):
+        open_int4(path)
+    assert files(tmp_path) == {}
+    check(quantize_to_zarr(VALUES, "."), VALUES)
+
+
+def test_a_variable_is_not_its_own_source(tmp_path: Path) -> None:
+    array = open_int4(made(tmp_path))
+    memory = MemoryStore()
+    quantize_to_zarr(VALUES, memory)
+    before = files(tmp_path)
+    for source, store in ((array, tmp_path), (open_int4(memory), memory)):
+        with pytest.raises(StoreError, match="data cannot be its own source"):
+            quantize_to_zarr(source, store, overwrite=True)
+    assert files(tmp_path) == before
+    check(quantize_to_zarr(array, tmp_path, name="data2"), array[...])
+    other = open_int4(tmp_path, "data2")
+    check(quantize_to_zarr(other, tmp_path, overwrite=True), other[...])

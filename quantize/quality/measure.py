@@ -217,7 +217,7 @@ def errors_of_region(
 
 def error_bound(array: Int4Array, region: Region) -> ErrorBound:
     metadata = array.metadata
-    return ErrorBound(array._reader.scales(region), metadata.codes, metadata.rule.method.clips, array.dtype)
+    return ErrorBound(array.scales_of(region), metadata.codes, metadata.rule.method.clips, array.dtype)
 
 
 def comparison_grid(shape: Shape, chunks: Shape) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from ..runtime.units import Units
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.metadata import Metadata
-from ..store.zarr_json import check_group
+from ..store.zarr_json import check_group, consolidated, same
 
 NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
+COPIED = ("shape", "data_type", "chunk_grid", "attributes")  # parts of a document that consolidated metadata copy as is
 LISTED_UNITS = 1 << 20  # units: how many are looked up in a listing at a time
 
 
@@ -121,6 +123,15 @@ class Check:
         self.lock = threading.Lock()
 
     def result(self) -> Verification:
+        """What was found.
+
+        Raises
+        ------
+        StoreError
+            If the variable has been written anew meanwhile.
+        """
+        if not self.reader.stands():
+            raise StoreError(f"{self.variable.where} was written anew while it was verified; verify it again")
         damaged = sorted(self.damaged.items())
         if self.more:
             damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
@@ -136,9 +147,25 @@ class Check:
 
     def documents(self) -> None:
         """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
-        self.document("zarr.json", check_group)
+        self.document("zarr.json", self.check_group)
         for array in self.reader.scale_store.arrays:
             self.document(array.metadata_key, array.check_document)
+
+    def check_group(self, data: bytes) -> None:
+        """Refuse what is not the metadata of a group, and what it says once more of the variable if it is not so."""
+        check_group(data)
+        copies = consolidated(data)
+        if copies is None:
+            return
+        documents = {self.variable.name: self.metadata.to_json()}
+        documents |= {array.name: array.document() for array in self.reader.scale_store.arrays}
+        for name, own in documents.items():
+            copy, document = copies.get(name), json.loads(own)
+            if not isinstance(copy, dict) or any(not same(copy.get(part), document[part]) for part in COPIED):
+                raise ValueError(
+                    f"its consolidated metadata do not have {name} as {name}/zarr.json does, and readers that go by "
+                    "them get wrong numbers: write them anew with zarr.consolidate_metadata"
+                )
 
     def document(self, key: str, check: Callable[[bytes], None]) -> None:
         try:

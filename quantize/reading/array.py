@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -60,13 +60,18 @@ def open_int4(store: Any, name: str | None = None) -> Int4Array:
     return Int4Array(*sealed_variable(store, name))
 
 
-Levels = Callable[[Sequence[range]], LevelTable]  # what the codes of some indices of each axis stand for
+T = TypeVar("T")
+
+Levels = Callable[[ChunkReader, Sequence[range]], LevelTable]  # what the codes of some indices of each axis stand for
+
+READS = 10  # times: how often one thing is read at most while the variable is written anew, and is the same
 
 
 class Int4Array:
     """A lazy view of a sealed variable: floats when indexed, reading only the chunks it needs.
 
-    Indexing is NumPy's basic indexing: integers, slices with any step, and an ellipsis.
+    Indexing is NumPy's basic indexing: integers, slices with any step, and an ellipsis. It is bound to what was opened:
+    once another job has overwritten the variable, what is read raises a `StoreError`.
 
     Attributes
     ----------
@@ -84,7 +89,7 @@ class Int4Array:
     max_error : float or array
         ``scale / 2``: no value within the range differs by more, but for rounding to the dtype.
     nbytes_stored : int
-        What the chunks take in the store.
+        What the chunks take in the store, as it is now.
     packed : zarr.Array
         The packed codes, uint8.
     attributes, dimension_names
@@ -123,7 +128,13 @@ class Int4Array:
 
     @property
     def _scales(self) -> Scales:
-        return self._reader.scales(tuple(slice(0, n) for n in self.shape))
+        return self.scales_of(tuple(slice(0, n) for n in self.shape))
+
+    def scales_of(self, region: Region) -> Scales:
+        """The scales of a region of the values."""
+        if self.metadata.granularity.single:  # in the metadata, which have been read
+            return self._reader.scales(region)
+        return self._bound(lambda reader: reader.scales(region))
 
     @property
     def nbytes_stored(self) -> int:
@@ -132,9 +143,32 @@ class Int4Array:
 
     @property
     def packed(self) -> zarr.Array[Any]:
-        return self._variable.packed()
+        return self._bound(lambda reader: self._variable.packed())
 
-    def _levels(self, axes: Sequence[range]) -> LevelTable:
+    def _bound(self, read: Callable[[ChunkReader], T]) -> T:
+        """What a reader reads, all of it of the variable that was opened.
+
+        Raises
+        ------
+        StoreError
+            If that is no longer in the store.
+        """
+        for _ in range(READS):
+            reader = self._reader
+            try:
+                found = read(reader)
+            except StoreError:  # also of what another job has deleted or written
+                if reader.stands():
+                    raise
+            else:
+                if reader.stands():
+                    return found
+            self._reader = ChunkReader(self._variable.keys, self.name, self.metadata)
+        raise StoreError(
+            f"{self.path}/{self.name} was written anew {READS} times while it was read; read it once that has ended"
+        )
+
+    def _levels(self, reader: ChunkReader, axes: Sequence[range]) -> LevelTable:
         """What the codes of some indices of each axis stand for."""
         granularity = self.metadata.granularity
         if granularity.single:  # found once, not for each chunk
@@ -145,7 +179,7 @@ class Int4Array:
             range(axis.start - part.start, axis.stop - part.start, axis.step)
             for axis, part in zip(axes, region, strict=True)
         ]
-        return level_table(self._reader.scales(region).taken(inside), self.dtype, self.metadata.codes)
+        return level_table(reader.scales(region).taken(inside), self.dtype, self.metadata.codes)
 
     @functools.cached_property
     def _shared_levels(self) -> LevelTable:
@@ -177,6 +211,10 @@ class Int4Array:
         meta = np.empty((0,) * self.ndim, self.dtype)
         return dask.array.from_array(self, chunks=self.chunks, meta=meta, asarray=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader: what it knows of the store's files is of this machine."""
+        return {key: value for key, value in self.__dict__.items() if key != "_reader"}
+
     def __dask_tokenize__(self) -> Any:
         return (type(self).__name__, self.path, self.name, self.metadata.to_json())
 
@@ -191,18 +229,18 @@ class Int4Array:
         DamagedChunkError
             If a chunk is missing or damaged.
         """
-        return self._take(index, np.dtype(np.int8), lambda axes: CODES)
+        return self._take(index, np.dtype(np.int8), lambda reader, axes: CODES)
 
     def _take(self, index: Any, dtype: np.dtype[Any], levels: Levels) -> Any:
         axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
         out = np.empty(tuple(axis.count for axis in axes), dtype)
         if out.size:
-            self._read(axes, out, levels)
+            self._bound(lambda reader: self._read(reader, axes, out, levels))
         out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
         out = out.reshape([axis.count for axis in axes if not axis.drop])
         return out if out.ndim or has_ellipsis(index) else out[()]
 
-    def _read(self, axes: list[Axis], out: np.ndarray, levels: Levels) -> None:
+    def _read(self, reader: ChunkReader, axes: list[Axis], out: np.ndarray, levels: Levels) -> None:
         region = tuple(slice(axis.start, axis.stop) for axis in axes)
 
         def work(touched: tuple[int, Region]) -> None:
@@ -210,9 +248,9 @@ class Int4Array:
             picks = [axis.within(part) for axis, part in zip(axes, chunk, strict=True)]
             if all(pick.count for pick in picks):
                 target = out[tuple(slice(pick.first, pick.first + pick.count) for pick in picks)]
-                self._read_chunk(number, chunk, picks, target, levels)
+                self._read_chunk(reader, number, chunk, picks, target, levels)
 
-        grid = self._reader.grid
+        grid = reader.grid
         touched = grid.touched(region)
         if math.prod(shape_of(region)) <= math.prod(grid.box):
             for item in touched:
@@ -228,24 +266,25 @@ class Int4Array:
 
     def _read_chunk(
         self,
+        reader: ChunkReader,
         number: int,
         chunk: Region,
         picks: list[Pick],
         out: np.ndarray,
         levels: Levels,
     ) -> None:
-        packed = self._reader.read(number)
+        packed = reader.read(number)
         axes = [range(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(chunk, picks, strict=True)]
         *outer, last = (
             slice(axis.start - corner.start, axis.stop - corner.start, axis.step)
-            for axis, corner in zip(axes, self._reader.grid.region(number), strict=True)
+            for axis, corner in zip(axes, reader.grid.region(number), strict=True)
         )
-        table = levels(axes)
+        table = levels(reader, axes)
         try:
             unpack_run(packed[tuple(outer)], last, table, out)
         except ValueError as error:
             raise StoreError(
-                f"{self.path}/{self._reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
+                f"{self.path}/{reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
                 "hold: the scale, or the value_range that it comes from, does not fit the data. Quantize the source "
                 "again"
             ) from error

@@ -1,12 +1,13 @@
-"""Reads one chunk of a variable, and never a fill value in its place."""
+"""Reads one chunk of a variable, never a fill value in its place, nor one of another job."""
 
 from __future__ import annotations
 
 import functools
+import time
 
 import numpy as np
 
-from ..exceptions import DamagedChunkError
+from ..exceptions import DamagedChunkError, StoreError
 from ..numerics.grid import Grid, Region, Shape
 from ..numerics.scales import Scales
 from .codec import ABSENT
@@ -16,10 +17,15 @@ from .metadata import Metadata
 from .side_arrays import StoredScales, stored_scales
 
 KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
+TICK = 50_000_000  # nanoseconds: two changes of a file that lie closer may have the same time, a tick of the system
 
 
 class ChunkReader:
-    """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place."""
+    """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place.
+
+    What it reads belongs to its metadata if `stands` says so afterwards. What it keeps it keeps as long as that is so:
+    where the metadata were written anew, though they are the same, another reader begins anew.
+    """
 
     def __init__(self, keys: Keys, name: str, metadata: Metadata) -> None:
         self.keys = keys
@@ -27,6 +33,45 @@ class ChunkReader:
         self.metadata = metadata
         self.layout: Layout = metadata.layout
         self.indices: dict[int, np.ndarray] = {}
+        self.key = f"{name}/zarr.json"
+        self.stamp = keys.stamp(self.key)
+        self.known = False  # whether what has this stamp is known to be the metadata
+
+    def stands(self) -> bool:
+        """Whether the metadata in the store are this reader's, and have been all the time since it was made.
+
+        Whoever overwrites a variable first writes other metadata, then other chunks and scales. So what was read before
+        this look belongs to these metadata if it is true. It is false if they were written anew, and are the same.
+
+        Raises
+        ------
+        StoreError
+            If they are others now, or not there.
+        """
+        if self.known and self.keys.stamp(self.key) == self.stamp:
+            return True
+        began = time.time_ns()
+        self.check_metadata()
+        if self.keys.stamp(self.key) != self.stamp:
+            return False
+        # A younger file may yet be changed within the same tick, and have the same stamp.
+        self.known = self.stamp is not None and began - self.stamp[-1] > TICK
+        return True
+
+    def check_metadata(self) -> None:
+        """Refuse metadata in the store that are not this reader's."""
+        where, own = f"{self.keys.label}/{self.name}", self.metadata.to_json()
+        found = self.keys.get(self.key)
+        if found is None:
+            raise StoreError(f"{where} was removed since it was opened")
+        if found == own:
+            return
+        try:
+            same = Metadata.from_json(found, f"{self.keys.label}/{self.key}").to_json() == own
+        except StoreError as error:
+            raise StoreError(f"{where} was changed since it was opened: {error}") from error
+        if not same:
+            raise StoreError(f"{where} was overwritten since it was opened; open it again")
 
     @property
     def grid(self) -> Grid:

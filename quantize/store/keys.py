@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import re
@@ -17,7 +18,7 @@ import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
@@ -31,6 +32,11 @@ except ImportError:  # a system without it
 
 WILDCARD = re.compile(r"[*?\[]")  # a character that makes fsspec take a path for a pattern where it deletes
 LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a killed LocalStore had not written whole
+
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who writes into it
+
+# Stores that give what there is of a range that goes beyond the value. Of others nothing is asked beyond it.
+CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
 
 Part = RangeByteRequest | SuffixByteRequest
 
@@ -64,10 +70,12 @@ class Keys:
         TypeError
             If it is none of them, or a store that cannot list and delete.
         ValueError
-            If fsspec would take its path for a pattern, and delete what lies elsewhere.
+            If its path is empty, or fsspec would take it for a pattern, and delete what lies elsewhere.
         """
         if isinstance(store, str | os.PathLike):
             path = str(os.fspath(store))
+            if not path.removeprefix("file://"):
+                raise ValueError("store is an empty path; name a folder, or '.' for the current one")
             if "://" in path and not path.startswith("file://"):
                 store = FsspecStore.from_url(path, fsspec_options(path))
             else:
@@ -96,6 +104,11 @@ class Keys:
     def nearest(self) -> Path | None:
         """Of a store in a folder that folder, or of those above it the first that exists."""
         return None
+
+    @property
+    def above(self) -> Iterator[Keys]:
+        """Those of the folders that this one lies in, from the nearest upwards, where there is an array or a group."""
+        yield from ()
 
     @property
     def exists(self) -> bool:
@@ -141,9 +154,43 @@ class Keys:
 
     def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
         """Part of the bytes of a key, or all; of one that holds more bytes than `most` any that are more."""
+        if not isinstance(self.store, CLAMPING):
+            return self._get_within(key, part, most)
         if part is None and most is not None:
             part = RangeByteRequest(0, most + 1)
         return sync(self.store.get(key, default_buffer_prototype(), part))
+
+    def _get_within(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
+        """As `_get`, with no byte asked for beyond those that there are: some stores panic then."""
+        prototype = default_buffer_prototype()
+        if type(self.store).getsize is Store.getsize:  # it would read all of the value
+            whole = sync(self.store.get(key, prototype))
+            return whole if whole is None or part is None else whole[slice(*ends(part, len(whole)))]
+        try:
+            size = sync(self.store.getsize(key))
+        except FileNotFoundError:
+            return None
+        check_size(size, most)
+        start, stop = (0, size) if part is None else ends(part, size)
+        if start == stop:
+            return prototype.buffer.from_bytes(b"")
+        return sync(self.store.get(key, prototype, None if part is None else RangeByteRequest(start, stop)))
+
+    def stamp(self, key: str) -> tuple[Any, ...] | None:
+        """What is another once the key is set again, be it to the same bytes; at its end when that was, in ns, or 0.
+
+        None where there is no such key, or where the store tells no more of keys than their bytes.
+        """
+        if not isinstance(self.store, MemoryStore):
+            return None
+
+        async def twice() -> list[Buffer | None]:
+            return [await self.store.get(key, default_buffer_prototype()) for _ in range(2)]
+
+        # Where the bytes lie, if it gives no copies; as long as these are held, no others come to lie there.
+        found = [np.asarray(value.as_numpy_array()) for value in sync(twice()) if value is not None]
+        places = {value.ctypes.data for value in found}
+        return (*places, found[0].data, 0) if len(found) == 2 and len(places) == 1 else None
 
     @retried
     def set(self, key: str, data: bytes | np.ndarray) -> None:
@@ -273,6 +320,11 @@ class LocalKeys(Keys):
     def folder(self) -> Path:
         return Path(self.store.root)
 
+    @functools.cached_property
+    def root(self) -> str:
+        """The folder as text, of which the path of a key is made sooner."""
+        return str(self.store.root)
+
     @property
     def label(self) -> str:
         return str(self.folder)
@@ -283,6 +335,12 @@ class LocalKeys(Keys):
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         return folder
+
+    @property
+    def above(self) -> Iterator[Keys]:
+        for folder in Path(os.path.realpath(self.folder)).parents:
+            if any(os.path.isfile(folder / name) for name in ("zarr.json", ".zarray")):
+                yield Keys(LocalStore(folder))
 
     @property
     def exists(self) -> bool:
@@ -303,7 +361,7 @@ class LocalKeys(Keys):
 
     def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
         # The store itself would make the folder, wait at a pipe and read a device for ever.
-        size = file_size(os.path.join(self.store.root, key))
+        size = file_size(f"{self.root}/{key}")
         if size is None:
             return None
         check_size(size, most)
@@ -313,6 +371,19 @@ class LocalKeys(Keys):
         if self.synchronous:
             return self.store.get_sync(key, prototype=prototype, byte_range=part)
         return sync(self.store.get(key, prototype, part))
+
+    @retried
+    def stamp(self, key: str) -> tuple[Any, ...] | None:
+        # Opened, and not only asked about: of an open file network file systems ask the server, not what they remember.
+        try:
+            number = os.open(f"{self.root}/{key}", os.O_RDONLY | NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            found = os.fstat(number)
+        finally:
+            os.close(number)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _set(self, key: str, data: bytes | np.ndarray) -> None:
         if self.synchronous:
@@ -419,6 +490,13 @@ def file_size(path: str) -> int | None:
     if stat.S_ISDIR(found.st_mode):
         return None
     raise ValueError("it is a pipe, a socket or a device, and no file")
+
+
+def ends(part: Part, size: int) -> tuple[int, int]:
+    """Where a part of so many bytes begins and ends, as far as they go."""
+    if isinstance(part, SuffixByteRequest):
+        return max(0, size - part.suffix), size
+    return min(part.start, size), min(part.end, size)
 
 
 def check_size(size: int, most: int | None) -> None:

@@ -71,6 +71,30 @@ def check_group(data: bytes) -> None:
         raise ValueError(f"{unknown[0]!r} is nothing that the metadata of a group have")
 
 
+def consolidated(data: bytes) -> dict[str, Any] | None:
+    """The documents below a group by their names, as its ``zarr.json`` has them once more; None where it has none."""
+    try:
+        found = json.loads(data)["consolidated_metadata"]["metadata"]
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else {}
+
+
+def without_consolidated(data: bytes) -> bytes:
+    """The ``zarr.json`` of a group without what it has once more of the documents below it; all else stays."""
+    if b'"consolidated_metadata"' not in data:
+        return data
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return data
+    if not isinstance(document, dict) or "consolidated_metadata" not in document:
+        return data
+    del document["consolidated_metadata"]
+    own = group_document()
+    return own if document == json.loads(own) else json.dumps(document, indent=2).encode()
+
+
 def node_type(data: bytes) -> str | None:
     """``"array"``, ``"group"`` or whatever else a document of version 3 calls itself; None for any other document."""
     try:
