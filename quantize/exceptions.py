@@ -33,7 +33,7 @@ class DamagedChunkError(StoreError):
 
 
 class WorkersError(QuantizeError):
-    """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
+    """A cluster cannot do a job: its workers cannot, for a message that says why, or it is not there any more."""
 
 
 class SourceChangedError(QuantizeError):

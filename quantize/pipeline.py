@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from . import __version__
 from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
 from .io import as_source
 from .numerics.grid import index_at
@@ -16,6 +17,7 @@ from .numerics.scales import Scale
 from .numerics.statistics import Statistics, folded, from_row
 from .reading.array import Int4Array
 from .runtime.claim import CHANGED, Claim
+from .runtime.cluster import on_worker
 from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
@@ -107,7 +109,8 @@ def quantize_to_zarr(
     SourceChangedError
         If the source changed between the passes.
     WorkersError
-        If a worker of the cluster has another version of this library, or does not find source or destination.
+        If a worker of the cluster has another version of this library, or does not find source or destination; if the
+        connection to the scheduler is lost, the Client closed, or tasks are cancelled again and again.
 
     Examples
     --------
@@ -399,7 +402,9 @@ class Job:
         self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))
 
     def run_tasks(self, work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
-        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.workers, self.work.units.cache.stop)
+        if self.plan.scheduler == "distributed":
+            work = functools.partial(on_worker, work, self.work.units.source, self.claim.sample, __version__)
+        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.limit, self.work.units.cache.stop)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of the source's graph that give the regions of some units, if it has one."""

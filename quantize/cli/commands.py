@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -21,6 +23,8 @@ from .. import __version__
 from .options import JOB, JSON, MISSING, NAME, OVERWRITE, STORE, part, region, size
 from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
 
+CONNECT = 10.0  # seconds that a scheduler may take to answer
+CLOSE = 2.0  # seconds that leaving one may take
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of a disk: a run goes on once somebody makes room
 
 
@@ -82,11 +86,12 @@ def suggest(source: str, missing: Any, as_json: bool) -> None:
 
 @main.command()
 @JOB
-def plan(source: str, store: str, as_json: bool, **settings: Any) -> None:
+def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settings: Any) -> None:
     """Say what a run will need, without reading the data."""
     from ..runtime.plan import plan
 
-    planned = plan(source, store, **settings)
+    with stoppable(), cluster(scheduler):
+        planned = plan(source, store, **settings)
     say(as_json, planned.to_json(), planned)
 
 
@@ -107,6 +112,7 @@ def run(
     /,
     source: str,
     store: str,
+    scheduler: str | None,
     as_json: bool,
     part: tuple[int, int] | None,
     overwrite: bool,
@@ -120,10 +126,10 @@ def run(
         raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
     command = shlex.join(["quantize", *arguments])
     if part is not None:
-        run_part(command, source, store, as_json, *part, settings)
+        run_part(command, source, store, scheduler, as_json, *part, settings)
         return
     began = time.monotonic()
-    with stoppable(), resumable(command) as display:
+    with stoppable(), resumable(command) as display, cluster(scheduler):
         from ..pipeline import quantize_to_zarr
         from ..reading.summary import description, how_to_read, summary
 
@@ -138,9 +144,16 @@ def run(
 
 
 def run_part(
-    command: str, source: str, store: str, as_json: bool, number: int, parts: int, settings: dict[str, Any]
+    command: str,
+    source: str,
+    store: str,
+    scheduler: str | None,
+    as_json: bool,
+    number: int,
+    parts: int,
+    settings: dict[str, Any],
 ) -> None:
-    with stoppable(), resumable(command) as display:
+    with stoppable(), resumable(command) as display, cluster(scheduler):
         from ..pipeline import quantize_part
 
         written = quantize_part(source, store, number, parts, progress=display, **settings)
@@ -370,14 +383,72 @@ def stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def cluster(scheduler: str | None) -> Iterator[None]:
+    """A client of a Dask scheduler, named by its address or its file; none where none is named."""
+    if scheduler is None:
+        yield
+        return
+    from distributed import Client
+    from distributed.comm.addressing import get_address_host_port
+
+    from ..exceptions import WorkersError
+    from ..runtime.connection import in_a_thread
+
+    address = scheduler_address(scheduler)
+    end = time.monotonic() + CONNECT + CLOSE
+
+    def look() -> None:
+        if time.monotonic() > end:
+            raise TimeoutError("what listens there says nothing")
+
+    try:
+        get_address_host_port(address, strict=True)
+        client = in_a_thread(lambda: Client(address, timeout=CONNECT), look)
+    except (OSError, ValueError) as error:
+        raise WorkersError(f"no Dask scheduler answers at {address}: {error}. Start `dask scheduler` there") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # whatever has become of the scheduler
+            client.close(timeout=CLOSE)
+
+
+def scheduler_address(scheduler: str) -> str:
+    """The address of a Dask scheduler, or of the one that wrote this file.
+
+    >>> scheduler_address("tls://10.0.0.1:8786"), scheduler_address("node7:8786")
+    ('tls://10.0.0.1:8786', 'tcp://node7:8786')
+    """
+    if "://" in scheduler:
+        return scheduler
+    if re.fullmatch(r"[^/]+:\d+", scheduler) and not Path(scheduler).exists():
+        return f"tcp://{scheduler}"
+    try:
+        return str(json.loads(Path(scheduler).read_bytes())["address"])
+    except FileNotFoundError:
+        raise click.BadParameter(
+            f"{scheduler!r} is neither an address such as tcp://HOST:8786, nor the file of a Dask scheduler that runs",
+            param_hint="--scheduler",
+        ) from None
+    except (ValueError, LookupError, TypeError) as error:
+        raise click.BadParameter(
+            f"{scheduler!r} is not the file of a Dask scheduler, which has its address: {error}",
+            param_hint="--scheduler",
+        ) from error
+
+
+@contextlib.contextmanager
 def resumable(command: str) -> Iterator[Display]:
     """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on."""
+    from ..exceptions import WorkersError
+
     display = Display()
     try:
         with display:
             yield display
-    except (KeyboardInterrupt, OSError) as error:
-        if display.last is None and isinstance(error, OSError) and error.errno not in DISK_FULL:
+    except (KeyboardInterrupt, OSError, WorkersError) as error:
+        full = isinstance(error, OSError) and error.errno in DISK_FULL
+        if display.last is None and not isinstance(error, KeyboardInterrupt) and not full:
             raise
         reached = display.place(display.last) if display.last else "nothing done yet"
         raise Unfinished(f"{message(error, main)} ({reached}). To go on, run\n  {command}") from error

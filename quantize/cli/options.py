@@ -106,6 +106,11 @@ MISSING = click.option(
     help="The value that stands for missing: this one, none, or the one that the source declares.",
 )
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+SCHEDULER = click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT|FILE",
+    help="Have the workers of this Dask scheduler do the work; or of the one that wrote FILE.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 # The keyword arguments of quantize_to_zarr.
@@ -153,6 +158,7 @@ JOB = options(
         help="auto is zstd, level 1.",
     ),
     click.option("--memory", metavar="SIZE", help="What the run may hold, such as 4GiB."),
-    click.option("--workers", type=click.IntRange(min=1), help="Threads; by default one for each processor."),
+    click.option("--workers", type=click.IntRange(min=1), help="Tasks at a time; by default one for each processor."),
+    SCHEDULER,
     JSON,
 )

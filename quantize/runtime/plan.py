@@ -43,7 +43,9 @@ class Plan:
     scheduler : {"threads", "distributed", ...}
         Where tasks run.
     workers : int
-        How many tasks run at a time.
+        How many tasks run at a time; on a cluster by the workers that it has now.
+    limit : int or None
+        How many do at most, whatever workers come to a cluster later; None for as many as those can do.
     memory : int
         Bytes that the run will hold at most, above the imports; an estimate for a dask source.
     kept : int
@@ -63,6 +65,7 @@ class Plan:
     missing: float | int | None
     scheduler: str
     workers: int
+    limit: int | None
     memory: int
     kept: int
     disk: int
@@ -113,6 +116,7 @@ class Plan:
             "tasks": self.tasks,
             "scheduler": self.scheduler,
             "workers": self.workers,
+            "limit": self.limit,
             "nbytes": layout.nbytes,
             "memory": self.memory,
             "kept": self.kept,
@@ -185,7 +189,8 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, granularity)
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
     task = task_memory(source, layout) + statistics_memory(layout, rule)
-    overhead = (OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)) * processes
+    process = OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)
+    overhead = process * max(processes, 1)
     budget = parsed_bytes(settings.memory)
     if budget is not None:
         affordable = (budget - overhead) // task
@@ -201,6 +206,9 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
                 f"{affordable} tasks at a time instead of {workers}, to stay within memory={settings.memory!r}"
             )
             workers = affordable
+    limit = settings.workers if scheduler == "distributed" and budget is None else workers
+    if budget is not None and not processes:  # who knows how many tasks the processes that come will have
+        limit = min(budget // (process + task), settings.workers or budget)
     said = overhead + workers * task
     kept = 0
     if budget is not None and passes(layout, rule) == 2 and scheduler == "threads" and source.rereads:
@@ -213,6 +221,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         missing=source.missing_value(settings.missing),
         scheduler=scheduler,
         workers=workers,
+        limit=limit,
         memory=said + kept,
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),

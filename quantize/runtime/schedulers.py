@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -27,17 +26,20 @@ from ..io.source import Source
 from ..numerics.blocks import processors
 from ..store.keys import Keys
 from ..store.layout import Layout
+from .connection import TICK, Connection, NoAnswer, current_client
 from .progress import Counter, Progress
 from .scans import batch_size
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
-TICK = 0.2  # seconds that the calling thread waits at once: after each it acts on a signal that another thread received
 GRACE = 0.5  # seconds that tasks under way have to end in once Ctrl-C was pressed, before they are left to themselves
 PATIENCE = 60.0  # seconds without a task done, after which it is said
 NO_WORKERS = {"NoWorkerError", "NoValidWorkerError"}  # Dask's, where it was told how long to wait for one
-KILLED = 3  # times that Dask may give a task up, having seen four workers die with it
+TRIES = 3  # times that a task may be given up: by Dask, having seen four workers die with it, or by whoever cancels it
+UNHEARD = 5.0  # seconds that a result may take to come once its task has ended, before that is begun again
+COUNTED = 1.0  # seconds after which the threads of a cluster are counted again
+ANSWER = 5.0  # seconds that a scheduler may take to say what is waited for
 SLOW = 20  # times the median between two tasks: so long it takes at least
 
 
@@ -60,26 +62,28 @@ def run_tasks(
     tasks: Iterable[Task],
     done: Callable[[Task, Any], None],
     scheduler: str,
-    workers: int,
+    workers: int | None,
     stop: threading.Event,
 ) -> None:
     """Call ``work(*arguments, blocks)`` for each task, and `done` with its result in this thread.
 
     The first exception ends the run: tasks under way are told by `stop`, no other is begun. A signal is acted on within
-    a second, whatever the tasks wait for. The log says so if none is done for long.
+    a second, whatever the tasks wait for. The log says so if none is done for long. `workers` is how many may run at a
+    time; None on a cluster for as many as it has threads, those that come meanwhile too.
     """
-    with Watch(functools.partial(processing, client()) if scheduler == "distributed" else str) as watch:
+    connection = Connection.current() if scheduler == "distributed" else None
+    with Watch(str if connection is None else functools.partial(processing, connection)) as watch:
 
         def seen(task: Task, result: Any) -> None:
             watch.beat()
             done(task, result)
 
-        if scheduler == "distributed":
-            on_cluster(work, tasks, seen, workers)
+        if connection is not None:
+            on_cluster(work, tasks, seen, workers, connection)
         elif scheduler == "synchronous":
             in_turn(work, tasks, seen, stop)
         else:
-            on_threads(work, tasks, seen, workers, stop)
+            on_threads(work, tasks, seen, workers or 1, stop)
 
 
 class Watch:
@@ -119,31 +123,42 @@ class Watch:
                 logger.warning("nothing was done for %.0f s%s%s", silence, mostly, where)
 
 
-def client() -> Any:
-    from distributed import Client
-
-    return Client.current()
-
-
-def processing(client: Any) -> str:
+def processing(connection: Connection) -> str:
     """Which workers of the cluster have tasks, and when they were last heard of."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    client = connection.client
+    try:
+        workers, tasks = connection.answered(
+            lambda: (client.scheduler_info(n_workers=-1)["workers"], client.processing()), before(ANSWER)
+        )
+    except NoAnswer as silence:
+        return f". Waiting for an answer: {silence}"
     if not workers:
         return ". The cluster has no workers left: the run goes on once it has some, or when it is run again"
     now = time.time()
     busy = [
         f"{worker} ({len(keys)} tasks, heard of {now - workers[worker]['last_seen']:.0f} s ago)"
-        for worker, keys in client.processing().items()
+        for worker, keys in tasks.items()
         if keys and worker in workers
     ]
     return f". Waiting for {', '.join(busy)}" if busy else ". No worker of the cluster has anything to do"
 
 
-def asked(question: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What each worker of the cluster answers, or the exception that it gets."""
-    with Watch(lambda: ". Waiting for every worker of the cluster to answer"):
-        answers: dict[str, Any] = client().run(question, *arguments, on_error="return")
-    return answers
+def answering(connection: Connection) -> str:
+    """That every worker is waited for, and which of them have not been heard of for long."""
+    try:
+        workers = connection.answered(lambda: connection.client.scheduler_info(n_workers=-1)["workers"], before(ANSWER))
+    except NoAnswer as silence:
+        return f". Waiting for an answer: {silence}"
+    ages = {worker: time.time() - about["last_seen"] for worker, about in workers.items()}
+    late = [f"{worker} ({age:.0f} s ago)" for worker, age in ages.items() if age > UNHEARD]
+    last = f". Not heard of for some time: {', '.join(late)}" if late else ""
+    return f". Waiting for every worker of the cluster to answer{last}"
+
+
+def before(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has not passed yet."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() < end
 
 
 def on_threads(
@@ -263,72 +278,161 @@ def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
 
 
 def on_cluster(
-    work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None], workers: int
+    work: Callable[..., Any],
+    tasks: Iterable[Task],
+    done: Callable[[Task, Any], None],
+    limit: int | None,
+    connection: Connection,
 ) -> None:
-    from distributed import KilledWorker, as_completed
-
-    cluster = client()
+    """Nothing is waited for without a limit: neither a client nor its futures say that they have lost the scheduler."""
     rest = iter(tasks)
-    running: dict[str, Task] = {}
-
-    def submit(tasks: list[Task]) -> list[Any]:
-        """All in one message: each takes the scheduler longer than a task."""
-        if not tasks:
-            return []
-        if tasks[0].blocks is None:
-            futures: list[Any] = cluster.map(work, *zip(*(task.arguments for task in tasks), strict=True), pure=False)
-        else:
-            futures = cluster.compute([delayed(work)(*task.arguments, task.blocks) for task in tasks])
-        running.update(zip((future.key for future in futures), tasks, strict=True))
-        return futures
-
-    # Tasks that wait at a worker keep it busy; but where fewer may run than the cluster has threads, none may wait.
     first = list(islice(rest, 1))
-    queue = QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW
-    width = workers * queue if workers >= sum(cluster.nthreads().values()) else workers
-    completed = as_completed(submit([*first, *islice(rest, width - 1)]), with_results=True, raise_errors=False)
-    killed: collections.Counter[int] = collections.Counter()
+    room = Room(connection, limit, QUEUE if all(task.blocks is None for task in first) else GRAPH_WINDOW)
+    flight = Flight(work, done, connection)
+    rest = chain(first, rest)
+    again: list[Task] = []  # a task may have waited at workers that others killed
     try:
-        for batch in completed.batches():
-            again = []
-            for future, result in batch:
-                task = running.pop(future.key)
-                if future.status != "error":
-                    done(task, result)
-                    continue
-                error = future.exception()
-                if type(error).__name__ in NO_WORKERS:
-                    raise WorkersError(
-                        f"the cluster had no workers for {error.timeout:.0f} s, as long as its setting "
-                        "distributed.scheduler.no-workers-timeout says. See their logs; run again to go on"
-                    ) from error
-                if not isinstance(error, KilledWorker):
-                    raise error
-                killed[task.numbers[0]] += 1
-                if killed[task.numbers[0]] == KILLED:
-                    raise WorkersError(
-                        f"workers died again and again while they had the chunks from number {task.numbers[0]} on, for "
-                        "lack of memory or by a crash in what reads the source. See their logs; run again to go on"
-                    ) from error
-                again.append(task)  # a task may have waited at workers that others killed
-            completed.update(submit([*again, *islice(rest, len(batch) - len(again))]))
+        while True:
+            todo = [*again, *islice(rest, max(room.tasks() - len(flight.running) - len(again), 0))]
+            if todo:
+                flight.submit(todo)
+            if not flight.running:
+                return
+            again = flight.landed()
+            connection.check()
     finally:
-        cluster.cancel(list(completed.futures))
+        flight.cancel()
 
 
-def current_client() -> Any:
-    """The user's `distributed.Client`, if there is one; the package is not imported to find out."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        return None
-    try:
-        return distributed.Client.current()
-    except ValueError:
-        return None
+class Flight:
+    """Tasks under way on a cluster, in `running` with their futures, by the keys of these.
+
+    Only a task whose result has come is done. One that was cancelled or lost is given up, and may be begun again.
+    """
+
+    def __init__(self, work: Callable[..., Any], done: Callable[[Task, Any], None], connection: Connection) -> None:
+        from distributed import as_completed
+
+        self.work, self.done = work, done
+        self.connection, self.client = connection, connection.client
+        self.completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
+        self.running: dict[Any, tuple[Task, Any]] = {}
+        self.given_up: collections.Counter[int] = collections.Counter()  # times, by the first number of a task
+        self.silent: collections.Counter[Any] = collections.Counter()  # ticks since one ended, without a result, by key
+
+    def submit(self, tasks: list[Task]) -> None:
+        """All in one message: each takes the scheduler longer than a task."""
+        try:
+            if tasks[0].blocks is None:
+                arguments = zip(*(task.arguments for task in tasks), strict=True)
+                futures = self.client.map(self.work, *arguments, pure=False)
+            else:
+                calls = [delayed(self.work)(*task.arguments, task.blocks) for task in tasks]
+                futures = self.client.compute(calls)
+        except Exception as error:
+            self.connection.check(error)
+            raise
+        self.running.update((future.key, (task, future)) for task, future in zip(tasks, futures, strict=True))
+        self.completed.update(futures)
+
+    def landed(self) -> list[Task]:
+        """Wait a tick for tasks to end, and see to those that have: which are to be begun again."""
+        again = []
+        ended = self.ended()
+        for future, result in ended:
+            if future.key not in self.running:  # it has been begun again
+                continue
+            task, _ = self.running.pop(future.key)
+            if future.status == "finished" and not isinstance(result, BaseException):
+                self.done(task, result)
+            else:
+                self.give_up(task, future)
+                again.append(task)
+        for future in [] if ended else self.unheard():
+            task, _ = self.running.pop(future.key)
+            self.give_up(task, future)
+            again.append(task)
+        return again
+
+    def ended(self) -> list[tuple[Any, Any]]:
+        """Futures and their results, if any come within a tick."""
+        with suppress(Empty):
+            return [self.completed.queue.get(timeout=TICK), *self.completed.next_batch(block=False)]
+        return []
+
+    def unheard(self) -> list[Any]:
+        """Futures that ended long ago: what fetches a result does not survive all that may happen to a cluster."""
+        for key, (_, future) in self.running.items():
+            self.silent[key] = self.silent[key] + 1 if future.status != "pending" else 0
+        return [future for key, (_, future) in self.running.items() if self.silent[key] * TICK > UNHEARD]
+
+    def give_up(self, task: Task, future: Any) -> None:
+        """See whether a task that is not done may be begun again.
+
+        Raises
+        ------
+        WorkersError
+            If it has been too often, or cannot be.
+        Exception
+            Its own, if it failed by itself.
+        """
+        self.connection.check()
+        error = self.connection.answered(future.exception) if future.status == "error" else None
+        name = type(error).__name__
+        if error is not None and name in NO_WORKERS:
+            raise WorkersError(
+                f"the cluster had no workers for {getattr(error, 'timeout', 0):.0f} s, as long as its setting "
+                "distributed.scheduler.no-workers-timeout says. See their logs; run again to go on"
+            ) from error
+        if error is not None and name != "KilledWorker":
+            raise error
+        number = task.numbers[0]
+        self.given_up[number] += 1
+        if self.given_up[number] < TRIES:
+            return
+        if error is not None:
+            raise WorkersError(
+                f"workers died again and again while they had the chunks from number {number} on, for lack of memory "
+                "or by a crash in what reads the source. See their logs; run again to go on"
+            ) from error
+        raise WorkersError(
+            f"the task for the chunks from number {number} on was cancelled or lost {TRIES} times, by restarts of the "
+            "cluster or by others who use its Client. Run again to go on"
+        )
+
+    def cancel(self) -> None:
+        """What ended the run is what is told, whether or not this can be done."""
+        if self.running:
+            futures = [future for _, future in self.running.values()]
+            with suppress(Exception):
+                self.connection.answered(lambda: self.client.cancel(futures), before(GRACE))
+
+
+@dataclass
+class Room:
+    """How many tasks a cluster may have under way, by the threads that it has now: workers come and go."""
+
+    connection: Connection
+    limit: int | None
+    queue: int
+    counted: float = -math.inf
+    found: int = 0
+
+    def tasks(self) -> int:
+        """So many that none waits for the next.
+
+        But where fewer may run than there are threads none may wait, and one alone waits for the first worker.
+        """
+        if time.monotonic() - self.counted > COUNTED:
+            self.found = sum(self.connection.threads().values())
+            self.counted = time.monotonic()
+        if self.limit is not None and self.limit < self.found:
+            return self.limit
+        return max(self.found * self.queue, 1)
 
 
 def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str, int, int, list[str]]:
-    """Scheduler, tasks at a time, processes, and what to say of them."""
+    """Scheduler, tasks at a time, processes (0 where a cluster has none yet), and what to say of them."""
     import dask.base
 
     if workers is not None and workers < 1:
@@ -337,11 +441,18 @@ def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str
     client = current_client()
     if client is not None:
         if source.shared and keys.shared:
-            threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-            return "distributed", min(sum(threads), workers or sum(threads)), len(threads), notes
+            connection = Connection(client)
+            with Watch(lambda: f". Waiting for the scheduler {connection.address} to answer"):
+                threads = connection.threads()
+            if not threads:
+                notes.append("the cluster has no workers yet, and the run waits for them; the figures are for one task")
+            total = max(sum(threads.values()), 1)
+            return "distributed", min(total, workers or total), len(threads), notes
         which = "destination" if source.shared else "source"
         notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
-    get = dask.base.get_scheduler()
+    get = None
+    with suppress(RuntimeError):  # a client that was closed in its own `with` block leaves Dask set to it
+        get = dask.base.get_scheduler()
     if get is not None and get.__module__ == "dask.local":
         return "synchronous", 1, 1, notes
     return "threads", workers or processors(), 1, notes

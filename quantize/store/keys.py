@@ -18,7 +18,7 @@ import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
@@ -97,8 +97,14 @@ class Keys:
 
     @property
     def shared(self) -> bool:
-        """Whether another process can reach the store too."""
-        return not isinstance(self.store, MemoryStore)
+        """Whether another process can reach the store too, and not a copy of what this one has in memory."""
+        store: Any = self.store
+        while isinstance(store, WrapperStore):
+            store = store._store
+        if isinstance(store, FsspecStore):
+            return "memory" not in (store.fs.protocol, *store.fs.protocol)
+        inner = store.store if isinstance(store, ObjectStore) else store
+        return not isinstance(inner, MemoryStore) and type(inner).__name__ != "MemoryStore"  # that of obstore
 
     @property
     def nearest(self) -> Path | None:

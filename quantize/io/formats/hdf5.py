@@ -19,12 +19,19 @@ from ..source import Source
 HDF5_OWN = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 
 
-class Hdf5Source(ChunkedSource):
-    """An HDF5 dataset; another process opens it again by file and name."""
+# drivers of HDF5 that leave a file which can be opened by its name alone
+NAMED = ("sec2", "stdio", "direct", "core")
 
-    shared = True
+
+class Hdf5Source(ChunkedSource):
+    """An HDF5 dataset; another process opens it again by file and name.
+
+    But not where it is being written, here or by another, nor where it was opened by a file object.
+    """
 
     def __init__(self, dataset: Any) -> None:
+        file = dataset.file
+        self.shared = file.mode == "r" and file.driver in NAMED and not file.swmr_mode
         self.path, self.name = os.path.abspath(dataset.file.filename), dataset.name
         attributes = {key: plain(value) for key, value in dataset.attrs.items() if key not in HDF5_OWN}
         names = tuple(dimension.label or None for dimension in dataset.dims)
