@@ -6,9 +6,10 @@ import functools
 import math
 import operator
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,7 +22,9 @@ from ..numerics.blocks import blocks, processors
 from ..numerics.dtypes import checked_dtype
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
+from ..runtime.display import reporter
 from ..runtime.progress import Progress
+from ..runtime.schedulers import result_of, threads
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, ErrorBound, errors_of_arrays
 
@@ -44,7 +47,9 @@ class Measurement:
     counts: Counts
 
 
-def measure_error(original: Any, restored: Any, progress: Callable[[Progress], object] | None = None) -> ErrorFigures:
+def measure_error(
+    original: Any, restored: Any, progress: Callable[[Progress], object] | bool | None = None
+) -> ErrorFigures:
     """Compare the original with what is restored of it: two arrays in memory, or a source and the store made from it.
 
     Parameters
@@ -55,8 +60,9 @@ def measure_error(original: Any, restored: Any, progress: Callable[[Progress], o
     restored : array_like; or Int4Array, path, URL or Zarr store
         The values after it, of the same shape, an array in memory. Or the store, as `open_int4` takes or gives it:
         it is read beside the source in one pass that holds a few chunks of each at a time.
-    progress : callable, optional
-        For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks.
+    progress : callable or True, optional
+        For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks. True
+        draws it.
 
     Returns
     -------
@@ -144,12 +150,14 @@ def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     return total
 
 
-def measure_store(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
+def measure_store(
+    array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
+) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors."""
     origin = as_source(source)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
-    report = progress or (lambda event: None)
+    report = reporter(progress)
     grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)
     sums: dict[int, Sums] = {}
     counts, bound, nbytes = Counts(), 0.0, 0
@@ -246,11 +254,11 @@ def parts_grid(shape: Shape, chunks: Shape) -> Grid:
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Results of `work` in the order of the items, from several threads that are never far ahead."""
-    with ThreadPoolExecutor(workers) as pool:
+    with threads(workers, threading.Event()) as pool:
         running: deque[Future[Result]] = deque()
         for item in items:
             running.append(pool.submit(work, item))
             if len(running) > 2 * workers:
-                yield running.popleft().result()
+                yield result_of(running.popleft())
         while running:
-            yield running.popleft().result()
+            yield result_of(running.popleft())
