@@ -13,11 +13,13 @@ from . import __version__
 from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
 from .io import as_source
 from .numerics.grid import index_at
+from .numerics.names import NanPolicy, ScaleMethod
 from .numerics.scales import Scale
 from .numerics.statistics import Statistics, folded, from_row
 from .reading.array import Int4Array
 from .runtime.claim import CHANGED, Claim
 from .runtime.cluster import on_worker
+from .runtime.display import reporter
 from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
@@ -35,12 +37,12 @@ def quantize_to_zarr(
     store: Any,
     *,
     name: str = "data",
-    scale_method: str = "minmax",
+    scale_method: ScaleMethod = "minmax",
     axis: int | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
-    nan_policy: str = "raise",
+    nan_policy: NanPolicy = "raise",
     chunks: Any = None,
     shards: Any = None,
     compressors: Any = "auto",
@@ -49,7 +51,7 @@ def quantize_to_zarr(
     overwrite: bool = False,
     verify: bool = False,
     durable: bool = False,
-    progress: Callable[[Plan | Progress], None] | None = None,
+    progress: Callable[[Plan | Progress], None] | bool | None = None,
 ) -> Int4Array:
     """Quantize an array of any size to packed int4 codes in a Zarr group. Run it again to go on where a run stopped.
 
@@ -88,8 +90,9 @@ def quantize_to_zarr(
     durable : bool
         Have the disk hold every file and folder before the variable counts as whole, so that not even a loss of power
         then undoes a part of it. For stores in folders.
-    progress : callable, optional
-        Called in this thread with the `Plan` before work starts, then with `Progress` as it goes on.
+    progress : callable or True, optional
+        Called in this thread with the `Plan` before work starts, then with `Progress` as it goes on. True draws it,
+        in a notebook and on a terminal.
 
     Returns
     -------
@@ -185,7 +188,7 @@ class Job:
         store: Any,
         settings: Settings,
         verify: bool,
-        progress: Callable[[Plan | Progress], None] | None,
+        progress: Callable[[Plan | Progress], None] | bool | None,
         part: int = 1,
         parts: int = 1,
     ) -> Job:
@@ -199,7 +202,7 @@ class Job:
         work = Tasks(Units(origin, made.layout, made.rule, made.missing, cache), variable)
         count = work.scans.batches.count
         own = range(count * (part - 1) // parts, count * part // parts)
-        job = cls(made, work, progress or (lambda event: None), own)
+        job = cls(made, work, reporter(progress), own)
         job.report(made)
         return job
 
@@ -422,7 +425,7 @@ def quantize_part(
     parts: int,
     *,
     verify: bool = False,
-    progress: Callable[[Plan | Progress], None] | None = None,
+    progress: Callable[[Plan | Progress], None] | bool | None = None,
     **settings: Unpack[SettingsGiven],
 ) -> bool:
     """Do one of several parts of what `quantize_to_zarr` does; `seal` makes the variable readable once all are done.

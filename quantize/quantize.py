@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -14,6 +14,7 @@ from .numerics.blocks import block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
 from .numerics.granularity import granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
+from .numerics.names import NanPolicy, ScaleMethod
 from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_scale
 from .numerics.tables import CODES, LevelTable, coefficients, level_table
 
@@ -48,14 +49,50 @@ class PackedInt4Values(NamedTuple):
     nan_code: int | None
 
 
+@overload
 def quantize_to_int4(
     values: ArrayLike,
-    scale_method: str = "minmax",
+    scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
-    nan_policy: str = "raise",
+    nan_policy: Literal["raise"] = "raise",
+) -> Int4Values: ...
+
+
+@overload
+def quantize_to_int4(
+    values: ArrayLike,
+    scale_method: ScaleMethod = "minmax",
+    *,
+    axis: int | None = None,
+    percentile: float | None = None,
+    value_range: tuple[float, float] | None = None,
+    nan_policy: Literal["propagate"],
+) -> NanInt4Values: ...
+
+
+@overload
+def quantize_to_int4(
+    values: ArrayLike,
+    scale_method: ScaleMethod = "minmax",
+    *,
+    axis: int | None = None,
+    percentile: float | None = None,
+    value_range: tuple[float, float] | None = None,
+    nan_policy: NanPolicy,
+) -> Int4Values | NanInt4Values: ...
+
+
+def quantize_to_int4(
+    values: ArrayLike,
+    scale_method: ScaleMethod = "minmax",
+    *,
+    axis: int | None = None,
+    percentile: float | None = None,
+    value_range: tuple[float, float] | None = None,
+    nan_policy: NanPolicy = "raise",
 ) -> Int4Values | NanInt4Values:
     """Quantize numbers to 4-bit codes, as ONNX QuantizeLinear: ``clip(rint(x / scale) + zero_point, -8, 7)``.
 
@@ -158,7 +195,8 @@ def dequantize_from_int4(
 def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
     """Pack codes two to a byte along the last axis: ``2j`` in the low nibble of byte ``j``, ``2j + 1`` in the high.
 
-    This is the order of ONNX INT4 tensors, torch quint4x2 and the Zarr v3 data type int4 with the codec packbits.
+    This is the order of ONNX INT4 tensors, torch quint4x2 and the Zarr v3 data type int4 with the codec packbits, where
+    the last axis is even or there is one row. With an odd one those pack the rows on end; here each row is padded.
 
     Parameters
     ----------
@@ -226,12 +264,12 @@ def unpack_int8_to_int4(packed_values: ArrayLike, size: int | None = None) -> np
 
 def quantize_to_packed_int4(
     values: ArrayLike,
-    scale_method: str = "minmax",
+    scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
-    nan_policy: str = "raise",
+    nan_policy: NanPolicy = "raise",
     out: np.ndarray | None = None,
     workers: int | None = None,
 ) -> PackedInt4Values:

@@ -125,6 +125,8 @@ class Variable:
             group = keys.get("zarr.json")  # again, as below: another run may have made it since
             if group is None:
                 raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
+        if group is None:
+            keys.check_name()
         if group is not None and node_type(group) != "group":
             raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
         new = keys.get(self.key) is None
@@ -357,6 +359,8 @@ def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Meta
 def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     """The variable of that name, or the only one there is, in whatever state it is.
 
+    ``store/name``, the path of a variable, is understood too.
+
     Raises
     ------
     FileNotFoundError
@@ -365,10 +369,12 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
         If there is no such variable, or several and no name; or its metadata is damaged or not ours.
     """
     keys = Keys.of(store)
+    names = variables(keys) if name is None and keys.exists else []
+    if name is None and not names and (parted := path_of_variable(keys)):
+        keys, name = parted
     if not keys.exists:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
-        names = variables(keys)
         if len(names) != 1:
             there = f"several variables, {', '.join(names)}: pass name=" if names else "no int4 variable"
             raise StoreError(f"{keys.label} holds {there}")
@@ -379,3 +385,13 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
         there = ", ".join(variables(keys)) or "none"
         raise StoreError(f"{keys.label} holds no int4 variable {name!r}; there are: {there}")
     return variable, metadata
+
+
+def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
+    """The store and the name, where keys are those of a variable of ours, or of nothing in a store of ours."""
+    above = keys.above()
+    if above is None or not is_name(above[1]):
+        return None
+    store, name = above
+    ours = Variable(store, name).is_ours()
+    return above if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None

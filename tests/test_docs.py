@@ -16,7 +16,7 @@ from marks import slow
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 FRESH_CLONE = (
-    'python3 -m venv .venv && .venv/bin/pip install -q ".[report]" && .venv/bin/quantize demo\n',
+    'python3 -m venv .venv && . .venv/bin/activate && pip install -q ".[report]" && quantize demo\n',
     'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" && .venv/bin/pytest -q -m "not slow"\n',
 )
 NOT_RUN = ("text", "json")

@@ -30,6 +30,6 @@ def test_every_public_name_is_there_and_no_other() -> None:
     import quantize
 
     assert [name for name in quantize.__all__ if not hasattr(quantize, name)] == []
-    assert set(quantize.__all__) <= set(dir(quantize))
+    assert {name for name in dir(quantize) if not name.startswith("__")} == set(quantize.__all__)
     with pytest.raises(AttributeError, match="'nothing'"):
         quantize.nothing  # noqa: B018

@@ -9,9 +9,17 @@ import pytest
 import zarr
 from stores import Died, DyingStore, check, field, files, interrupted, memory_keys
 from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from quantize import DamagedChunkError, StoreError, UnfinishedStoreError, open_int4, quantize_to_zarr
+from quantize import (
+    DamagedChunkError,
+    StoreError,
+    UnfinishedStoreError,
+    measure_error,
+    open_int4,
+    plan,
+    quantize_to_zarr,
+)
 from quantize.numerics.scales import Rule
 from quantize.quality.verify import verify
 from quantize.runtime.scans import Scans, batch_size
@@ -26,9 +34,58 @@ GROUP_OF_OURS = group_document()
 GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 
 
-def made(folder: Path, **options: Any) -> Path:
+def made(folder: Any, **options: Any) -> Any:
     quantize_to_zarr(VALUES, folder, **{"chunks": (4, 4), **options})
     return folder
+
+
+# How it is named ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.h5", "x.ZIP"])
+@pytest.mark.parametrize("url", [False, True])
+def test_a_new_store_is_not_called_as_files_of_another_kind(tmp_path: Path, name: str, url: bool) -> None:
+    store = f"file://{tmp_path}/{name}" if url else tmp_path / name
+    for make in (plan, quantize_to_zarr):
+        with pytest.raises(ValueError, match=r"but the name of a store ends with .zarr or no suffix"):
+            make(VALUES, store)
+    assert files(tmp_path) == {}
+    with pytest.raises(ValueError, match=r"but the name of a store ends with .zarr or no suffix"):
+        quantize_to_zarr(VALUES, FsspecStore.from_url(f"memory://{tmp_path}/{name}"))
+
+
+def test_a_store_that_is_there_may_have_any_name(tmp_path: Path) -> None:
+    made(tmp_path / "x").rename(tmp_path / "x.int4")
+    made(tmp_path / "x.int4", name="second")
+    made(tmp_path / "era5-0.25")
+    check(open_int4(tmp_path / "x.int4", "second"), VALUES)
+
+
+@pytest.mark.parametrize("form", ["{}/data", "{}/data/", "file://{}/data", "memory"])
+def test_the_path_of_a_variable_is_understood(tmp_path: Path, form: str) -> None:
+    store: Any = form.format(tmp_path / "z")
+    if form == "memory":
+        root = FsspecStore.from_url(f"memory://{tmp_path}/z")
+        made(root, name="data")
+        made(root, name="other")
+        store = FsspecStore.from_url(f"memory://{tmp_path}/z/data")
+    else:
+        made(tmp_path / "z")
+        made(tmp_path / "z", name="other", scale_method="absmax")
+    check(open_int4(store), VALUES)
+    assert open_int4(store).name == "data"
+    assert verify(store, source=VALUES).ok
+    assert measure_error(VALUES, open_int4(store)).within_bound
+
+
+def test_the_path_of_no_variable_says_which_there_are(tmp_path: Path) -> None:
+    made(tmp_path / "z")
+    with pytest.raises(StoreError, match="z holds no int4 variable 'dtaa'; there are: data"):
+        open_int4(tmp_path / "z" / "dtaa")
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        open_int4(tmp_path / "gone")
+    with pytest.raises(StoreError, match="c holds no int4 variable"):
+        open_int4(tmp_path / "z" / "data" / "c")
 
 
 # Where it may be made -----------------------------------------------------------------------------------------------

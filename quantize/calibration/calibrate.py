@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
@@ -16,7 +17,7 @@ from ..numerics.scales import Rule, Scales
 from ..numerics.statistics import folded, from_row, no_rows
 from .histogram import Histogram, bins_for, place_by_sample, sample_size
 from .scan import first_refused, scan_rows
-from .search import choose
+from .search import choose, unheeded
 
 GROUPS_AT_ONCE = 256  # groups: a thread holds the histograms of so many at once
 
@@ -81,11 +82,16 @@ def whole_histogram(array: np.ndarray, granularity: Granularity, rows: np.ndarra
 
 
 def scales_by_rows(
-    values: np.ndarray, rule: Rule, rows: np.ndarray, missing: float | int | None = None, workers: int = 1
+    values: np.ndarray,
+    rule: Rule,
+    rows: np.ndarray,
+    missing: float | int | None = None,
+    workers: int = 1,
+    heed: Callable[[], None] = unheeded,
 ) -> Scales:
     """Scales of values whose statistics are known, by the histogram of each group if the rule asks for it.
 
-    One thread counts and chooses for some groups at a time.
+    One thread counts and chooses for some groups at a time. `heed` is as of `choose`.
     """
     granularity = rule.granularity
     if rule.method.needs != "histogram":
@@ -93,9 +99,10 @@ def scales_by_rows(
     parts = granularity.regions(values.shape, min(GROUPS_AT_ONCE, max(1, math.ceil(len(rows) / workers))))
 
     def work(number: int) -> tuple[np.ndarray, np.ndarray]:
+        heed()
         region = parts.region(number)
         own = rows[granularity.span(region, values.shape)]
-        return choose(rule, own, histogram_each(values[region], granularity, own, missing))
+        return choose(rule, own, histogram_each(values[region], granularity, own, missing), heed)
 
     if workers == 1:
         found = [work(number) for number in range(parts.count)]

@@ -27,6 +27,7 @@ whole parts of the range. It ends with the first whose error is no more than wha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,23 +45,43 @@ FITS, NO_FIT = np.int64(2), np.int64(0)
 ON_BOUNDS = 64  # parts of the range, at most, that are tried as a scale: few whole numbers lie on the levels then
 
 
-def choose(rule: Rule, rows: np.ndarray, histogram: Histogram | None) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them."""
+def unheeded() -> None:
+    """What is called between two groups where nobody may tell the search to stop."""
+
+
+def choose(
+    rule: Rule, rows: np.ndarray, histogram: Histogram | None, heed: Callable[[], None] = unheeded
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points by a rule, for each of many rows of statistics, with histograms where it needs them.
+
+    A search takes a fraction of a millisecond, and there may be millions: `heed` is called before each, and may raise.
+    """
     scales, zero_points = rule.scales(rows)
     if rule.method.needs == "histogram":
         assert histogram is not None
         low, high = bounds(rows)
-        varied = np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist()
+        varied = heeding(np.flatnonzero((rows[:, 2] > 0) & (low < high)).tolist(), heed)
         improve = improve_by_quantiles if rule.method.percentile is not None else improve_by_error
         improve(rule, rows, histogram, varied, scales, zero_points)
     return scales, zero_points
+
+
+def heeding(indices: list[int], heed: Callable[[], None]) -> Iterator[int]:
+    for i in indices:
+        heed()
+        yield i
 
 
 # Percentiles ---------------------------------------------------------------------------------------------------------
 
 
 def improve_by_quantiles(
-    rule: Rule, rows: np.ndarray, histogram: Histogram, indices: list[int], scales: np.ndarray, zero_points: np.ndarray
+    rule: Rule,
+    rows: np.ndarray,
+    histogram: Histogram,
+    indices: Iterable[int],
+    scales: np.ndarray,
+    zero_points: np.ndarray,
 ) -> None:
     """Write the scales and zero points between two quantiles, where these lie in different bins."""
     assert rule.method.percentile is not None
@@ -106,7 +127,12 @@ def key_at(histogram: Histogram, index: int, value: float) -> int:
 
 
 def improve_by_error(
-    rule: Rule, rows: np.ndarray, histogram: Histogram, indices: list[int], scales: np.ndarray, zero_points: np.ndarray
+    rule: Rule,
+    rows: np.ndarray,
+    histogram: Histogram,
+    indices: Iterable[int],
+    scales: np.ndarray,
+    zero_points: np.ndarray,
 ) -> None:
     """Write the scales and zero points of least squared error; those there already are the first candidates."""
     steps = HIGHEST - rule.lowest + 1

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import itertools
 import json
-import os
 import re
 import shlex
 import signal
@@ -21,10 +20,28 @@ import click
 
 from .. import __version__
 from .options import JOB, JSON, MISSING, NAME, OVERWRITE, STORE, part, region, size
-from .terminal import DONE, PIPE, UNFINISHED, WRONG, Display, Unfinished, complain, duration, explain, message, say
+from .terminal import (
+    DONE,
+    PIPE,
+    STDOUT,
+    UNFINISHED,
+    WRONG,
+    Display,
+    Unfinished,
+    complain,
+    explain,
+    leave_soon,
+    message,
+    open_streams,
+    printing,
+    say,
+    show,
+    tell,
+)
 
 CONNECT = 10.0  # seconds that a scheduler may take to answer
 CLOSE = 2.0  # seconds that leaving one may take
+STOPS = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number is not None]
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # errors of a disk: a run goes on once somebody makes room
 
 
@@ -34,21 +51,33 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        with printing():  # help, the version
+            return super().make_context(*arguments, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return PIPE
+            with printing():
+                sys.stdout.flush()
+        except BrokenPipeError as error:
+            if error.filename == STDOUT:
+                return PIPE
+            raise ConnectionError(error.errno, error.strerror, error.filename) from error  # click takes it for a pipe
+        except KeyboardInterrupt as error:
+            tell("")  # the line that a terminal shows ^C in
+            raise click.Abort from error
         return code
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        open_streams()
         arguments = sys.argv[1:] if args is None else list(args)
         try:
             code = super().main(arguments, "quantize", standalone_mode=False, obj=arguments, **extra)
         except Exception as error:
             code = explain(error, self)
+            if args is None and isinstance(error.__cause__ or error, KeyboardInterrupt | click.Abort):
+                leave_soon(code)
         sys.exit(code)
 
 
@@ -63,7 +92,7 @@ def main() -> None:
     SRC is an .npy file, a Zarr array (x.zarr/group/array) or an HDF5 dataset (x.h5::/dataset); DST and STORE are Zarr
     groups. A run that was stopped goes on when it is run again.
 
-    Exit codes: 0 done, 1 wrong data, 2 usage, 3 unfinished (run again to go on).
+    Exit codes: 0 done, 1 wrong data, 2 usage, 3 unfinished (run again to go on), 74 a disk or a network failed.
     """
 
 
@@ -132,14 +161,15 @@ def run(
     with stoppable(), resumable(command) as display, cluster(scheduler):
         from ..pipeline import quantize_to_zarr
         from ..reading.summary import description, how_to_read, summary
+        from ..runtime.display import duration
 
         array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
     elapsed = time.monotonic() - began
     where = f"{array.path}/{array.name}"
     whole = ", and every chunk of it is whole" if settings["verify"] else ""
     finished = f"nothing to do: {where} is finished already{whole}"
-    done = f"wrote {where} in {duration(elapsed)}" if display.worked else finished
-    document = {**summary(array), "worked": display.worked, "elapsed": elapsed}
+    done = f"wrote {where} in {duration(elapsed)}" if display.account.worked else finished
+    document = {**summary(array), "worked": display.account.worked, "elapsed": elapsed}
     say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
 
 
@@ -283,12 +313,13 @@ def read(
     excerpt = Excerpt.of(open_int4(store, name), region)
     document = {"shape": excerpt.shape, "dtype": str(excerpt.dtype)}
     if output is not None:
-        excerpt.save(output, overwrite)
+        with stoppable():
+            excerpt.save(output, overwrite)
         say(as_json, {**document, "path": output}, f"wrote {output}: {excerpt.shape} {excerpt.dtype}")
     elif as_json:
         say(as_json, {**document, "values": excerpt.values().tolist()}, "")
     else:
-        click.echo(excerpt.preview())
+        show(excerpt.preview())
 
 
 @main.command()
@@ -317,21 +348,21 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
     from ..reading.summary import description, how_to_read, summary
     from .demo import Demonstration
 
-    tell = (lambda text: None) if as_json else click.echo
+    said = (lambda text: None) if as_json else show
     with stoppable(), contextlib.ExitStack() as stack:
-        place = Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="quantize-demo-")))
+        place = Path(folder or stack.enter_context(temporary("quantize-demo-")))
         place.mkdir(parents=True, exist_ok=True)
         here = Path("quantize-demo.png")
         drawn = Path(picture or (place / "elevation.png" if folder else here if overwrite else free(here)))
         demonstration = Demonstration(place / "elevation.npy", place / "elevation.zarr", drawn, overwrite)
         shape = demonstration.prepare(nbytes)
-        tell(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
+        said(f"wrote real elevations, tiled to {shape}: {demonstration.data}\n")
         with Display() as display:
             array, figures = demonstration.run(display)
         alone = demonstration.bits_of_one_tile()
-        tell(f"\nwrote {array.path}/{array.name}\n{description(array)}")
-        tell(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
-        tell(f"\n{figures}\n\nwrote the picture {drawn}")
+        said(f"\nwrote {array.path}/{array.name}\n{description(array)}")
+        said(f"            (the tiles repeat, which compresses well; one alone takes {alone:.2f} bits a value)")
+        said(f"\n{figures}\n\nwrote the picture {drawn}")
         document = {
             **summary(array),
             "bits_of_one_tile": alone,
@@ -340,15 +371,23 @@ def demo(nbytes: int, folder: str | None, picture: str | None, overwrite: bool, 
             "kept": folder is not None,
         }
     if folder:
-        tell(how_to_read(array.path, array.name))
+        said(how_to_read(array.path, array.name))
     else:
-        tell(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps the store. Then")
-        tell(how_to_read("elevations/elevation.zarr", array.name))
+        said(f"{place} was temporary and is removed; `quantize demo --folder elevations` keeps the store. Then")
+        said(how_to_read("elevations/elevation.zarr", array.name))
     if as_json:
         say(as_json, document, "")
     if not figures.within_bound:
         complain("the errors are larger than the format promises. This is a bug in quantize")
     return DONE if figures.within_bound else WRONG
+
+
+def temporary(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; those that processes which were killed left of the same name are removed first."""
+    from ..io.sink import MACHINE, PROCESS, own_mark, sweep
+
+    sweep(Path(tempfile.gettempdir()), rf"{prefix}{PROCESS}-{MACHINE}-\w+")
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}{own_mark()}-")
 
 
 def free(path: Path) -> Path:
@@ -362,12 +401,12 @@ def free(path: Path) -> Path:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM stop the program as Ctrl-C does, so that it says how to go on; what is ignored stays so.
+    """Let SIGTERM, and the end of a terminal (SIGHUP), stop the program as Ctrl-C does; what is ignored stays so.
 
-    The program then ends as soon as its tasks under way do. A second signal ends it at once, which harms nothing: every
-    write is atomic.
+    It says how to go on, and ends as soon as its tasks under way do, or soon after without them. A second signal ends
+    it at once, which harms nothing: every write is atomic.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPS}
     after = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in after:
         signal.signal(number, signal.default_int_handler)
@@ -448,10 +487,9 @@ def resumable(command: str) -> Iterator[Display]:
             yield display
     except (KeyboardInterrupt, OSError, WorkersError) as error:
         full = isinstance(error, OSError) and error.errno in DISK_FULL
-        if display.last is None and not isinstance(error, KeyboardInterrupt) and not full:
+        if display.account.last is None and not isinstance(error, KeyboardInterrupt) and not full:
             raise
-        reached = display.place(display.last) if display.last else "nothing done yet"
-        raise Unfinished(f"{message(error, main)} ({reached}). To go on, run\n  {command}") from error
+        raise Unfinished(f"{message(error, main)} ({display.account.place()}). To go on, run\n  {command}") from error
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..io.formats.npy import NpySink
-from ..io.sink import Outline, check_free, check_target, replacing
+from ..io.sink import Outline, check_free, check_room, check_target, replacing
+from ..numerics.names import check_suffix
 from ..pipeline import quantize_to_zarr
 from ..quality.figures import ErrorFigures
 from ..quality.measure import measure_error
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLE_FILE = "jacksboro_fault_dem.npz"  # one of matplotlib's samples
 DTYPE = np.dtype("<f4")
+PICTURE_BYTES = 4 << 20  # bytes: the picture, and what the smallest store takes beside its codes
 WRITTEN_VALUES = 1 << 22  # values: what is written at a time
 
 
@@ -57,6 +59,8 @@ class Demonstration:
             If one of the files exists and may not be replaced.
         FileNotFoundError
             If the picture's folder does not exist.
+        ValueError
+            If the picture is not called a PNG, or there is not enough disk.
         ModuleNotFoundError
             If matplotlib, which has the elevations, is not installed.
         """
@@ -64,7 +68,10 @@ class Demonstration:
         check_free(self.store, self.overwrite)
         for path in (self.data, self.picture):
             check_target(path, self.overwrite)
+        check_suffix(self.picture, (".png", ""), "a picture")
         side = max(1, math.isqrt(nbytes // DTYPE.itemsize))
+        floats = side * side * DTYPE.itemsize
+        check_room(self.data, floats + floats // 7 + PICTURE_BYTES, "the floats, their codes and a picture")
         write_tiled(self.data, tile, (side, side))
         return side, side
 
@@ -77,7 +84,7 @@ class Demonstration:
             np.load(self.data, mmap_mode="r")[corner],
             array[corner],
             self.picture,
-            bound=array.max_error,
+            bound=float(array.max_error),
             title=f"Elevations around the Jacksboro fault in 4 bits: scale s = {array.scale:.4g} m",
             label="elevation (m)",
         )

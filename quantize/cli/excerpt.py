@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..io.formats.npy import NpySink
-from ..io.sink import Outline, replacing
+from ..io.sink import Outline, check_room, check_target, replacing
 from ..numerics.blocks import blocks
 from ..numerics.grid import Region
+from ..numerics.names import check_suffix
 from ..reading.array import Int4Array
 from ..reading.indexing import Axis, full_index
 
@@ -72,9 +73,14 @@ class Excerpt:
             If there is one and `overwrite` is not set.
         FileNotFoundError
             If there is no folder for it.
+        ValueError
+            If its name ends as that of another kind of file, or there is not enough disk.
         """
-        outline = Outline(self.shape, self.dtype)
-        with replacing(Path(path), overwrite) as partial, NPY.open(partial, outline) as put:
+        outline, target = Outline(self.shape, self.dtype), Path(path)
+        check_target(target, overwrite)
+        check_suffix(path, (*NPY.suffixes, ""), "what is read")
+        check_room(target, math.prod(self.shape) * self.dtype.itemsize, "the values")
+        with replacing(target, overwrite) as partial, NPY.open(partial, outline) as put:
             for region in regions(self.shape):
                 put(region, self.values(region))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from ..runtime.plan import Plan
     from ..runtime.progress import Progress
 
-DONE, WRONG, USAGE, UNFINISHED, BUG, STOPPED, PIPE = 0, 1, 2, 3, 70, 130, 141
+DONE, WRONG, USAGE, UNFINISHED, BUG, FAILED, STOPPED, PIPE = 0, 1, 2, 3, 70, 74, 130, 141
 
 # The exit code of an error is that of the first of its classes, from its own to the most general, that is named here.
 # By name, so that an error in the command line itself imports nothing.
@@ -28,7 +31,12 @@ EXITS = {
     "QuantizeError": USAGE,
     "ImportError": USAGE,
     "MemoryError": USAGE,
-    "OSError": USAGE,
+    "FileExistsError": USAGE,
+    "FileNotFoundError": USAGE,
+    "IsADirectoryError": USAGE,
+    "NotADirectoryError": USAGE,
+    "PermissionError": USAGE,
+    "OSError": FAILED,
     "IndexError": USAGE,
     "TypeError": USAGE,
     "ValueError": USAGE,
@@ -43,6 +51,9 @@ COMMANDS = (
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),
     (r"\bquantize_to_zarr\b", "`quantize run`"),
 )
+
+STDOUT = "standard output"  # the name that an error of it has, where others have a file's
+LAST_GRACE = 1.0  # seconds that what was stopped has to end in, once it is said
 
 EXTRAS = {"matplotlib": "report", "h5py": "hdf5", "distributed": "distributed", "s3fs": "s3"}
 
@@ -121,38 +132,75 @@ def spelled(text: str, options: dict[str, str]) -> str:
 
 
 def complain(text: str) -> None:
-    click.echo(f"error: {text}", err=True)
+    tell(f"error: {text}")
+
+
+def tell(text: str) -> None:
+    """Print on standard error. Where that fails, as on a terminal that was closed, the work goes on without."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def say(as_json: bool, document: dict[str, Any], text: object) -> None:
     """Print a result: for machines one JSON object, in which numbers that JSON lacks are null."""
     from ..store.zarr_json import to_json
 
-    click.echo(json.dumps(to_json(document), allow_nan=False) if as_json else str(text))
+    show(json.dumps(to_json(document), allow_nan=False) if as_json else str(text))
+
+
+def show(text: str) -> None:
+    """Print on standard output."""
+    with printing():
+        click.echo(text)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Around what writes to standard output: an error says that it was there, and nothing more is written to it."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename is None:
+            error.filename = STDOUT
+        raise
+
+
+def open_streams() -> None:
+    """Have what was closed, as by ``>&-``, lead nowhere, so that no file that is opened later takes its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  as long as the process
+
+
+def leave_soon(code: int) -> None:
+    """End the process soon, whatever its threads are at, as a second signal would: every write is atomic."""
+
+    def leave() -> None:
+        time.sleep(LAST_GRACE)
+        os._exit(code)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 # Progress -------------------------------------------------------------------------------------------------------------
 
-PHASES = ("scan", "write")
 LINE_INTERVAL = 5.0  # seconds: between two lines where the output is not a terminal
 
 
 class Display:
-    """Shows the plan and draws progress on standard error: one live line on a terminal, else a line now and then.
-
-    `plan` and `last` are the newest events of their kinds; `worked` is whether any unit was more than read.
-    """
+    """Shows the plan and draws progress on standard error: one live line on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
-        self.plan: Plan | None = None
-        self.last: Progress | None = None
-        self.worked = False
-        self.began = self.shown = time.monotonic()
+        from ..runtime.display import Account
+
+        self.account = Account()
+        self.shown = self.account.began
         self.bar: Any = None
         self.task: Any = None
 
     def __enter__(self) -> Display:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
@@ -169,59 +217,24 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self.bar.stop()
 
     def __call__(self, event: Plan | Progress) -> None:
         from ..runtime.plan import Plan
 
         now = time.monotonic()
+        first = self.account.take(event, now)
         if isinstance(event, Plan):
-            self.plan, self.began = event, now
-            click.echo(f"{event}\n", err=True)
+            tell(f"{event}\n")
             return
-        first = self.last is None or event.phase != self.last.phase
-        if first and self.last is not None:
-            self.began = self.shown = now
-        self.last = event
-        self.worked = self.worked or (event.phase != "verify" and event.done > event.skipped)
-        text = self.line(event, now - self.began)
+        if first:
+            self.shown = self.account.began
+        text = self.account.line(now)
         if self.bar is not None:
             if first:
                 self.task = self.bar.add_task(text, total=event.total)
             self.bar.update(self.task, completed=event.done, description=text)
         elif event.done == event.total or now - self.shown >= LINE_INTERVAL:
-            click.echo(text, err=True)
+            tell(text)
             self.shown = now
-
-    def line(self, event: Progress, elapsed: float) -> str:
-        """How far a phase is, how fast it goes, and how long it will take yet or has taken."""
-        parts = [self.place(event)]
-        worked = event.done - event.skipped
-        if event.done == event.total:
-            parts.append(duration(elapsed))
-        elif worked:
-            parts.append(f"{duration(elapsed / worked * (event.total - event.done))} left")
-        if event.nbytes and elapsed:
-            parts.append(f"{event.nbytes / elapsed / 1e9:.2f} GB/s")
-        if event.skipped:
-            parts.append(f"{event.skipped:,} done before")
-        return ", ".join(parts)
-
-    def place(self, event: Progress) -> str:
-        """The phase, and the units that are done."""
-        phases = PHASES[-self.plan.passes :] if self.plan else ()
-        number = f"pass {phases.index(event.phase) + 1} of {len(phases)}, " if event.phase in phases else ""
-        return f"{number}{event.phase}: {event.done:,} of {event.total:,} chunks"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    >>> duration(0.31), duration(75), duration(7300)
-    ('0.3 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

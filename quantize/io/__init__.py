@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
+from ..numerics.names import check_suffix, suffix_of_file
 from .arrays import Arrays
 from .format import Format, is_url
 from .sink import Sink
@@ -24,7 +24,6 @@ from .source import Source
 
 KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "duck")  # the files of `formats`, as they are asked
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which takes any array
-ANY_NAME = "zarr"  # the format of a destination whose name ends as no sink's files do
 
 
 def as_source(thing: Any, name: str = "") -> Source:
@@ -91,20 +90,26 @@ def sources_of(thing: Any) -> Arrays:
 
 
 def sink_of(destination: str | os.PathLike[str]) -> Sink:
-    """The sink for a path, by how its name ends; Zarr's, where none has such files.
+    """The sink for a path, by how its name ends; a number, as in ``era5-0.25``, is no such ending.
+
+    Raises
+    ------
+    ValueError
+        If no format that is written has such files, naming those that there are.
 
     Examples
     --------
     >>> sink_of("x.npy").name, sink_of("x.zarr").name, sink_of("x").name
     ('.npy', 'Zarr', 'Zarr')
     """
-    suffix = Path(destination).suffix
+    suffix, endings = suffix_of_file(destination), list[str]()
     for found in every_format():
-        if found.sink is not None and suffix in found.sink.suffixes:
-            return found.sink()
-    sink = own(ANY_NAME).sink
-    assert sink is not None
-    return sink()
+        if found.sink is not None:
+            if suffix in found.sink.suffixes:
+                return found.sink()
+            endings += found.sink.suffixes
+    check_suffix(destination, endings, "what is written")
+    raise AssertionError("a suffix that is none of the endings is refused")
 
 
 def located(thing: Any) -> tuple[Any, str]:

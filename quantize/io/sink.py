@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import re
 import shutil
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +19,7 @@ import numpy as np
 
 from ..numerics.dtypes import BFLOAT16
 from ..numerics.grid import Region, Shape
+from ..store.retrying import naming
 
 Put = Callable[[Region, np.ndarray], None]
 
@@ -126,20 +131,42 @@ def holds_an_array(folder: Path) -> bool:
     return node_type(Keys.of(folder).get("zarr.json") or b"") == "array"
 
 
+def check_room(target: Path, nbytes: int, what: str) -> None:
+    """Refuse what a disk has no room for, before it is written.
+
+    Raises
+    ------
+    ValueError
+        With the sum; `what` is what takes the bytes, in the plural.
+    """
+    sweep_beside(target)
+    free = shutil.disk_usage(target.absolute().parent).free
+    if nbytes > free:
+        raise ValueError(
+            f"not enough disk for {target}: {what} take {nbytes:,} bytes, and {free:,} are free. Make room, or name "
+            "another place"
+        )
+
+
 @contextmanager
 def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A path beside the target to write to, which takes the target's place if all goes well and is removed if not."""
+    """A path beside the target to write to, which takes the target's place if all goes well and is removed if not.
+
+    What processes that were killed have left beside the target is removed too. An error of the disk names the target.
+    """
     target = target.absolute()
     check_target(target, overwrite)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    remove(partial)
-    try:
-        yield partial
-        if target.is_dir() or partial.is_dir():
-            remove(target)
-        os.replace(partial, target)
-    finally:
+    partial = target.with_name(f".{target.name}.{own_mark()}.partial")
+    with naming(target):
+        sweep_beside(target)
         remove(partial)
+        try:
+            yield partial
+            if target.is_dir() or partial.is_dir():
+                remove(target)
+            os.replace(partial, target)
+        finally:
+            remove(partial)
 
 
 def remove(path: Path) -> None:
@@ -147,3 +174,51 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+# What killed processes leave ------------------------------------------------------------------------------------------
+
+PROCESS, MACHINE = r"(?P<process>[0-9]+)", r"(?P<machine>[0-9a-f]{8})"  # what a mark is made of
+PROCESSES = "/proc/self/ns/pid"  # a link that says, on Linux, which processes have numbers of their own
+
+
+def own_mark() -> str:
+    """What marks a temporary file as this process's: its number, and that of what numbers processes."""
+    return f"{os.getpid()}-{machine()}"
+
+
+@functools.cache
+def machine() -> str:
+    """Eight digits for what numbers processes: this machine or, of one with containers, this container."""
+    numbering = os.readlink(PROCESSES) if os.path.islink(PROCESSES) else ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def sweep_beside(target: Path) -> None:
+    """Remove what killed processes left of a target."""
+    sweep(target.absolute().parent, rf"\.{re.escape(target.name)}\.{PROCESS}(-{MACHINE})?\.partial")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove files and folders whose names match a pattern, where the process that it finds in them is no more.
+
+    Those of other machines stay, and those of a process whose number another one has now: it ends some day.
+    """
+    with suppress(OSError):  # a folder that may be written to but not listed
+        for path in list(folder.iterdir()):
+            match = re.fullmatch(pattern, path.name)
+            if match and match["machine"] in (None, machine()) and not is_alive(int(match["process"])):
+                with suppress(OSError):  # somebody else's
+                    remove(path)
+
+
+def is_alive(process: int) -> bool:
+    if os.name == "nt":  # where this would send a signal
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

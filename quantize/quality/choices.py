@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..numerics.scales import Rule
+from ..runtime.tables import html_lines, html_table
 from ..store.zarr_json import to_json
 
 
@@ -91,14 +92,26 @@ class Comparison:
         found: dict[str, Any] = to_json(asdict(self))
         return found
 
+    @property
+    def measured(self) -> str:
+        """What the figures were measured on."""
+        of = f"all {self.total:,} values" if self.sampled == self.total else f"a sample of {self.sampled:,} values"
+        return f"measured on {of}" + ("" if self.sampled == self.total else f", out of {self.total:,}")
+
+    def _repr_html_(self) -> str:
+        table = html_table(
+            "Comparison", self.measured, HEAD, [cells(row, row == self.recommended) for row in self.rows]
+        )
+        notes = [f"note: {note}" for note in self.notes]
+        advice = f"recommended: {self.recommended.label}. {self.reason}"
+        return table + html_lines([LEGEND, *notes, advice, self.recommended.command])
+
     def __str__(self) -> str:
         lines = aligned([HEAD, *(cells(row, row == self.recommended) for row in self.rows)])
-        of = f"all {self.total:,} values" if self.sampled == self.total else f"a sample of {self.sampled:,} values"
-        looked = f"measured on {of}" + ("" if self.sampled == self.total else f", out of {self.total:,}")
         lines += ["", LEGEND]
         notes = [textwrap.fill(f"note: {note}", 100, subsequent_indent="      ") for note in self.notes]
         advice = textwrap.fill(f"recommended: {self.recommended.label}. {self.reason}", 100)
-        parts = [looked], lines, notes, [advice, f"  {self.recommended.command}"]
+        parts = [self.measured], lines, notes, [advice, f"  {self.recommended.command}"]
         return "\n\n".join("\n".join(part) for part in parts if part)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..numerics.grid import Shape
+from ..runtime.tables import html_facts
 from ..store.zarr_json import to_json
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -111,6 +112,11 @@ class ErrorFigures:
         return self.mismatched == 0 and not self.outside
 
     @property
+    def rounds_beyond(self) -> bool:
+        """Whether rounding to the dtypes takes some value that is not saturated beyond half a step."""
+        return (self.largest_in_range or 0.0) > 1
+
+    @property
     def saturated_share(self) -> float | None:
         """Share of the values that are saturated, 0 to 1."""
         return None if self.saturated is None else self.saturated / max(self.count + self.infinite, 1)
@@ -147,7 +153,8 @@ class ErrorFigures:
         if self.bound is not None:
             which = "all values that are not saturated" if self.saturated else "all values"
             said = which if self.within_bound else "NOT all values"
-            found.append(("half a step", f"{self.bound:.6g}, {said} within"))
+            rounded = ", but for rounding" if self.within_bound and self.rounds_beyond else ""
+            found.append(("half a step", f"{self.bound:.6g}, {said} within{rounded}"))
         if self.saturated:
             found.append(("saturated", f"{self.saturated:,} values, {100 * (self.saturated_share or 0):.3g} %"))
         if self.infinite:
@@ -166,6 +173,9 @@ class ErrorFigures:
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<17}{text}" for name, text in self.rows())
+
+    def _repr_html_(self) -> str:
+        return html_facts("ErrorFigures", "of restored values minus those of the source", self.rows())
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------

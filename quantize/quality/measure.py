@@ -22,6 +22,7 @@ from ..numerics.blocks import blocks, processors
 from ..numerics.dtypes import checked_dtype
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
+from ..runtime.display import reporter
 from ..runtime.progress import Progress
 from ..runtime.schedulers import result_of, threads
 from .figures import ErrorFigures, PartErrors, Sums
@@ -46,7 +47,9 @@ class Measurement:
     counts: Counts
 
 
-def measure_error(original: Any, restored: Any, progress: Callable[[Progress], object] | None = None) -> ErrorFigures:
+def measure_error(
+    original: Any, restored: Any, progress: Callable[[Progress], object] | bool | None = None
+) -> ErrorFigures:
     """Compare the original with what is restored of it: two arrays in memory, or a source and the store made from it.
 
     Parameters
@@ -57,8 +60,9 @@ def measure_error(original: Any, restored: Any, progress: Callable[[Progress], o
     restored : array_like; or Int4Array, path, URL or Zarr store
         The values after it, of the same shape, an array in memory. Or the store, as `open_int4` takes or gives it:
         it is read beside the source in one pass that holds a few chunks of each at a time.
-    progress : callable, optional
-        For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks.
+    progress : callable or True, optional
+        For a store: called with a `Progress` of the phase "measure", whose units are blocks of whole chunks. True
+        draws it.
 
     Returns
     -------
@@ -146,12 +150,14 @@ def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     return total
 
 
-def measure_store(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
+def measure_store(
+    array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
+) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors."""
     origin = as_source(source)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
-    report = progress or (lambda event: None)
+    report = reporter(progress)
     grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)
     sums: dict[int, Sums] = {}
     counts, bound, nbytes = Counts(), 0.0, 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..numerics.blocks import blocks
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Region, Shape
+from ..numerics.names import ScaleMethod
 from ..numerics.scales import HIGHEST, Rule
 from ..numerics.tables import BOUND_SLACK
 from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
@@ -128,11 +129,11 @@ def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     values = sample.values
     result = quantize_to_packed_int4(
         values,
-        method.name,
+        cast(ScaleMethod, method.name),
         axis=granularity.axis,
         percentile=method.percentile,
         value_range=method.value_range,
-        nan_policy=rule.nan_policy,
+        nan_policy="raise" if rule.nan_code is None else "propagate",
     )
     scale, zero_point = result.scale, result.zero_point
     floats = result.nan_code is not None and sample.dtype.kind in "iu"  # integers have no NaN

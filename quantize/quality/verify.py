@@ -13,6 +13,7 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..io import as_source
 from ..numerics.grid import packed_region, shape_of, within
+from ..runtime.display import reporter
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
 from ..runtime.units import Units
@@ -62,7 +63,7 @@ def verify(
     source: Any = None,
     *,
     workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
 ) -> Verification:
     """Read all that is stored of a sealed variable, and compare its codes with those of the source if one is given.
 
@@ -74,8 +75,8 @@ def verify(
         As for `quantize_to_zarr`.
     workers : int, optional
         Threads; by default one for each processor.
-    progress : callable, optional
-        Called with `Progress` as it goes on.
+    progress : callable or True, optional
+        Called with `Progress` as it goes on; True draws it.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def verify(
     check = Check(variable, metadata, units)
     check.documents()
     stop = None if units is None else units.cache.stop
-    each_unit(check.units, "verify", metadata.layout, workers, progress, check.promising(), stop)
+    each_unit(check.units, "verify", metadata.layout, workers, reporter(progress), check.promising(), stop)
     return check.result()
 
 

@@ -6,7 +6,8 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -22,7 +23,17 @@ from ..store.metadata import Metadata
 from .indexing import Axis, Pick, full_index, has_ellipsis
 
 if TYPE_CHECKING:
+    import dask.array
     import zarr
+
+Cut: TypeAlias = slice | EllipsisType  # what of an index leaves an axis, or all that are not named
+# Indices that leave an axis for sure, so that what comes is an array and no number: of tuples those that type checkers
+# see it of, with a cut at one of the first places.
+Cutting: TypeAlias = (
+    "Cut | tuple[Cut, ...] | tuple[Cut, *tuple[Cut | SupportsIndex, ...]]"
+    " | tuple[SupportsIndex, Cut, *tuple[Cut | SupportsIndex, ...]]"
+    " | tuple[SupportsIndex, SupportsIndex, Cut, *tuple[Cut | SupportsIndex, ...]]"
+)
 
 
 def open_int4(store: Any, name: str | None = None) -> Int4Array:
@@ -113,18 +124,31 @@ class Int4Array:
         self.attributes = metadata.attributes
         self.dimension_names = metadata.dimension_names
 
-    ndim = property(lambda self: len(self.shape))
-    size = property(lambda self: math.prod(self.shape))
-    nbytes = property(lambda self: self.layout.nbytes)
-    max_error = property(lambda self: self.scale / 2)
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
 
     @property
-    def scale(self) -> Any:
-        return self._scales.plain()[0]
+    def size(self) -> int:
+        return math.prod(self.shape)
 
     @property
-    def zero_point(self) -> Any:
-        return self._scales.plain()[1]
+    def nbytes(self) -> int:
+        return self.layout.nbytes
+
+    @property
+    def max_error(self) -> float | np.ndarray:
+        return self.scale / 2
+
+    @property
+    def scale(self) -> float | np.ndarray:
+        found: float | np.ndarray = self._scales.plain()[0]
+        return found
+
+    @property
+    def zero_point(self) -> int | np.ndarray:
+        found: int | np.ndarray = self._scales.plain()[1]
+        return found
 
     @property
     def _scales(self) -> Scales:
@@ -204,12 +228,13 @@ class Int4Array:
 
         return repr_html(self)
 
-    def to_dask(self) -> Any:
+    def to_dask(self) -> dask.array.Array:
         """A dask array of the values, one block for each chunk; nothing is read before it is computed."""
         import dask.array
 
         meta = np.empty((0,) * self.ndim, self.dtype)
-        return dask.array.from_array(self, chunks=self.chunks, meta=meta, asarray=False)
+        lazy: dask.array.Array = dask.array.from_array(self, chunks=self.chunks, meta=meta, asarray=False)
+        return lazy
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the reader: what it knows of the store's files is of this machine."""
@@ -218,8 +243,20 @@ class Int4Array:
     def __dask_tokenize__(self) -> Any:
         return (type(self).__name__, self.path, self.name, self.metadata.to_json())
 
+    @overload
+    def __getitem__(self, index: Cutting) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: SupportsIndex | tuple[Cut | SupportsIndex, ...]) -> np.ndarray | np.number[Any]: ...
+
     def __getitem__(self, index: Any) -> Any:
         return self._take(index, self.dtype, self._levels)
+
+    @overload
+    def codes(self, index: Cutting = ...) -> np.ndarray: ...
+
+    @overload
+    def codes(self, index: SupportsIndex | tuple[Cut | SupportsIndex, ...]) -> np.ndarray | np.int8: ...
 
     def codes(self, index: Any = ...) -> Any:
         """The codes -8..7 themselves, int8, of an index as for the values.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..io import sink_of
-from ..io.sink import Outline, replacing
+from ..io.sink import Outline, check_room, replacing
+from ..runtime.display import reporter
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
 from .array import open_int4
@@ -23,7 +23,7 @@ def restore(
     *,
     overwrite: bool = False,
     workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
 ) -> None:
     """Turn a sealed variable back into floats on disk: a ``.npy`` file or a Zarr v3 array.
 
@@ -40,8 +40,8 @@ def restore(
         Replace what is there.
     workers : int, optional
         Threads; by default one for each processor.
-    progress : callable, optional
-        Called with `Progress` as it goes on.
+    progress : callable or True, optional
+        Called with `Progress` as it goes on; True draws it.
 
     Raises
     ------
@@ -72,10 +72,8 @@ def restore(
     outline = Outline(array.shape, dtype, array.chunks, array.shards, array.attributes, array.dimension_names)
     sink.check(outline)
     with replacing(target, overwrite) as partial:
-        size, free = array.size * dtype.itemsize, shutil.disk_usage(partial.parent).free
-        if size > free:
-            raise ValueError(f"not enough disk for {target}: the floats take {size:,} bytes, and {free:,} are free")
-        stop = threading.Event()
+        check_room(target, array.size * dtype.itemsize, "the floats")
+        stop, report = threading.Event(), reporter(progress)
         with sink.open(partial, outline) as put:
 
             def work(numbers: Iterable[int]) -> None:
@@ -85,4 +83,4 @@ def restore(
                     if not stop.is_set():
                         put(region, values)
 
-            each_unit(work, "restore", array.layout, workers, progress, iter(range(array.layout.units.count)), stop)
+            each_unit(work, "restore", array.layout, workers, report, iter(range(array.layout.units.count)), stop)

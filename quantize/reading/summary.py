@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any, Protocol
 
 import numpy as np
 from dask.utils import format_bytes
 
 from ..numerics.grid import Shape
+from ..runtime.tables import html_facts
 from ..store.metadata import Metadata
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
@@ -134,10 +134,6 @@ def how_to_read(path: str, name: str) -> str:
     return f"read it back in Python:\n  from quantize import open_int4\n  array = open_int4({arguments})\n  array[:2]"
 
 
-NAME_CSS = "text-align: left; font-weight: normal; opacity: 0.7; padding: 0.1em 1.2em 0.1em 0; vertical-align: top"
-TEXT_CSS = "text-align: left; padding: 0.1em 0"
-
-
 def repr_html(array: Summarized) -> str:
     """A variable as a small HTML table, without reading its data.
 
@@ -164,10 +160,4 @@ def repr_html(array: Summarized) -> str:
     if any(names := array.dimension_names or ()):
         rows.append(("dimensions", ", ".join(name or "-" for name in names)))
     rows.append(("status", array.metadata.status))
-    body = "".join(
-        f'<tr><th scope="row" style="{NAME_CSS}">{escape(name)}</th><td style="{TEXT_CSS}">{escape(text)}</td></tr>'
-        for name, text in rows
-    )
-    title = escape(f"{array.path}/{array.name}")
-    caption = f'<caption style="{TEXT_CSS}; caption-side: top"><b>Int4Array</b> {title}</caption>'
-    return f"<table>{caption}<tbody>{body}</tbody></table>"
+    return html_facts("Int4Array", f"{array.path}/{array.name}", rows)

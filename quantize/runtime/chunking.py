@@ -15,13 +15,19 @@ from ..store.codec import Compressor
 from ..store.layout import Layout
 
 MIB = 1 << 20
-LEAST_BYTES, TARGET_BYTES, MOST_BYTES = 4 * MIB, 16 * MIB, 64 * MIB  # bytes of a chunk's values, by default
+TARGET_BYTES, SMALLEST_TARGET = 16 * MIB, MIB // 4  # bytes of a chunk's values, by default and where memory is short
+RANGE = 4  # times: what chunks may be smaller or larger than that, where those of the source are
 
 
 def chosen_layout(
-    source: Source, chunks: Any, shards: Any, compressors: Any, granularity: Granularity = PER_TENSOR
+    source: Source,
+    chunks: Any,
+    shards: Any,
+    compressors: Any,
+    granularity: Granularity = PER_TENSOR,
+    target: int = TARGET_BYTES,
 ) -> Layout:
-    """The layout for a source and what the user asked for.
+    """The layout for a source and what the user asked for; chunks that were not given hold some `target` bytes.
 
     Raises
     ------
@@ -33,7 +39,7 @@ def chosen_layout(
     if chunks is not None:
         inner = box(chunks, shape, "chunks")
     else:
-        inner = spanning(source, granularity) if outer is None else divided(outer, source.dtype.itemsize)
+        inner = spanning(source, granularity, target) if outer is None else divided(outer, source.dtype.itemsize)
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 
@@ -54,8 +60,8 @@ def box(value: Any, shape: Shape, what: str) -> Shape:
     return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
 
 
-def default_chunks(source: Source) -> Shape:
-    """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB.
+def default_chunks(source: Source, target: int = TARGET_BYTES) -> Shape:
+    """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB; with another `target` in proportion.
 
     Those are whole multiples of smaller chunks, and C-order blocks of larger ones or of a source without any. Along the
     packed axis they are even, or the whole axis.
@@ -64,55 +70,64 @@ def default_chunks(source: Source) -> Shape:
     chunks = source.chunks
     if chunks is None:
         if source.order == "F":
-            return fortran_blocks(shape, itemsize)
-        return even(c_order_block(shape, itemsize), shape)
+            return fortran_blocks(shape, itemsize, target)
+        return even(c_order_block(shape, itemsize, target), shape)
     chunks = tuple(min(length, n) for length, n in zip(chunks, shape, strict=True))
     size = math.prod(chunks) * itemsize
-    if size > MOST_BYTES:
-        return even(c_order_block(chunks, itemsize), shape)
+    if size > target * RANGE:
+        return even(c_order_block(chunks, itemsize, target), shape)
     chunks = even(chunks, shape)
     size = math.prod(chunks) * itemsize
-    if size >= LEAST_BYTES:
+    if size >= target // RANGE:
         return chunks
+    return even(tuple(map(min, joined(chunks, shape, itemsize, target), shape)), shape)
+
+
+def joined(chunks: Shape, shape: Shape, itemsize: int, target: int = TARGET_BYTES) -> Shape:
+    """A box near the target size of whole small chunks side by side.
+
+    >>> joined((64, 64), (1000, 2000), 4, 1 << 20)
+    (128, 2048)
+    """
     grown = list(chunks)
     for axis in reversed(range(len(shape))):
-        factor = max(TARGET_BYTES // (math.prod(grown) * itemsize), 1)
-        grown[axis] = min(grown[axis] * factor, shape[axis])
-    return even(tuple(grown), shape)
+        times = max(target // (math.prod(grown) * itemsize), 1)
+        grown[axis] *= min(times, max(-(-shape[axis] // grown[axis]), 1))
+    return tuple(grown)
 
 
-def spanning(source: Source, granularity: Granularity) -> Shape:
+def spanning(source: Source, granularity: Granularity, target: int = TARGET_BYTES) -> Shape:
     """The default chunks; where scales differ along an axis, ones that hold all values of their groups.
 
-    That is where 64 MiB can hold those: then one read gives scales and codes.
+    That is where 64 MiB, or four targets, can hold those: then one read gives scales and codes.
     """
     shape, itemsize, cuts = source.shape, source.dtype.itemsize, granularity.cuts(source.shape)
-    chunks = default_chunks(source)
+    chunks = default_chunks(source, target)
     if granularity.single:
         return chunks
     fixed = granularity.fixed(Grid(shape, shape))
     lengths = [chunks[axis] if axis in fixed else n for axis, n in enumerate(shape)]
     for axis in fixed:
         one = math.prod(lengths) // lengths[axis] * itemsize
-        if lengths[axis] * one > MOST_BYTES:
+        if lengths[axis] * one > target * RANGE:
             step = min(source.chunks[axis], shape[axis]) if source.chunks else cuts[axis]
-            lengths[axis] = max(TARGET_BYTES // one // step * step, step)
+            lengths[axis] = max(target // one // step * step, step)
     uncut = all(length % cut == 0 or length >= n for length, cut, n in zip(lengths, cuts, shape, strict=True))
-    return tuple(lengths) if uncut and math.prod(lengths) * itemsize <= MOST_BYTES else chunks
+    return tuple(lengths) if uncut and math.prod(lengths) * itemsize <= target * RANGE else chunks
 
 
-def c_order_block(shape: Shape, itemsize: int) -> Shape:
+def c_order_block(shape: Shape, itemsize: int, target: int) -> Shape:
     """A box near the target size that is whole in the last axes, so that its values lie side by side."""
     lengths = []
-    room = max(TARGET_BYTES // itemsize, 2)
+    room = max(target // itemsize, 2)
     for n in reversed(shape):
         lengths.append(max(min(n, room), 1))
         room //= lengths[-1]
     return tuple(reversed(lengths))
 
 
-def fortran_blocks(shape: Shape, itemsize: int) -> Shape:
-    return even(c_order_block(shape[::-1], itemsize)[::-1], shape)
+def fortran_blocks(shape: Shape, itemsize: int, target: int) -> Shape:
+    return even(c_order_block(shape[::-1], itemsize, target)[::-1], shape)
 
 
 def even(chunks: Shape, shape: Shape) -> Shape:

@@ -16,11 +16,14 @@ from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from ..store.zarr_json import to_json
-from .chunking import chosen_layout
+from .chunking import SMALLEST_TARGET, TARGET_BYTES, chosen_layout, joined
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
 from .scans import passes, scan_batches
 from .schedulers import chosen_workers
 from .settings import Settings, SettingsGiven, parsed_bytes
+from .tables import html_facts
+
+MANY_FILES = 10_000  # chunks: from so many on it is worth while to put several in one file
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,15 @@ class Plan:
         found: dict[str, Any] = to_json(document)
         return found
 
-    def __str__(self) -> str:
+    @property
+    def facts(self) -> dict[str, str]:
+        """What there is to know, in words, by its name; the notes left out."""
         layout = self.layout
         written = "shards" if layout.shards else "chunks"
         inner = f", in chunks of {layout.chunks}" if layout.shards else ""
         free = "" if self.free is None else f", {format_bytes(self.free)} free"
         kept = f", {format_bytes(self.kept)} of it to keep what pass 1 read" if self.kept else ""
-        lines = {
+        return {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
             "scale": f"{self.rule}, {self.reads}",
@@ -141,10 +146,16 @@ class Plan:
             "memory": f"{format_bytes(self.memory)} at most{kept}",
             "disk": f"{format_bytes(self.disk)} at most{free}",
         }
-        width = max(map(len, lines))
+
+    def __str__(self) -> str:
+        width = max(map(len, self.facts))
         return "\n".join(
-            [*(f"{key:<{width}}  {value}" for key, value in lines.items()), *(f"note: {n}" for n in self.notes)]
+            [*(f"{key:<{width}}  {value}" for key, value in self.facts.items()), *(f"note: {n}" for n in self.notes)]
         )
+
+    def _repr_html_(self) -> str:
+        notes = (("note", note) for note in self.notes)
+        return html_facts("Plan", self.destination, [*self.facts.items(), *notes])
 
 
 def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
@@ -182,16 +193,61 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     return planned(as_source(source), Keys.of(store), checked)
 
 
+def fitting_layout(
+    source: Source, settings: Settings, rule: Rule, room: int | None, notes: list[str]
+) -> tuple[Layout, int]:
+    """The layout, and the bytes that a task takes; chunks that were not given are smaller where that is too much.
+
+    Where none are small enough, they are those that take least.
+    """
+    given = settings.chunks is not None or settings.shards is not None
+
+    def made(target: int) -> tuple[Layout, int]:
+        layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, rule.granularity, target)
+        return layout, task_memory(source, layout) + statistics_memory(layout, rule)
+
+    target = TARGET_BYTES
+    tried = [made(target)]
+    while room is not None and tried[-1][1] > room and target > SMALLEST_TARGET and not given:
+        target //= 2
+        try:
+            tried.append(made(target))
+        except ValueError:  # too many chunks
+            break
+    layout, task = min(tried, key=lambda one: one[1])
+    if layout != tried[0][0]:
+        notes.append(
+            f"chunks of {layout.unit} values instead of {tried[0][0].unit}, to stay within memory={settings.memory!r}"
+        )
+    return layout, task
+
+
+def note_on_files(layout: Layout) -> list[str]:
+    """What to say of very many chunks, each a file of its own: that shards would serve, if they are small."""
+    shards = joined(layout.chunks, layout.shape, layout.dtype.itemsize)
+    together = math.prod(shards) // math.prod(layout.chunks)
+    if together < 2:
+        return []
+    option = ",".join(map(str, shards))
+    return [
+        f"{layout.units.count:,} chunks are as many files, which takes long; with shards={shards}, or --shards "
+        f"{option}, a file holds {together:,} of them"
+    ]
+
+
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
-    layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, granularity)
+    if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
+        keys.check_name()
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
-    task = task_memory(source, layout) + statistics_memory(layout, rule)
-    process = OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)
-    overhead = process * max(processes, 1)
+    overhead = (OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)) * max(processes, 1)
     budget = parsed_bytes(settings.memory)
+    room = None if budget is None else budget - overhead
+    layout, task = fitting_layout(source, settings, rule, room, notes)
+    if layout.shards is None and layout.units.count >= MANY_FILES:
+        notes += note_on_files(layout)
     if budget is not None:
         affordable = (budget - overhead) // task
         if affordable < 1:

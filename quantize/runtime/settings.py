@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+from ..numerics.names import NanPolicy, ScaleMethod
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of one job, as the user gave them, but for `source` and `store`: those of `quantize_to_zarr`."""
 
     name: str = "data"
-    scale_method: str = "minmax"
+    scale_method: ScaleMethod = "minmax"
     axis: int | None = None
     percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
-    nan_policy: str = "raise"
+    nan_policy: NanPolicy = "raise"
     chunks: Any = None
     shards: Any = None
     compressors: Any = "auto"
@@ -54,12 +56,12 @@ class SettingsGiven(TypedDict, total=False):
     """Settings as keyword arguments, of which any may be left out: by this type checkers and editors know them."""
 
     name: str
-    scale_method: str
+    scale_method: ScaleMethod
     axis: int | None
     percentile: float | None
     value_range: tuple[float, float] | None
     missing: Any
-    nan_policy: str
+    nan_policy: NanPolicy
     chunks: Any
     shards: Any
     compressors: Any

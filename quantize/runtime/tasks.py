@@ -85,6 +85,7 @@ class Tasks:
         places = []
         shown = set(np.linspace(own.start, own.stop - 1, min(PLACES, len(own))).astype(int).tolist())
         for batch in own:
+            self.units.heed_stop()
             rows = self.rows_of(batch)
             total = folded(np.stack([total, *rows[..., :ROW]]))
             if scans.bins is not None and batch in shown:
@@ -96,9 +97,10 @@ class Tasks:
             bins = scans.bins._replace(dtype=np.int64)  # all batches together
             merged = Histogram.about(bins, *merged_place(unit, origin, weight))
             for batch in own:
+                self.units.heed_stop()
                 rows = self.rows_of(batch)
                 merged.merge(self.histogram_of(batch, rows), folded(rows[..., :ROW]))
-        return total, Scales.of(*choose(rule, total, merged), rule.granularity, groups.shape)
+        return total, Scales.of(*choose(rule, total, merged, self.units.heed_stop), rule.granularity, groups.shape)
 
     def rows_of(self, batch: int) -> np.ndarray:
         """The rows that pass 1 left of a batch.

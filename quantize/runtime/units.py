@@ -85,7 +85,7 @@ class Units:
         for piece, values in self.values(number, block):
             if cached is not None:
                 cached[within(piece, region)] = values
-            for part, small in cached_blocks(piece, values):
+            for part, small in self.cached_blocks(piece, values):
                 self.scan_part(part, small, region, rows, histogram)
             del values, small  # before the next piece is read: it may be of another chunk
         if cached is not None:
@@ -102,7 +102,7 @@ class Units:
         packed, rows = self.room(region), self.no_rows(region)
         table = coefficients(scales, self.source.dtype, self.codes)
         for piece, values in self.values(number, block):
-            for part, small in cached_blocks(piece, values):
+            for part, small in self.cached_blocks(piece, values):
                 if self.rule.looks:
                     self.scan_part(part, small, region, rows)
                 self.pack_part(small, table, within(part, region), shape_of(region), packed)
@@ -114,13 +114,13 @@ class Units:
         region = self.layout.units.region(number)
         values = self.whole(number, block)
         rows = self.no_rows(region)
-        for part, small in cached_blocks(region, values):
+        for part, small in self.cached_blocks(region, values):
             if self.rule.looks:
                 self.scan_part(part, small, region, rows)
-        scales = scales_by_rows(values, self.rule, rows, self.missing)
+        scales = scales_by_rows(values, self.rule, rows, self.missing, heed=self.heed_stop)
         packed = self.room(region)
         table = coefficients(scales, self.source.dtype, self.codes)
-        for part, small in cached_blocks(region, values):
+        for part, small in self.cached_blocks(region, values):
             self.pack_part(small, table, within(part, region), shape_of(region), packed)
         return packed, rows, scales
 
@@ -146,8 +146,14 @@ class Units:
             self.heed_stop()
             yield piece, read(piece)
 
+    def cached_blocks(self, piece: Region, values: np.ndarray) -> Iterator[tuple[Region, np.ndarray]]:
+        """The parts of a piece, until the run is told to stop."""
+        for part in cached_blocks(piece, values):
+            self.heed_stop()
+            yield part
+
     def heed_stop(self) -> None:
-        """Before each read and each write: the run may be over, and its source closed."""
+        """Before each read, each part of a unit and each write: the run may be over, and its source closed."""
         if self.cache.stop.is_set():
             raise StoppedError
 

@@ -22,8 +22,9 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
+from ..numerics.names import check_suffix
 from .metadata import METADATA_MOST
-from .retrying import retried
+from .retrying import naming, retried
 
 try:
     import fcntl
@@ -31,6 +32,7 @@ except ImportError:  # a system without it
     fcntl = None  # type: ignore[assignment]
 
 WILDCARD = re.compile(r"[*?\[]")  # a character that makes fsspec take a path for a pattern where it deletes
+STORE_SUFFIXES = (".zarr", "")  # how the names of new stores end
 LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a killed LocalStore had not written whole
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who writes into it
@@ -121,8 +123,15 @@ class Keys:
         """Whether there is a store to read, as far as that can be told without a request."""
         return True
 
+    def above(self) -> tuple[Keys, str] | None:
+        """The keys of the place that holds this one, and the name of this one there; None where there is none."""
+        return None
+
     def check_place(self) -> None:
         """Refuse, with a StoreError, a place where no store can be made."""
+
+    def check_name(self) -> None:
+        """Refuse, with a ValueError, the name of a new store that ends as files of another kind do."""
 
     # Bytes
 
@@ -152,7 +161,8 @@ class Keys:
         part: Part | None = None
         if start is not None:
             part = SuffixByteRequest(length) if start < 0 else RangeByteRequest(start, start + length)
-        found = self._get(key, part, most)
+        with naming(f"{self.label}/{key}"):
+            found = self._get(key, part, most)
         if found is None:
             return None
         check_size(len(found), most)
@@ -225,12 +235,8 @@ class Keys:
     @contextmanager
     def among_others(self, key: str) -> Iterator[None]:
         """Around a change or a listing: an error without a file, as that of a full disk, gets the name of the key."""
-        try:
+        with naming(f"{self.label}/{key}"):
             yield
-        except OSError as error:
-            if error.errno is not None and error.filename is None:
-                error.filename = f"{self.label}/{key}"
-            raise
 
     def holds(self, key: str, data: bytes | np.ndarray) -> bool:
         """Whether these are the bytes of a key."""
@@ -309,6 +315,13 @@ class FsspecKeys(Keys):
         fs = getattr(self.store.fs, "sync_fs", self.store.fs)  # one that is not asynchronous comes wrapped
         return str(fs.unstrip_protocol(self.store.path))
 
+    def above(self) -> tuple[Keys, str] | None:
+        path, _, name = self.store.path.rstrip("/").rpartition("/")
+        return (Keys(FsspecStore(self.store.fs, path=path)), name) if path else None
+
+    def check_name(self) -> None:
+        check_suffix(self.label, STORE_SUFFIXES, "a store")
+
     @retried
     def size(self, prefix: str) -> int:
         # From the listing, where Zarr would ask for the size of each key.
@@ -352,10 +365,16 @@ class LocalKeys(Keys):
     def exists(self) -> bool:
         return self.folder.is_dir()
 
+    def above(self) -> tuple[Keys, str] | None:
+        return Keys(LocalStore(self.folder.parent)), self.folder.name
+
     def check_place(self) -> None:
         nearest = self.nearest
         if not nearest.is_dir():
             raise StoreError(f"{nearest} is a file, so {self.label} cannot be a folder; name another destination")
+
+    def check_name(self) -> None:
+        check_suffix(self.label, STORE_SUFFIXES, "a store")
 
     @property
     def synchronous(self) -> bool:

@@ -1,11 +1,16 @@
-"""What may fail once and succeed the next time: temporary errors of stores and files, tried again with back-off."""
+"""What may fail once and succeed the next time: temporary errors of stores and files, tried again with back-off.
+
+And errors of the system that name no file, named.
+"""
 
 from __future__ import annotations
 
 import errno
 import functools
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import tenacity
@@ -98,3 +103,14 @@ def retried(call: Callable[P, T]) -> Callable[P, T]:
         return AGAIN.copy()(attempt)
 
     return patient
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error of the system that names no file gets the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from marks import mostly_slow
 from strategies import LAYOUTS, arrays, some_dtypes_at_once, with_axis
 
-from quantize.calibration.calibrate import calibrate, histogram_each, scanned, whole_histogram
+from quantize.calibration.calibrate import calibrate, histogram_each, scales_by_rows, scanned, whole_histogram
 from quantize.exceptions import RefusedValuesError
 from quantize.numerics.granularity import PER_TENSOR, PerAxis, granularity_of
 from quantize.numerics.scales import Rule
@@ -107,6 +107,21 @@ def test_the_first_refused_value_is_named(axis: int | None, scale_method: str) -
     values[[1, 2, 2], [2**20, 5, 6]] = math.nan
     with pytest.raises(RefusedValuesError, match=r"3 NaN.* \(1, 1048576\)"):
         calibrate(values, Rule.of(scale_method, granularity=granularity_of(axis, values.ndim)), 2)
+
+
+@pytest.mark.parametrize("scale_method", BY_DATA)
+def test_between_groups_the_search_can_be_told_to_stop(scale_method: str) -> None:
+    values = np.random.default_rng(4).normal(size=(600, 5))
+    rule, calls = Rule.of(scale_method, granularity=PerAxis(0)), []
+
+    def heed() -> None:
+        calls.append(0)
+        if len(calls) == 7:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        scales_by_rows(values, rule, scanned(values, PerAxis(0), 1), heed=heed)
+    assert len(calls) == 7
 
 
 def test_no_values_have_scale_1() -> None:

@@ -63,10 +63,13 @@ finally:
 HELD = """
 import os, signal, sys, threading
 from quantize import cli
+from quantize.cli import terminal
 from quantize.io.formats.npy import FileSource
 from quantize.store.chunks import ChunkReader
-SIGNALS = {{signal.SIGINT, signal.SIGTERM}}
+SIGNALS = {{signal.SIGINT, signal.SIGTERM, signal.SIGHUP}}
 signal.signal(signal.SIGINT, signal.{interrupt})
+signal.signal(signal.SIGHUP, signal.{hangup})
+terminal.LAST_GRACE = {grace}
 signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 call, lock, count = {call}, threading.Lock(), 0
 def held(*arguments):
@@ -83,6 +86,9 @@ def held(*arguments):
 {call} = held
 cli.main()
 """
+
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is full")
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +423,41 @@ def test_restore(tmp_path, made, name):
     np.testing.assert_array_equal(found, open_int4(made / "a.zarr")[...])
 
 
+def test_the_path_that_run_prints_is_understood(tmp_path, made):
+    for words in (["info"], ["read"], ["verify"]):
+        assert quantize(*words, made / "two.zarr/b").stdout == quantize(*words, made / "two.zarr", "--name", "b").stdout
+    assert quantize("restore", made / "two.zarr/b", tmp_path / "x.npy").exit_code == 0
+    assert quantize("report", made / "two.zarr/b", made / "a.npy", "-o", tmp_path / "x.html").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "restore {}/a.zarr {}/x.npy",
+        "read {}/a.zarr -o {}/x.npy",
+        "report {}/a.zarr {}/a.npy -o {}/x.html",
+        "demo --size 1MB --folder {}/x",
+    ],
+)
+def test_what_a_disk_has_no_room_for_is_refused_first(tmp_path, made, monkeypatch, arguments):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 7}))
+    places = [word.replace("{}", str(tmp_path if word.startswith("{}/x") else made)) for word in arguments.split()]
+    result = quantize(*places)
+    assert result.exit_code == 2
+    assert re.search(r"not enough disk for .*/x.*: .* take [\d,]+ bytes, and 7 are free. Make room", result.stderr)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_error_of_a_disk_is_no_usage_and_names_the_file(tmp_path, made, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.pwrite", fail)
+    result = quantize("restore", made / "a.zarr", tmp_path / "x.npy")
+    assert (result.exit_code, result.stderr) == (74, f"error: {tmp_path / 'x.npy'}: Input/output error\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_info_of_an_unfinished_store_says_so(made):
     result = quantize("info", made / "half.zarr")
     assert result.exit_code == 3
@@ -533,6 +574,18 @@ def test_json_of_restore_and_read_to_a_file(tmp_path, made):
         ("report {}/a.zarr {}/flat.npy -o {}/x.html", 2, r"has shape \(2000,\), but the store has shape \(40, 50\)"),
         ("report {}/a.zarr {}/a.npy -o {}/a.npy", 2, "a.npy exists; pass --overwrite"),
         ("report {}/a.zarr {}/a.npy -o {}/gone/x.html", 2, "gone does not exist"),
+        (
+            "report {}/a.zarr {}/a.npy -o {}/x.pdf",
+            2,
+            "x.pdf ends with .pdf, but .* ends with .html or .htm or no suffix",
+        ),
+        ("read {}/a.zarr -o {}/x.zarr", 2, "x.zarr ends with .zarr, but .* ends with .npy or no suffix"),
+        ("restore {}/a.zarr {}/x.h5", 2, "x.h5 ends with .h5, but .* ends with .npy or .zarr or no suffix"),
+        ("run {}/a.npy {}/x.npy", 2, "x.npy ends with .npy, but the name of a store ends with .zarr or no suffix"),
+        ("plan {}/a.npy {}/x.zip", 2, "x.zip ends with .zip, but the name of a store ends with .zarr or no suffix"),
+        ("demo --size 1MB --folder {}/x --picture {}/x.jpg", 2, "x.jpg ends with .jpg, but .* ends with .png"),
+        ("demo --size 10PiB --folder {}/x", 2, r"not enough disk for .*: the floats, their codes.* Make room"),
+        ("info {}/two.zarr/c", 2, "two.zarr holds no int4 variable 'c'; there are: b, data"),
         ("report {}/half.zarr {}/holes.npy -o {}/x.html", 3, "is unfinished"),
         ("report {}/damaged.zarr {}/a.npy -o {}/x.html", 1, "data/c/1/2 is damaged"),
         ("report {}/two.zarr {}/a.npy -o {}/x.html", 2, "several variables, b, data: pass --name"),
@@ -653,12 +706,21 @@ def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, p
 
 
 @contextlib.contextmanager
-def held(*arguments, call="FileSource.read", at=1, interrupt="default_int_handler", workers=2):
+def held(
+    *arguments,
+    call="FileSource.read",
+    at=1,
+    interrupt="default_int_handler",
+    hangup="SIG_DFL",
+    workers=2,
+    grace=60,
+    env=None,
+):
     """A process that is held up; at the end it is let go, if it is still there."""
-    code = HELD.format(call=call, at=at, interrupt=interrupt)
+    code = HELD.format(call=call, at=at, interrupt=interrupt, hangup=hangup, grace=grace)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as child:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) as child:
         late = threading.Timer(60, child.kill)
         late.start()
         try:
@@ -674,7 +736,11 @@ def held(*arguments, call="FileSource.read", at=1, interrupt="default_int_handle
 
 @pytest.mark.parametrize(
     ("number", "at", "place"),
-    [(signal.SIGTERM, 1, "pass 1 of 2, scan"), slow(signal.SIGINT, 30, "pass 2 of 2, write")],
+    [
+        slow(signal.SIGTERM, 1, "pass 1 of 2, scan"),
+        slow(signal.SIGINT, 30, "pass 2 of 2, write"),
+        (signal.SIGHUP, 30, "pass 2 of 2, write"),
+    ],
 )
 def test_the_word_comes_while_all_threads_are_held_up(tmp_path, made, number, at, place):
     """And the process ends once they are let go."""
@@ -711,8 +777,10 @@ def test_a_second_signal_ends_a_command_at_once(tmp_path, made, arguments, call,
 
 def test_what_ignores_interrupts_is_stopped_by_sigterm_alone(tmp_path, made):
     """As ``nohup`` and ``sh -c 'command &'`` begin it."""
-    with held("run", made / "a.npy", tmp_path / "x.zarr", *SMALL, interrupt="SIG_IGN", workers=1) as child:
+    ignoring = {"interrupt": "SIG_IGN", "hangup": "SIG_IGN"}
+    with held("run", made / "a.npy", tmp_path / "x.zarr", *SMALL, **ignoring, workers=1) as child:
         child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGHUP)
         child.stdin.write("x")  # the next read is then held up
         child.stdin.flush()
         assert child.stdout.readline() == "held\n"
@@ -720,6 +788,73 @@ def test_what_ignores_interrupts_is_stopped_by_sigterm_alone(tmp_path, made):
         assert any(line.startswith("error: stopped") for line in iter(child.stderr.readline, ""))
         child.send_signal(signal.SIGINT)
     assert child.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "code"),
+    [
+        ("run {}/a.npy {}/x.zarr --workers 2", "FileSource.read", 3),
+        slow("restore {}/a.zarr {}/x.npy", "ChunkReader.read", 130),
+        slow("report {}/a.zarr {}/a.npy -o {}/x.html", "FileSource.read", 130),
+        slow("read {}/a.zarr -o {}/x.npy", "ChunkReader.read", 130),
+    ],
+)
+def test_a_command_that_was_stopped_ends_whatever_its_threads_are_at(tmp_path, made, arguments, call, code):
+    """They are never let go."""
+    places = [word.replace("{}", str(tmp_path if word.startswith("{}/x") else made)) for word in arguments.split()]
+    with held(*places, call=call, workers=1, grace=0.1) as child:
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == code
+        assert "error: stopped" in child.stderr.read()
+    assert not list(tmp_path.glob(".x*"))
+
+
+@pytest.mark.parametrize("target", ["x.npy", slow("x.zarr")])
+def test_what_a_killed_command_left_is_removed_by_the_next(tmp_path, made, target):
+    with held("restore", made / "a.zarr", tmp_path / target, call="ChunkReader.read", workers=1) as child:
+        child.kill()
+        child.wait(60)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".partial")]
+    assert quantize("restore", made / "a.zarr", tmp_path / target).exit_code == 0
+    assert os.listdir(tmp_path) == [target]
+
+
+@pytest.mark.parametrize("number", [slow(signal.SIGHUP), signal.SIGKILL])
+def test_a_demonstration_that_ends_early_leaves_nothing_for_long(tmp_path, monkeypatch, number):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with held("demo", "--size", "3MB", "--json", env=env, workers=1) as child:
+        assert len(os.listdir(tmp_path / "tmp")) == 1
+        child.send_signal(number)
+        if number == signal.SIGHUP:
+            assert any(line.startswith("error: stopped") for line in iter(child.stderr.readline, ""))
+    if number == signal.SIGKILL:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        assert quantize("demo", "--size", "100kB").exit_code == 0
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "code"),
+    [
+        (">&-", "info", 0),
+        slow(">&-", "--help", 0),
+        slow("2>&-", "verify", 0),
+        slow("<&- >&- 2>&-", "verify", 0),
+        pytest.param(">/dev/full", "info", 74, marks=FULL),
+        pytest.param(">/dev/full", "--version", 74, marks=[FULL, pytest.mark.slow]),
+        pytest.param("2>/dev/full", "verify", 0, marks=[FULL, pytest.mark.slow]),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_bug(made, redirection, arguments, code):
+    words = [arguments] if arguments.startswith("-") else [arguments, str(made / "a.zarr")]
+    command = [sys.executable, "-m", "quantize", *words]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(command)} {redirection}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr == ("error: standard output: No space left on device\n" if code else "")
 
 
 def test_a_closed_pipe_ends_quietly(made):

@@ -1,6 +1,11 @@
 """A sink writes regions in any order and from several threads, and refuses beforehand what its format cannot hold."""
 
+import errno
+import os
 import random
+import subprocess
+import sys
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,11 @@ from strategies import DTYPES
 from quantize.io import sink_of
 from quantize.io.formats.npy import NpySink
 from quantize.io.formats.zarr import ZarrSink
-from quantize.io.sink import Outline
+from quantize.io.sink import Outline, check_room, machine, replacing
 from quantize.numerics.grid import Grid
 
 SHAPE = (13, 10, 7)
+Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize(
@@ -27,12 +33,72 @@ SHAPE = (13, 10, 7)
         ("x.zarr", ZarrSink),
         ("folder.npy/x", ZarrSink),
         ("x", ZarrSink),
-        ("x.of-some-kind", ZarrSink),
+        ("era5-0.25", ZarrSink),
+        ("x.NPY", NpySink),
         (Path("a/x.npy"), NpySink),
     ],
 )
 def test_which_sink(name: Any, kind: type) -> None:
     assert type(sink_of(name)) is kind
+
+
+@pytest.mark.parametrize("name", ["r.h5", "x.of-some-kind", "x.zarr.zip", "a.npy/x.nc", Path("x.Npz")])
+def test_suffixes_that_are_not_written_are_refused_with_those_that_are(name: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{Path(name).suffix.lower()}, but .* ends with .npy or .zarr or no suffix"):
+        sink_of(name)
+
+
+def dead_process() -> int:
+    """The number of a process that is no more."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_what_dead_processes_left_of_a_target_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    target, dead = tmp_path / "x.npy", dead_process()
+    gone = [f".x.npy.{dead}.partial", f".x.npy.{dead}-{machine()}.partial"]
+    stays = [
+        f".x.npy.{os.getppid()}-{machine()}.partial",  # at work
+        f".x.npy.{dead}-{'0' * 8}.partial",  # of another machine, where it may be at work
+        f".y.npy.{dead}.partial",
+        f"x.npy.{dead}.partial",
+        ".x.npy.partial",
+    ]
+    for name in stays:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / gone[0]).write_text("half of it")
+    (tmp_path / gone[1]).mkdir()
+    (tmp_path / gone[1] / "zarr.json").write_text("half of it")
+    with replacing(target, overwrite=False) as partial:
+        assert {path.name for path in tmp_path.iterdir()} == {*stays}
+        partial.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {*stays, "x.npy"}
+
+
+def test_leftovers_count_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = tmp_path / f".x.npy.{dead_process()}-{machine()}.partial"
+    leftover.write_text("half of it")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(2, 1, 0 if leftover.exists() else 1))
+    check_room(tmp_path / "x.npy", 1, "the floats")
+    with pytest.raises(ValueError, match=r"x.npy: the floats take 2,000 bytes, and 1 are free. Make room"):
+        check_room(tmp_path / "x.npy", 2000, "the floats")
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    outline = Outline((4,), np.dtype("f4"))
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        replacing(tmp_path / "x.npy", False) as partial,
+        NpySink().open(partial, outline) as put,
+    ):
+        put((slice(0, 4),), np.zeros(4, "f4"))
+    assert caught.value.filename == str(tmp_path / "x.npy")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -58,6 +58,13 @@ def test_figures_print_as_lines():
     ]
 
 
+def test_a_largest_error_beyond_half_a_step_is_put_down_to_rounding():
+    rounded = replace(STORED, max_error=0.500001, largest_in_range=1.000002)
+    assert "half a step      0.5, all values within, but for rounding" in str(rounded).splitlines()
+    beyond = replace(rounded, outside=1)
+    assert "half a step      0.5, NOT all values within" in str(beyond).splitlines()
+
+
 def test_what_is_wrong_is_printed():
     text = str(replace(STORED, saturated=3, outside=1, infinite=2, mismatched=4))
     for line in (

@@ -47,6 +47,8 @@ def test_a_typical_error_is_put_beside_the_values():
 def test_the_largest_errors_are_put_beside_half_a_step():
     assert "No value is off by more than half a step (0.5); the largest error is 0.5." in said(FIGURES)[1]
     assert "half a step (0.5), but for rounding to whole numbers;" in said(FIGURES, dtype=np.int32)[1]
+    rounded = said(replace(FIGURES, max_error=0.5000004, largest_in_range=1.0000008))[1]
+    assert "half a step (0.5), but for rounding to float32; the largest error is 0.5." in rounded
     clipped = said(replace(FIGURES, saturated=20, max_error=9.0))[1]
     assert "Mind the outliers: 20 values (2.00 %) lie beyond what the 16 levels reach" in clipped
     assert "errors up to 9. All others are off by no more than half a step (0.5)." in clipped
@@ -72,9 +74,9 @@ def test_the_size_is_told_in_bits_a_value(bits, shown):
 
 def test_a_better_choice_is_named_only_if_it_is_worth_it():
     here = choice("minmax", 13.0, current=True)
-    assert "would do better: mse gives 19.0 dB instead of 13.0 dB" in advice(
-        compared(here, choice("mse", 19.0), best=1)
-    )
+    better = advice(compared(here, replace(choice("mse", 19.0), compressed_bits_per_value=3.6), best=1))
+    assert "would do better: mse gives 19.0 dB instead of 13.0 dB, at 3.60 bits" in better
+    assert "3.60 bits a value, compressed, instead of 3.00." in better
     assert "None of the other choices" in advice(compared(here, choice("mse", 13.5), best=0))
     assert "None of the other choices" in advice(compared(here, best=0))
     assert "mse gives exact instead of" in advice(compared(here, choice("mse", math.inf), best=1))
@@ -87,6 +89,6 @@ def test_a_choice_that_is_dearer_and_better_is_called_so():
         compared(here, cheap, best=1)
     )
     finest = choice("mse, axis 1", 25.0, 5.0)
-    assert "The finest of those tried is mse, axis 1, with 25.0 dB at 5.00 bits" in advice(
+    assert "The finest of those tried is mse, axis 1, with 25.0 dB at 3.00 bits a value, compressed." in advice(
         compared(here, cheap, finest, best=1)
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from zarr.storage import MemoryStore
 from quantize import plan, quantize_to_zarr
 from quantize.numerics.grid import covers
 from quantize.runtime.progress import Progress
+from quantize.runtime.settings import parsed_bytes
 from quantize.store.layout import UNITS
 
 VALUES = field((64, 48))
@@ -161,10 +163,17 @@ def test_compressors_are_taken_as_zarr_takes_them(compressors: Any, name: str | 
 
 def test_the_smallest_budget_that_is_named_is_enough() -> None:
     source = Shape((10**5, 10**4))
-    least = plan(source, MemoryStore(), workers=1).memory
+    usual = plan(source, MemoryStore(), workers=1)
+    least, chunks = usual.memory, usual.layout.chunks
     assert plan(source, MemoryStore(), workers=8, memory=least).workers == 1
     with pytest.raises(ValueError, match="too small"):
-        plan(source, MemoryStore(), workers=8, memory=least - 1)
+        plan(source, MemoryStore(), workers=8, memory=least - 1, chunks=chunks)
+    with pytest.raises(ValueError, match="too small") as caught:
+        plan(source, MemoryStore(), workers=8, memory="1MiB")
+    named = re.search(r", ([\d.]+) MiB in all", str(caught.value))
+    assert named is not None
+    smallest = plan(source, MemoryStore(), workers=8, memory=f"{float(named[1]) + 0.01}MiB")
+    assert (smallest.workers, smallest.memory < least) == (1, True)
 
 
 def test_a_budget_lowers_the_workers_and_says_so() -> None:
@@ -191,6 +200,51 @@ def test_what_a_budget_leaves_over_keeps_pass_1() -> None:
     assert plan(source, MemoryStore(), memory="4GiB").kept == 16_000_000
     assert plan(source, MemoryStore(), memory="4GiB", value_range=(0, 1)).kept == 0
     assert plan(np.zeros((4000, 1000), np.float32), MemoryStore(), memory="4GiB").kept == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((5_000_000, 8), {"memory": "140MiB", "workers": 1}),
+        ((5_000_000, 8), {"memory": "512MiB", "axis": 0, "scale_method": "mse"}),
+        ((8, 5_000_000), {"memory": "190MiB", "axis": 0, "scale_method": "mse"}),
+        ((4000, 300, 200), {"memory": "140MiB"}),
+    ],
+    ids=str,
+)
+def test_chunks_that_were_not_given_fit_the_budget(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    budget = parsed_bytes(options["memory"])
+    usual = plan(Shape(shape), MemoryStore(), **{**options, "memory": None}).layout
+    with pytest.raises(ValueError, match="is too small for one task"):
+        plan(Shape(shape), MemoryStore(), **{**options, "chunks": usual.chunks})
+    made = plan(Shape(shape), MemoryStore(), **options)
+    assert budget is not None
+    assert made.memory <= budget
+    assert math.prod(made.layout.chunks) < math.prod(usual.chunks)
+    (note,) = [note for note in made.notes if note.startswith("chunks of ")]
+    assert f"{made.layout.chunks} values instead of {usual.chunks}, to stay within memory=" in note
+    assert plan(Shape(shape), MemoryStore(), **{**options, "memory": "64GiB"}).layout == usual
+
+
+def test_so_does_what_they_make(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(600_000, 8)).astype(np.float32)
+    array = quantize_to_zarr(values, tmp_path / "z", axis=0, memory="170MiB")
+    assert array.chunks[0] < len(values)
+    assert (abs(array[...] - values) <= array.max_error * (1 + 1e-5)).all()
+
+
+def test_very_many_small_files_are_told_of_with_the_shards_that_would_serve() -> None:
+    source = zarr_of((8000, 8000), (64, 64))
+    made = plan(source, MemoryStore(), chunks=(64, 64))
+    (note,) = made.notes
+    assert note == (
+        "15,625 chunks are as many files, which takes long; with shards=(512, 8000), or --shards 512,8000, a file "
+        "holds 1,000 of them"
+    )
+    served = plan(source, MemoryStore(), chunks=(64, 64), shards=(512, 8000))
+    assert (served.units, served.notes) == (16, ())
+    assert plan(source, MemoryStore()).notes == ()  # its own chunks are joined
+    assert plan(Shape((10**6, 10**5)), MemoryStore()).notes == ()  # they are large
 
 
 def test_what_is_kept_is_read_once() -> None:

@@ -101,7 +101,11 @@ class FileSource(Source):
     def _fill(self, buffer: memoryview, start: int) -> None:
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._file, [buffer[done:]], start + done)
+            try:
+                count = os.preadv(self._file, [buffer[done:]], start + done)
+            except OSError as error:
+                error.filename = self.path
+                raise
             if count == 0:
                 raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
             done += count

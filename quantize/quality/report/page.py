@@ -175,7 +175,7 @@ def whole_of(array: Int4Array) -> float | None:
 
 def value_section(array: Int4Array, counts: Any) -> str:
     granularity = array.metadata.granularity
-    one = {"scale": array.scale, "zero_point": array.zero_point} if granularity.single else {}
+    one: dict[str, Any] = {"scale": array.scale, "zero_point": array.zero_point} if granularity.single else {}
     lowest = array.metadata.rule.lowest
     figure = pictures.value_histogram(counts, lowest, whole=whole_of(array), label=label_of(array), **one)
     caption = (
@@ -199,7 +199,7 @@ def error_section(array: Int4Array, figures: ErrorFigures, counts: Any) -> str:
     if figures.saturated:
         caption += f"{figures.saturated:,} values are cut off at the outermost levels: their errors may lie outside it."
     else:
-        caption += "No value lies outside it."
+        caption += f"No value lies outside it{', but for rounding' if figures.rounds_beyond else ''}."
     alt = f"Histogram of the errors. The mean is {figures.bias:.3g}, the largest error {figures.max_error:.3g}."
     return section("Where the errors lie", shown(figure, alt, caption))
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...io import as_source
-from ...io.sink import check_target, replacing
+from ...io.sink import check_room, check_target, replacing
+from ...numerics.names import check_suffix
 from ...reading.array import Int4Array, open_int4
 from ...runtime.progress import Progress
 from ..choices import Comparison
@@ -18,6 +19,9 @@ from ..measure import measure_store
 from ..suggest import compare_rules
 from .page import page
 from .verdict import Verdict, verdict_of
+
+PAGE_SUFFIXES = (".html", ".htm", "")
+PAGE_BYTES = 1 << 20  # bytes: a page takes no more, with all its pictures
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def write_report(
     *,
     name: str | None = None,
     overwrite: bool = False,
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Progress], object] | bool | None = None,
 ) -> Report:
     """Compare a store with its source, and write what there is to see into one HTML file without scripts.
 
@@ -71,8 +75,8 @@ def write_report(
         Of the variable; not needed where the store holds only one.
     overwrite : bool
         Replace the file if it is there.
-    progress : callable, optional
-        Called with a `Progress` of the phase "measure".
+    progress : callable or True, optional
+        Called with a `Progress` of the phase "measure"; True draws it.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def write_report(
     ModuleNotFoundError
         If matplotlib is not installed.
     ValueError
-        If the shapes differ.
+        If the shapes differ, the name of the file ends as that of another kind, or there is not enough disk.
     UnfinishedStoreError, StoreError
         As for `open_int4`, and `DamagedChunkError` if a chunk is missing or damaged.
 
@@ -103,6 +107,8 @@ def write_report(
 
     target = Path(path)
     check_target(target, overwrite)
+    check_suffix(path, PAGE_SUFFIXES, "a report")
+    check_room(target, PAGE_BYTES, "a page and its pictures")
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
     origin = as_source(source)
     measurement = measure_store(array, origin, progress)

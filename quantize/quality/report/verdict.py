@@ -69,6 +69,8 @@ def reach_of(array: Int4Array, figures: ErrorFigures) -> str:
     half = f"half a step ({figures.bound:.3g}{'' if array.metadata.granularity.single else ' at most'})"
     if array.dtype.kind in "iu":
         half += ", but for rounding to whole numbers"
+    elif figures.rounds_beyond:
+        half += f", but for rounding to {array.dtype}"
     if not figures.saturated:
         return f"No value is off by more than {half}; the largest error is {figures.max_error:.3g}."
     share = figures.saturated_share or 0.0
@@ -106,18 +108,19 @@ def advice(comparison: Comparison | None) -> str:
     if best is not current and gain >= WORTH_DB:
         said.append(
             f"Another choice would do better: {best.label} gives {decibels(best.sqnr_db)} instead of "
-            f"{decibels(current.sqnr_db)}, at {best.bits_per_value:.2f} bits a value before compression instead of "
-            f"{current.bits_per_value:.2f}."
+            f"{decibels(current.sqnr_db)}, at {best.compressed_bits_per_value:.2f} bits a value, compressed, instead "
+            f"of {current.compressed_bits_per_value:.2f}."
         )
     elif gain <= -WORTH_DB and bits_more > 0:
         said.append(
             f"It is {-gain:.1f} dB better than {best.label}, which is recommended for being cheaper by {bits_more:.2g} "
-            "bits a value before compression: keep it if that is worth it to you."
+            f"bits a value in scales (compressed {best.compressed_bits_per_value:.2f} instead of "
+            f"{current.compressed_bits_per_value:.2f} in all): keep it if that is worth it to you."
         )
     if finest.sqnr_db - max(best.sqnr_db, current.sqnr_db) >= WORTH_DB:
         said.append(
             f"The finest of those tried is {finest.label}, with {decibels(finest.sqnr_db)} at "
-            f"{finest.bits_per_value:.2f} bits a value."
+            f"{finest.compressed_bits_per_value:.2f} bits a value, compressed."
         )
     said = said or ["None of the other choices that were tried is to be preferred."]
     return " ".join([*said, "They are side by side on the page, each with its command."])

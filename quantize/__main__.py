@@ -1,0 +1,5 @@
+"""``python -m quantize`` is the command `quantize`."""
+
+from .cli import main
+
+main()
