@@ -36,6 +36,14 @@ class WorkersError(QuantizeError):
     """Workers of a cluster cannot do a job: another version, or the source or the destination is out of their reach."""
 
 
+class SourceError(QuantizeError, ValueError):
+    """A source cannot be read.
+
+    Its file is cut, locked, of a format that is not known or may not be read; or what it needs beside itself is not
+    there: another file that it refers to, a filter, a codec.
+    """
+
+
 class SourceChangedError(QuantizeError):
     """The source is not what it was in pass 1."""
 

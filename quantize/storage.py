@@ -24,6 +24,7 @@ from .store.retrying import retried
 from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
 from .store.zarr_json import group_document, node_type
 
+NAME_BYTES = 255  # bytes: the longest name of a file or a folder
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
@@ -100,7 +101,8 @@ class Variable:
             If the folder holds something else than a Zarr v3 group, or files under this name without metadata.
         """
         keys = self.keys
-        keys.check_place()
+        self.check_length()
+        keys.check_place(self.name, *self.beside)
         group = keys.get("zarr.json")
         if group is None and keys.holds_keys(""):
             group = keys.get("zarr.json")  # again, as below: another run may have made it since
@@ -118,6 +120,15 @@ class Variable:
                 )
         if not granularity.single:
             self.check_owned(scales, "whose scales need")
+
+    def check_length(self) -> None:
+        """Refuse a new variable whose name is too long for a file system with what names beside it end with."""
+        most = NAME_BYTES - max(map(len, ENDINGS))
+        if len(self.name) > NAME_BYTES or (len(self.name) > most and self.keys.get(self.key) is None):
+            raise ValueError(
+                f"name is {len(self.name)} characters long, and may have {most}: arrays beside the variable have its "
+                f"name with as much as '{max(ENDINGS, key=len)}' behind it, and file systems take {NAME_BYTES} bytes"
+            )
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
         """Refuse side arrays in whose place something else lies."""
@@ -199,6 +210,7 @@ class Variable:
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
+        self.keys.check_writable()
         for name, grid in self.arrays(metadata):
             absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
@@ -289,7 +301,15 @@ def is_name(name: str) -> bool:
 
 @retried
 def variables(keys: Keys) -> list[str]:
-    """Names of the int4 variables in a group."""
+    """Names of the int4 variables in a group.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot tell what it holds.
+    """
+    if not keys.lists:
+        raise StoreError(f"{keys.label} cannot list what it holds: pass name= with the name of the variable")
     names = []
 
     async def walk() -> None:
@@ -333,12 +353,18 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     if name is None:
         names = variables(keys)
         if len(names) != 1:
-            there = f"several variables, {', '.join(names)}: pass name=" if names else "no int4 variable"
-            raise StoreError(f"{keys.label} holds {there}")
+            raise StoreError(f"{keys.label} {held(keys, names)}")
         (name,) = names
     variable = Variable(keys, name)
     metadata = variable.metadata()
     if metadata is None:
-        there = ", ".join(variables(keys)) or "none"
-        raise StoreError(f"{keys.label} holds no int4 variable {name!r}; there are: {there}")
+        there = f"; there are: {', '.join(variables(keys)) or 'none'}" if keys.lists else ""
+        raise StoreError(f"{keys.label} holds no int4 variable {name!r}{there}")
     return variable, metadata
+
+
+def held(keys: Keys, names: list[str]) -> str:
+    """What to say of a store that does not hold one variable but these."""
+    if names:
+        return f"holds several variables, {', '.join(names)}: pass name="
+    return f"holds no int4 variable{keys.unlisted()}"

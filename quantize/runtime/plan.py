@@ -179,6 +179,7 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
 
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
+    keys.check_writable()
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
