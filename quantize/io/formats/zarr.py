@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,18 +80,19 @@ class Nodes(Arrays):
 
     def at(self, name: str) -> Arrays:
         name = name.strip("/")
-        if name and not self.is_array:
-            if self.node.path and name not in self:  # in an archive names may begin with the folder of its group
-                name = name.removeprefix(f"{self.node.path}/")
-            try:
-                self.node[name]
-            except KeyError:
-                pass  # there is nothing, which is said below
-            except Exception as error:
-                if passes(error):
-                    raise
-                raise SourceError(f"{self.prefix}{name} {trouble(error)}") from error
-        return super().at(name)
+        if not name or self.is_array:
+            return super().at(name)
+        if self.node.path and name not in self:  # in an archive names may begin with the folder of its group
+            name = name.removeprefix(f"{self.node.path}/")
+        try:
+            found = of_every_grid(lambda: self.node[name])
+        except KeyError:
+            return super().at(name)  # there is nothing, which it says
+        except Exception as error:
+            if passes(error):
+                raise
+            raise SourceError(f"{self.prefix}{name} {trouble(error)}") from error
+        return Nodes(self.label, found, f"{self.prefix}{name}/")
 
     def opened(self, array: Any) -> Source:
         if isinstance(array, Unopened):
@@ -124,7 +126,7 @@ def one_by_one(group: Any, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sync(names()):
         try:
-            member = group[name]
+            member = of_every_grid(functools.partial(group.__getitem__, name))
         except KeyError:
             continue  # no array and no group
         except Exception as error:
@@ -137,6 +139,19 @@ def one_by_one(group: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found |= one_by_one(member, f"{prefix}{name}/")
     return found
+
+
+def of_every_grid(opening: Callable[[], Any]) -> Any:
+    """What Zarr opens, with chunks of several lengths along an axis too, which some versions open only if asked to."""
+    try:
+        return opening()
+    except Exception as error:
+        if type(error).__name__ != "RectilinearChunksDisabledError":
+            raise
+    import zarr
+
+    with zarr.config.set({"array.rectilinear_chunks": True}):
+        return opening()
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------
@@ -341,7 +356,8 @@ def opened(thing: Any, label: str) -> Any:
             f"{', '.join(inside[:5])}; unpack it, and pass the path of one"
         )
     try:
-        return retried(zarr.open)(Keys.of(thing).store, path=inside[0], mode="r")
+        store = Keys.of(thing).store
+        return of_every_grid(lambda: retried(zarr.open)(store, path=inside[0], mode="r"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{label} holds no Zarr array or group") from error
     except Exception as error:
