@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .exceptions import QuantizeError as QuantizeError
     from .exceptions import RefusedValuesError as RefusedValuesError
     from .exceptions import SourceChangedError as SourceChangedError
+    from .exceptions import SourceError as SourceError
     from .exceptions import StoreError as StoreError
     from .exceptions import UnfinishedStoreError as UnfinishedStoreError
     from .exceptions import WorkersError as WorkersError
@@ -58,6 +59,7 @@ HOMES = {
         "QuantizeError",
         "RefusedValuesError",
         "SourceChangedError",
+        "SourceError",
         "StoreError",
         "UnfinishedStoreError",
         "WorkersError",

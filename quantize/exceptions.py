@@ -36,6 +36,14 @@ class WorkersError(QuantizeError):
     """A cluster cannot do a job: its workers cannot, for a message that says why, or it is not there any more."""
 
 
+class SourceError(QuantizeError, ValueError):
+    """A source cannot be read.
+
+    Its file is cut, locked, of a format that is not known or may not be read; or what it needs beside itself is not
+    there: another file that it refers to, a filter, a codec.
+    """
+
+
 class SourceChangedError(QuantizeError):
     """The source is not what it was in pass 1."""
 

@@ -25,6 +25,7 @@ from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
 from .store.zarr_json import group_document, node_type, without_consolidated
 
 GROUP_MOST = 1 << 28  # bytes of the zarr.json of a group, with its consolidated metadata
+NAME_BYTES = 255  # bytes: the longest name of a file or a folder
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
@@ -91,7 +92,7 @@ class Variable:
         They hold the documents of the variables once more, and readers that go by them would join the old scale to new
         codes. What else the groups hold stays.
         """
-        for keys in (self.keys, *self.keys.above):
+        for keys in (self.keys, *self.keys.enclosing):
             with keys.alone(""):
                 data = group_data(keys)
                 kept = None if data is None else without_consolidated(data)
@@ -116,8 +117,9 @@ class Variable:
             in a Zarr array.
         """
         keys = self.keys
-        keys.check_place()
-        for outer in keys.above:
+        self.check_length()
+        keys.check_place(self.name, *self.beside)
+        for outer in keys.enclosing:
             if outer.holds_keys(".zarray") or node_type(group_data(outer) or b"") == "array":
                 raise StoreError(f"{keys.label} lies in the Zarr array {outer.label}; name another destination")
         group = keys.get("zarr.json")
@@ -139,6 +141,15 @@ class Variable:
                 )
         if not granularity.single:
             self.check_owned(scales, "whose scales need")
+
+    def check_length(self) -> None:
+        """Refuse a new variable whose name is too long for a file system with what names beside it end with."""
+        most = NAME_BYTES - max(map(len, ENDINGS))
+        if len(self.name) > NAME_BYTES or (len(self.name) > most and self.keys.get(self.key) is None):
+            raise ValueError(
+                f"name is {len(self.name)} characters long, and may have {most}: arrays beside the variable have its "
+                f"name with as much as '{max(ENDINGS, key=len)}' behind it, and file systems take {NAME_BYTES} bytes"
+            )
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
         """Refuse side arrays in whose place something else lies."""
@@ -221,6 +232,7 @@ class Variable:
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
+        self.keys.check_writable()
         for name, grid in self.arrays(metadata):
             absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
@@ -328,7 +340,15 @@ def group_data(keys: Keys) -> bytes | None:
 
 @retried
 def variables(keys: Keys) -> list[str]:
-    """Names of the int4 variables in a group."""
+    """Names of the int4 variables in a group.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot tell what it holds.
+    """
+    if not keys.lists:
+        raise StoreError(f"{keys.label} cannot list what it holds: pass name= with the name of the variable")
     names = []
 
     async def walk() -> None:
@@ -376,14 +396,13 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
         if len(names) != 1:
-            there = f"several variables, {', '.join(names)}: pass name=" if names else "no int4 variable"
-            raise StoreError(f"{keys.label} holds {there}")
+            raise StoreError(f"{keys.label} {held(keys, names)}")
         (name,) = names
     variable = Variable(keys, name)
     metadata = variable.metadata()
     if metadata is None:
-        there = ", ".join(variables(keys)) or "none"
-        raise StoreError(f"{keys.label} holds no int4 variable {name!r}; there are: {there}")
+        there = f"; there are: {', '.join(variables(keys)) or 'none'}" if keys.lists else ""
+        raise StoreError(f"{keys.label} holds no int4 variable {name!r}{there}")
     return variable, metadata
 
 
@@ -395,3 +414,10 @@ def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
     store, name = above
     ours = Variable(store, name).is_ours()
     return above if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None
+
+
+def held(keys: Keys, names: list[str]) -> str:
+    """What to say of a store that does not hold one variable but these."""
+    if names:
+        return f"holds several variables, {', '.join(names)}: pass name="
+    return f"holds no int4 variable{keys.unlisted()}"

@@ -158,6 +158,38 @@ def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
         quantize_to_zarr(VALUES, MemoryStore(), name=name)
 
 
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"scale_method": "mse"}], ids=str)
+def test_a_name_without_room_for_those_beside_it_is_refused_before_anything_is_made(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    for length in (245, 250, 255, 256, 400):
+        with pytest.raises(ValueError, match=rf"name is {length} characters long, and may have 244"):
+            quantize_to_zarr(VALUES, tmp_path / "z", name="n" * length, **options)
+    assert not (tmp_path / "z").exists()
+    array = quantize_to_zarr(VALUES, tmp_path / "z", name="n" * 244, **options)
+    np.testing.assert_array_equal(open_int4(tmp_path / "z", "n" * 244)[...], array[...])
+
+
+def test_a_longer_name_that_is_there_is_read(tmp_path: Path) -> None:
+    made(tmp_path, name="short")
+    (tmp_path / "short").rename(tmp_path / ("n" * 250))
+    check(open_int4(tmp_path), VALUES)
+
+
+@pytest.mark.parametrize("place", ["z", "z/y", "data", "data_scale"])
+def test_a_link_that_leads_nowhere_is_no_place_for_a_store(tmp_path: Path, place: str) -> None:
+    link = tmp_path / place.partition("/")[0]
+    store = tmp_path if place.startswith("data") else tmp_path / place
+    if store == tmp_path:
+        zarr.create_group(tmp_path)
+    link.symlink_to("gone")
+    with pytest.raises(StoreError, match=rf"{link} is a link to gone, which does not exist"):
+        quantize_to_zarr(VALUES, store, axis=0)
+    assert not (tmp_path / "gone").exists()
+    (tmp_path / "gone").mkdir()
+    check(quantize_to_zarr(VALUES, store), VALUES)
+
+
 def test_a_destination_that_is_no_store() -> None:
     with pytest.raises(TypeError, match="a path, a URL or a Zarr store"):
         Keys.of(3)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from ..exceptions import SourceError
 from ..numerics.names import check_suffix, suffix_of_file
 from .arrays import Arrays
+from .content import otherwise, reason
 from .format import Format, is_url
 from .sink import Sink
 from .source import Source
@@ -40,8 +43,10 @@ def as_source(thing: Any, name: str = "") -> Source:
     ------
     FileNotFoundError
         If a path does not exist.
+    SourceError (a ValueError)
+        If a file's format is not known, it is cut or locked, or something that it needs is not there.
     ValueError
-        If a file's format is not known, or it holds several arrays and none is named; if there are no values.
+        If it holds several arrays and none is named; if there are no values.
     TypeError
         If it is nothing that can be read, or its dtype cannot be quantized.
 
@@ -117,7 +122,7 @@ def located(thing: Any) -> tuple[Any, str]:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, SourceError
         If there is neither a file nor a folder.
     """
     if not isinstance(thing, str | os.PathLike):
@@ -125,13 +130,34 @@ def located(thing: Any) -> tuple[Any, str]:
     path = os.fspath(thing)
     if is_url(path):
         return path, ""
-    path, _, inside = path.partition("::")
-    if not os.path.exists(path):
+    path, inside = split(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if os.path.islink(path):
+            raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist") from error
         hints = "".join(own(kind).hint(path) for kind in KINDS)
-        raise FileNotFoundError(f"{path} does not exist{hints}")
-    if not os.path.isfile(path) and not os.path.isdir(path):
-        raise ValueError(f"{path} is a pipe or a device, which cannot be read twice nor from its middle: save it first")
+        raise FileNotFoundError(f"{path} does not exist{hints}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {reason(error)}") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise SourceError(
+            f"{path} is a pipe or a device, which cannot be read twice nor from its middle: save it first"
+        )
     return path, inside
+
+
+def split(path: str) -> tuple[str, str]:
+    """A path and the name after its last ``::`` that is not in the name of a file or a folder that is there.
+
+    >>> split("no/such.h5::group/x")
+    ('no/such.h5', 'group/x')
+    """
+    parts = path.split("::")
+    for n in range(len(parts), 1, -1):
+        if os.path.lexists(there := "::".join(parts[:n])):
+            return there, "::".join(parts[n:])
+    return parts[0], "::".join(parts[1:])
 
 
 # The formats ----------------------------------------------------------------------------------------------------------
@@ -156,16 +182,20 @@ def format_of(thing: Any) -> Format:
 
     Raises
     ------
-    ValueError, TypeError
-        If none takes it, naming all that there are.
+    SourceError, TypeError
+        If none takes it, saying what it is instead, or which there are.
     """
     for found in every_format():
         if found.takes(thing):
             return found
     if isinstance(thing, str):
+        refusals = (found.refusal(thing) for found in every_format())
+        if refusal := next(filter(None, refusals), "") or ((said := otherwise(thing)) and f" {said}"):
+            raise SourceError(f"{thing}{refusal}")
         hints = "".join(found.hint(thing) for found in every_format())
         known = enumerated([found.files for found in every_format() if found.files], "and")
-        raise ValueError(f"{thing} has a format that is not known{hints}; known are {known}")
+        empty = "" if os.path.getsize(thing) else ". It is empty, 0 bytes"
+        raise SourceError(f"{thing} has a format that is not known{hints}; known are {known}{empty}")
     known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
         f"source is a {type(thing).__name__}, but must be a path, a {known} array, or have shape, dtype and "
@@ -208,6 +238,9 @@ class PlugIn(Format):
 
     def hint(self, path: str) -> str:
         return self.format.hint(path)
+
+    def refusal(self, path: str) -> str:
+        return self.format.refusal(path)
 
 
 def warn_of(entry: EntryPoint, error: Exception) -> None:

@@ -97,7 +97,11 @@ class Arrays(Mapping[str, Source]):
         if not self:
             raise ValueError(f"{self.label} is a group without arrays")
         if len(self) > 1:
-            arrays = [(name, self._arrays[name]) for name in self]
-            found = ", ".join(f"{name} {tuple(array.shape)} {array.dtype}" for name, array in arrays)
+            found = ", ".join(map(self.described, self))
             raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{min(self)}")
         return next(iter(self.values()))
+
+    def described(self, name: str) -> str:
+        """One of the arrays, for a message."""
+        array = self._arrays[name]
+        return f"{name} {tuple(array.shape)} {array.dtype}"

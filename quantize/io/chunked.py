@@ -29,7 +29,7 @@ class ChunkedSource(Source):
     ) -> None:
         super().__init__(label, array.shape, array.dtype, attributes, names)
         self.array = array
-        self.chunks = None if array.chunks is None else tuple(array.chunks)
+        self.chunks = chunks_of(array)
         self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,3 +101,12 @@ class ChunkedSource(Source):
             return 2 * PIECE_BYTES
         cell = max(math.prod(map(min, self.cells.box, unit)), math.prod(self.chunks)) * self.dtype.itemsize
         return 3 * cell + min(2 * cell, KEPT_BYTES)
+
+
+def chunks_of(array: Any) -> Shape | None:
+    """The lengths of an array's chunks, or where they differ along an axis, the greatest; None where it has none."""
+    try:
+        chunks = array.chunks
+    except NotImplementedError:  # how Zarr says that they differ
+        chunks = map(max, array.read_chunk_sizes)
+    return None if chunks is None else tuple(chunks)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .content import begins
 from .sink import Sink
 from .source import Source
 
@@ -20,6 +22,8 @@ class Format:
     ----------
     files, arrays : str
         What messages call its files and its arrays; "" if it reads none.
+    suffixes : tuple of str
+        How the names of its files often end, with the dot. Only messages go by them: what a file is, its content says.
     sink : type of Sink, optional
         What writes it.
 
@@ -41,6 +45,7 @@ class Format:
 
     files: str = ""
     arrays: str = ""
+    suffixes: tuple[str, ...] = ()
     sink: type[Sink] | None = None
 
     def takes(self, thing: Any) -> bool:
@@ -54,6 +59,12 @@ class Format:
     def hint(self, path: str) -> str:
         """What else to say, after a colon or a semicolon, of a path that is not there or that no format takes."""
         return ""
+
+    def refusal(self, path: str) -> str:
+        """What to say after the name of a file or a folder that no format takes, if it is for this one to say."""
+        if suffix_of(path) not in self.suffixes or os.path.isdir(path):
+            return ""
+        return f" is no {self.files.partition(' ')[0]} file: {begins(path)}"
 
 
 def library(thing: Any) -> str:

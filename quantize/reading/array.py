@@ -19,6 +19,7 @@ from ..numerics.scales import LOWEST, Scales
 from ..numerics.tables import CODES, LevelTable, level_table
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
+from ..store.keys import stored_bytes
 from ..store.metadata import Metadata
 from .indexing import Axis, Pick, full_index, has_ellipsis
 
@@ -162,8 +163,8 @@ class Int4Array:
 
     @property
     def nbytes_stored(self) -> int:
-        names = (self.name, *(array.name for array in self._reader.scale_store.arrays))
-        return sum(self._variable.keys.size(f"{name}/c") for name in names)
+        arrays = self._variable.arrays(self.metadata)
+        return sum(stored_bytes(self._variable.keys, name, grid) for name, grid in arrays)
 
     @property
     def packed(self) -> zarr.Array[Any]:

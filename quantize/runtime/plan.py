@@ -236,6 +236,7 @@ def note_on_files(layout: Layout) -> list[str]:
 
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
+    keys.check_writable()
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import functools
 import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
@@ -40,6 +43,11 @@ NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who 
 # Stores that give what there is of a range that goes beyond the value. Of others nothing is asked beyond it.
 CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
 
+# What zipfile raises for a file of an archive that is damaged, encrypted, or compressed in a way that it does not know.
+UNZIPPED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
+
 Part = RangeByteRequest | SuffixByteRequest
 
 
@@ -60,17 +68,19 @@ class Keys:
     verify: bool = False
 
     def __new__(cls, store: Store | None = None, verify: bool = False) -> Keys:  # no store: it is unpickled
-        kinds: dict[type[Store], type[Keys]] = {LocalStore: LocalKeys, FsspecStore: FsspecKeys}
+        kinds: dict[type[Store], type[Keys]] = {LocalStore: LocalKeys, FsspecStore: FsspecKeys, ZipStore: ZipKeys}
         return super().__new__(next((own for kind, own in kinds.items() if isinstance(store, kind)), cls))
 
     @classmethod
     def of(cls, store: Any) -> Keys:
-        """Keys of a path, a URL or a Zarr store.
+        """Keys of a path, a URL or a Zarr store. The path of a zip archive is a store too, which is read alone.
 
         Raises
         ------
         TypeError
-            If it is none of them, or a store that cannot list and delete.
+            If it is none of them.
+        StoreError
+            If it is an archive that is cut.
         ValueError
             If its path is empty, or fsspec would take it for a pattern, and delete what lies elsewhere.
         """
@@ -81,21 +91,53 @@ class Keys:
             if "://" in path and not path.startswith("file://"):
                 store = FsspecStore.from_url(path, fsspec_options(path))
             else:
-                store = LocalStore(Path(path.removeprefix("file://")).absolute())
+                place = Path(path.removeprefix("file://")).absolute()
+                store = ZipStore(place) if is_archive(place) else LocalStore(place)
         if not isinstance(store, Store):
             raise TypeError(f"store is a {type(store).__name__}, but must be a path, a URL or a Zarr store")
         keys = cls(store)
-        keys.check_deletes()
+        keys.open()
         return keys
 
-    def check_deletes(self) -> None:
-        """Refuse a store that cannot delete just what it is told to."""
-        if not (self.store.supports_listing and self.store.supports_deletes):
+    def open(self) -> None:
+        """Make the store ready to be read, where that may fail."""
+
+    def check_writable(self) -> None:
+        """Refuse a store that cannot be written to, or cannot delete just what it is told to.
+
+        Raises
+        ------
+        TypeError
+            If its kind cannot.
+        ValueError
+            If it is open for reading only, or fsspec would take its path for a pattern, and delete what lies elsewhere.
+        """
+        if not (self.lists and self.store.supports_deletes and self.store.supports_writes):
             raise TypeError(f"store {self.store} cannot list and delete, which resuming and overwriting need")
+        if self.store.read_only:
+            raise ValueError(
+                f"store {self.store} is open for reading only; open it with read_only=False to write to it"
+            )
+
+    inner = "/"  # what stands between the label of the store and the path of an array in it
 
     @property
     def label(self) -> str:
         return str(self.store)
+
+    @property
+    def lists(self) -> bool:
+        """Whether the store can tell what it holds."""
+        return self.store.supports_listing
+
+    def unlisted(self) -> str:
+        """What to add where a listing shows nothing that was looked for."""
+        return ""
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether its files can be had from the system, without the store."""
+        return False
 
     @property
     def shared(self) -> bool:
@@ -114,7 +156,7 @@ class Keys:
         return None
 
     @property
-    def above(self) -> Iterator[Keys]:
+    def enclosing(self) -> Iterator[Keys]:
         """Those of the folders that this one lies in, from the nearest upwards, where there is an array or a group."""
         yield from ()
 
@@ -127,8 +169,8 @@ class Keys:
         """The keys of the place that holds this one, and the name of this one there; None where there is none."""
         return None
 
-    def check_place(self) -> None:
-        """Refuse, with a StoreError, a place where no store can be made."""
+    def check_place(self, *names: str) -> None:
+        """Refuse, with a StoreError, a place where no store can be made, or no array under one of these names."""
 
     def check_name(self) -> None:
         """Refuse, with a ValueError, the name of a new store that ends as files of another kind do."""
@@ -282,6 +324,24 @@ class Keys:
         with self.among_others(prefix):
             return sync(self.store.getsize_prefix(prefix))
 
+    @retried
+    def sizes(self, keys: Iterable[str]) -> int:
+        """Bytes stored under some keys, each of which is asked for; of those that are absent none."""
+
+        async def size(key: str) -> int:
+            try:
+                return await self.store.getsize(key)
+            except FileNotFoundError:
+                return 0
+
+        async def sizes(keys: list[str]) -> int:
+            return sum(await asyncio.gather(*map(size, keys)))
+
+        waiting, found = iter(keys), 0
+        while batch := list(itertools.islice(waiting, ASKED)):
+            found += sync(sizes(batch))
+        return found
+
     # What only folders need, or can do
 
     @contextmanager
@@ -305,8 +365,8 @@ class FsspecKeys(Keys):
 
     store: FsspecStore
 
-    def check_deletes(self) -> None:
-        super().check_deletes()
+    def check_writable(self) -> None:
+        super().check_writable()
         if WILDCARD.search(self.store.path.rpartition("://")[2].partition("/")[2]):
             raise ValueError(f"{self.label} holds *, ? or [, which fsspec takes for a pattern; name another place")
 
@@ -322,11 +382,61 @@ class FsspecKeys(Keys):
     def check_name(self) -> None:
         check_suffix(self.label, STORE_SUFFIXES, "a store")
 
+    @property
+    def lists(self) -> bool:
+        return not self.label.startswith(("http://", "https://"))  # few web servers do, and none says sizes
+
     @retried
     def size(self, prefix: str) -> int:
         # From the listing, where Zarr would ask for the size of each key.
         found = sync(self.store.fs._find(f"{self.store.path}/{prefix}", detail=True))
         return sum(info["size"] for info in found.values())
+
+
+@dataclass(frozen=True)
+class ZipKeys(Keys):
+    """The keys of a zip archive, which is only read: what is damaged in it is told as damage of a store."""
+
+    store: ZipStore
+    inner = "::"
+
+    @property
+    def label(self) -> str:
+        return str(self.store.path)
+
+    @property
+    def exists(self) -> bool:
+        return self.store.path.is_file()
+
+    def open(self) -> None:
+        if self.store._is_open or not self.exists:
+            return
+        try:
+            sync(self.store._open())
+        except zipfile.BadZipFile as error:
+            raise StoreError(
+                f"{self.label} is no whole zip archive, whose list of files comes last ({error}): copy or download "
+                "it again"
+            ) from error
+
+    def unlisted(self) -> str:
+        with zipfile.ZipFile(self.store.path) as archive:
+            names = archive.namelist()
+        below = [name.removesuffix("/zarr.json") for name in names if name.endswith("/zarr.json")]
+        if "zarr.json" in names or not below:
+            return ""
+        folder = min(below, key=len)
+        return f" at its root: its content lies in the folder {folder}. Zip what that holds, and not the folder itself"
+
+    def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
+        try:
+            return super()._get(key, part, most)
+        except UNZIPPED as error:
+            raise ValueError(f"the archive does not give it ({error})") from error
+
+    def size(self, prefix: str) -> int:
+        with zipfile.ZipFile(self.store.path) as archive:
+            return sum(one.compress_size for one in archive.infolist() if one.filename.startswith(f"{prefix}/"))
 
 
 @dataclass(frozen=True)
@@ -356,7 +466,7 @@ class LocalKeys(Keys):
         return folder
 
     @property
-    def above(self) -> Iterator[Keys]:
+    def enclosing(self) -> Iterator[Keys]:
         for folder in Path(os.path.realpath(self.folder)).parents:
             if any(os.path.isfile(folder / name) for name in ("zarr.json", ".zarray")):
                 yield Keys(LocalStore(folder))
@@ -368,7 +478,12 @@ class LocalKeys(Keys):
     def above(self) -> tuple[Keys, str] | None:
         return Keys(LocalStore(self.folder.parent)), self.folder.name
 
-    def check_place(self) -> None:
+    def check_place(self, *names: str) -> None:
+        for path in (self.folder, *self.folder.parents, *(self.folder / name for name in names)):
+            if path.is_symlink() and not path.exists():
+                raise StoreError(
+                    f"{path} is a link to {path.readlink()}, which does not exist: make that, or remove the link"
+                )
         nearest = self.nearest
         if not nearest.is_dir():
             raise StoreError(f"{nearest} is a file, so {self.label} cannot be a folder; name another destination")
@@ -494,6 +609,14 @@ def fsspec_options(url: str) -> dict[str, Any]:
     return options
 
 
+def is_archive(path: Path) -> bool:
+    """Whether there is a zip archive at a path, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def file_size(path: str) -> int | None:
     """Bytes of a file, behind links too; None where there is none, or a folder.
 
@@ -532,6 +655,13 @@ def check_size(size: int, most: int | None) -> None:
 def chunk_key(name: str, grid: Grid, number: int) -> str:
     """The key of a chunk of an array in the group."""
     return "/".join([name, "c", *map(str, grid.position(number))])
+
+
+def stored_bytes(keys: Keys, name: str, grid: Grid) -> int:
+    """Bytes that the chunks of an array in the group take."""
+    if keys.lists:
+        return keys.size(f"{name}/c")
+    return keys.sizes(chunk_key(name, grid, number) for number in range(grid.count))
 
 
 @retried

@@ -44,6 +44,9 @@ FOREIGN: dict[str, type[OSError]] = {
     "botocore.exceptions.ConnectionError": ConnectionError,
     "botocore.exceptions.HTTPClientError": ConnectionError,
     "botocore.exceptions.BotoCoreError": OSError,
+    "aiohttp.client_exceptions.ClientConnectionError": ConnectionError,
+    "aiohttp.client_exceptions.ClientPayloadError": ConnectionError,
+    "aiohttp.client_exceptions.ClientError": OSError,
     "obstore.exceptions.BaseError": OSError,  # obstore has tried again by itself
 }
 

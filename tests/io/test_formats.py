@@ -1,9 +1,11 @@
 """Formats, ours and those of other packages: which takes a thing, and all the arrays that it finds in it."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from stores import Counting, field
-from zarr.storage import MemoryStore
+from stores import Counting, check, field
+from zarr.storage import LocalStore, MemoryStore
 
 from quantize import io, plan, quantize_to_zarr
 from quantize.io import KINDS, as_source, sink_of, sources_of
@@ -132,25 +134,51 @@ def test_a_source_is_itself() -> None:
 # Which format -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "kind"),
-    [
-        ("x.npy", False, "npy"),
-        ("x.NPY", False, "npy"),
-        ("x.h5", False, "hdf5"),
-        ("x.nc", False, "hdf5"),
-        ("x.nc", True, "zarr"),
-        ("x.zip", False, "zarr"),
-        ("x", True, "zarr"),
-        ("s3://bucket/x.npy", None, "zarr"),
-        ("https://host/x.h5", None, "zarr"),
-    ],
-)
-def test_which_format_a_path_is_of(tmp_path: Path, name: str, folder: bool | None, kind: str) -> None:
-    path = name if folder is None else str(tmp_path / name)
-    if folder is not None:
-        (tmp_path / name).mkdir() if folder else (tmp_path / name).touch()
-    assert io.format_of(path) is io.own(kind)
+def zipped(folder: Path, archive: Path, top: str = "") -> Path:
+    """A folder as a zip archive, or as the folder `top` in one."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, Path(top) / path.relative_to(folder))
+    return archive
+
+
+def zarr_v2_group(folder: Path) -> Path:
+    zarr.create_group(folder / "x.v2", zarr_format=2).create_array("t", data=VALUES)
+    return folder / "x.v2"
+
+
+def behind_a_block(folder: Path) -> Path:
+    with h5py.File(folder / "block.h5", "w", userblock_size=1024) as file:
+        file["t"] = VALUES
+    return folder / "block.h5"
+
+
+CONTENTS = {
+    "npy": (npy, "npy"),
+    "hdf5": (hdf5_file, "hdf5"),
+    "hdf5 behind a block of the user's": (behind_a_block, "hdf5"),
+    "zarr": (zarr_group, "zarr"),
+    "zarr v2": (zarr_v2_group, "zarr"),
+    "zip": (lambda folder: zipped(zarr_group(folder), folder / "x.zip"), "zarr"),
+    "zip with a folder": (lambda folder: zipped(zarr_group(folder), folder / "x.zip", "g.zarr"), "zarr"),
+}
+
+
+@pytest.mark.parametrize("name", ["x", "x.npy", "x.h5", "x.nc", "x.zarr", "x.zip", "x.tif", "a::b.NPY"])
+@pytest.mark.parametrize("content", CONTENTS)
+def test_what_a_path_holds_decides_and_not_what_it_is_called(tmp_path: Path, content: str, name: str) -> None:
+    make, kind = CONTENTS[content]
+    path = make(tmp_path).rename(tmp_path / name)
+    assert io.format_of(str(path)) is io.own(kind)
+    arrays = sources_of(path)
+    first = max(arrays, key=lambda name: name.endswith("t"))
+    np.testing.assert_array_equal(arrays[first].read(WHOLE), VALUES)
+    np.testing.assert_array_equal(as_source(f"{path}::{first}" if first else path).read(WHOLE), VALUES)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x.npy", "https://host/x.h5", "gs://bucket/x.nc"])
+def test_a_url_is_zarr(url: str) -> None:
+    assert io.format_of(url) is io.own("zarr")
 
 
 def test_a_format_is_imported_when_something_is_shown_to_it_and_no_library_before_it_is_needed(tmp_path: Path) -> None:
@@ -394,3 +422,56 @@ def test_restoring_in_the_format_of_another_package(tmp_path: Path, installed: A
     with pytest.raises(ValueError, match="four bytes a value"):
         restore(doubles, tmp_path / "y.raw")
     assert not (tmp_path / "y.raw").exists()
+
+
+# What is absent, and what a newer Zarr adds ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("place", ["folder", "memory", "zip"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_absent_chunks_are_counted_by_the_plan(tmp_path: Path, zarr_format: Any, place: str, shards: bool) -> None:
+    if shards and zarr_format == 2:
+        pytest.skip("version 2 has no shards")
+    store = MemoryStore() if place == "memory" else LocalStore(tmp_path / "g.zarr")
+    chunks: dict[str, Any] = {"chunks": (2, 5, 7), "shards": (4, 10, 7)} if shards else {"chunks": (4, 5, 7)}
+    group = zarr.create_group(store, zarr_format=zarr_format)
+    for name in ("t", "t2"):  # of two names one of which begins with the other
+        array = group.create_array(name, shape=VALUES.shape, dtype="f4", fill_value=7, **chunks)
+        array[:5] = VALUES[:5]
+    group["t2"][...] = VALUES
+    count, absent = (4, 2) if shards else (8, 4)
+    thing = zipped(tmp_path / "g.zarr", tmp_path / "g.zip") if place == "zip" else store
+    note = f"{absent} of {count} {'shards' if shards else 'chunks'} are absent, and stand for the fill value 7.0"
+    assert plan(as_source(thing, "t"), MemoryStore()).notes == (note,)
+    assert as_source(thing, "t2").notes == ()
+
+
+def test_chunks_beyond_the_array_do_not_count(tmp_path: Path) -> None:
+    array = zarr.create_array(tmp_path / "x", shape=(10,), chunks=(2,), dtype="f4", write_data=False)
+    array[6:] = 1.0
+    array.resize((6,))
+    (tmp_path / "x/c/3").touch()
+    (tmp_path / "x/c/01").touch()
+    assert "3 of 3 chunks are absent" in as_source(tmp_path / "x").notes[0]
+
+
+def test_chunks_of_several_lengths(tmp_path: Path) -> None:
+    try:
+        with zarr.config.set({"array.rectilinear_chunks": True}):
+            array = zarr.create_array(
+                tmp_path / "x", shape=VALUES.shape, dtype="f4", chunks=((3, 9, 1), (7, 3), (5, 2))
+            )
+    except (TypeError, ValueError) as error:
+        pytest.skip(f"Zarr {zarr.__version__} has no chunks of several lengths: {error}")
+    array[...] = VALUES
+    group = zarr.create_group(tmp_path / "g")
+    group.create_array("u", data=VALUES)
+    (tmp_path / "x").rename(tmp_path / "g/t")
+    assert list(sources_of(tmp_path / "g")) == ["t", "u"]
+    for thing in (tmp_path / "g/t", f"{tmp_path / 'g'}::t", pickle.loads(pickle.dumps(as_source(tmp_path / "g/t")))):
+        source = as_source(thing)
+        assert source.chunks == (9, 7, 5)
+        np.testing.assert_array_equal(source.read(WHOLE), VALUES)
+        check(quantize_to_zarr(thing, MemoryStore()), VALUES)
+        check(quantize_to_zarr(thing, MemoryStore(), chunks=(4, 4, 4)), VALUES)

@@ -38,11 +38,12 @@ def test_the_class_is_that_of_the_store_and_travels_with_it(name: str, tmp_path:
         assert pickle.loads(pickle.dumps(checked)) == checked
 
 
-def test_a_store_that_cannot_delete_is_refused_but_has_a_name(tmp_path: Path) -> None:
-    store = ZipStore(tmp_path / "x.zip", mode="w")
+def test_a_store_that_cannot_delete_or_be_written_to_is_refused_where_it_would_be(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="cannot list and delete"):
-        Keys.of(store)
-    assert Keys(store).label == str(store)
+        Keys.of(ZipStore(tmp_path / "x.zip", mode="w")).check_writable()
+    with pytest.raises(ValueError, match="open for reading only"):
+        Keys.of(LocalStore(tmp_path, read_only=True)).check_writable()
+    Keys.of(tmp_path).check_writable()
 
 
 @pytest.mark.parametrize("watched", [False, True])

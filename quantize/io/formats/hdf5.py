@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from ...exceptions import SourceError
 from ...numerics.grid import Region
+from ...store.retrying import is_temporary
 from ..arrays import Arrays
 from ..attributes import plain
 from ..chunked import ChunkedSource
-from ..format import Format, library, suffix_of
+from ..content import head, reason
+from ..format import Format, is_url, library
+from ..hdf5_parts import UNOPENED, Broken, absent_parts, broken_link, check_parts, datasets, file_at, is_hdf5
 from ..source import Source
 
 # attributes: what HDF5 and netCDF-4 write for themselves
 HDF5_OWN = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+
+NETCDF_3 = (
+    " is netCDF-3 (classic), which is not HDF5: turn it into netCDF-4 with `nccopy -k nc4 {path} NEW.nc`, or open it "
+    "with xarray and pass a variable of it"
+)
 
 
 # drivers of HDF5 that leave a file which can be opened by its name alone
@@ -30,24 +39,32 @@ class Hdf5Source(ChunkedSource):
     """
 
     def __init__(self, dataset: Any) -> None:
+        check_parts(dataset)
         file = dataset.file
         self.shared = file.mode == "r" and file.driver in NAMED and not file.swmr_mode
         self.path, self.name = os.path.abspath(dataset.file.filename), dataset.name
         attributes = {key: plain(value) for key, value in dataset.attrs.items() if key not in HDF5_OWN}
         names = tuple(dimension.label or None for dimension in dataset.dims)
         super().__init__(f"{self.path}::{self.name}", dataset, attributes, names if any(names) else None)
+        self.notes = (*self.notes, *absent_parts(dataset))
 
     def fetch(self, region: Region, out: np.ndarray) -> None:
-        self.array.read_direct(out, region)
+        try:
+            self.array.read_direct(out, region)
+        except UNOPENED as error:
+            if is_temporary(error):
+                raise OSError(error.errno, reason(error), self.label) from error  # type: ignore[union-attr]
+            raise SourceError(
+                f"{self.label} cannot be read: {reason(error)}. Copy or download its file again"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key != "array"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        import h5py
-
         super().__setstate__(state)
-        self.array = h5py.File(self.path, "r")[self.name]
+        self.array = file_at(self.path)[self.name]
+        check_parts(self.array)
 
 
 class Datasets(Arrays):
@@ -56,39 +73,63 @@ class Datasets(Arrays):
     noun = "dataset"
 
     def listed(self) -> Mapping[str, Any]:
-        found = {}
+        try:
+            return datasets(self.node)
+        except UNOPENED as error:
+            raise SourceError(f"{self.label} cannot be listed: {reason(error)}. Copy or download it again") from error
 
-        def visit(name: str, member: Any) -> None:
-            if hasattr(member, "dtype") and member.shape:
-                found[name] = member
-
-        self.node.visititems(visit)
-        return found
+    def at(self, name: str) -> Arrays:
+        if not self.is_array and (why := broken_link(self.node, name)):
+            raise SourceError(why)
+        return super().at(name)
 
     def opened(self, array: Any) -> Source:
-        return Hdf5Source(array)
+        if isinstance(array, Broken):
+            raise SourceError(array.why)
+        if getattr(array, "shape", None) is None:
+            raise SourceError(f"{self.label}::{array.name} is a {type(array).__name__.lower()} without a shape")
+        try:
+            return Hdf5Source(array)
+        except UNOPENED as error:
+            raise SourceError(f"{self.label}::{array.name} cannot be opened: {reason(error)}") from error
+
+    def described(self, name: str) -> str:
+        array = self._arrays[name]
+        return f"{name} (broken)" if isinstance(array, Broken) else super().described(name)
+
+
+# What a file of another kind is that has a name like that of an HDF5 file, and what to do with it.
+KIN = {
+    b"CDF\x01": NETCDF_3,
+    b"CDF\x02": NETCDF_3,
+    b"CDF\x05": NETCDF_3,
+    b"\x0e\x03\x13\x01": " is HDF4, which is another format than HDF5: turn it into HDF5 with `h4toh5 {path} NEW.h5`",
+    b"MATLAB 5.0 MAT-file": " is a .mat file of MATLAB's version 5: save it with -v7.3, which is HDF5",
+}
 
 
 class Hdf5(Format):
-    files = "HDF5 (.h5, .hdf5, .nc)"
+    files = "HDF5 (netCDF-4 too)"
     arrays = "HDF5"
+    suffixes = (".h5", ".hdf5", ".nc", ".nc4", ".he5", ".hdf", ".h5ad", ".loom", ".nxs", ".mat")
 
     def takes(self, thing: Any) -> bool:
-        return suffix_of(thing) in (".h5", ".hdf5", ".nc", ".he5") or library(thing) == "h5py"
+        return is_hdf5(thing) if isinstance(thing, str) and not is_url(thing) else library(thing) == "h5py"
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
         if not isinstance(thing, str):
             path = thing.file.filename
             return Datasets(path, thing, f"{path}::{(thing.name or '').rstrip('/')}/")
         try:
-            import h5py
+            import h5py  # noqa: F401
         except ImportError:
-            raise ValueError(f'{thing} is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"') from None
-        try:
-            opened = h5py.File(thing, "r")
-        except OSError as error:
-            raise ValueError(f"{thing} is no HDF5 file: {error}") from error
-        return Datasets(thing, opened, f"{thing}::/")
+            raise SourceError(f'{thing} is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"') from None
+        return Datasets(thing, file_at(thing), f"{thing}::/")
+
+    def refusal(self, path: str) -> str:
+        start = head(path)
+        kin = next((said for magic, said in KIN.items() if start.startswith(magic)), "")
+        return kin.format(path=path) or super().refusal(path)
 
 
 FORMAT = Hdf5()

@@ -9,17 +9,20 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...exceptions import SourceChangedError
+from ...exceptions import SourceChangedError, SourceError
 from ...numerics.grid import Region, Shape, shape_of, within
 from ...store.buffers import Buffer
-from ..format import Format, suffix_of
+from ..content import head, is_zip, reason
+from ..format import Format, is_url, suffix_of
 from ..sink import Outline, Put, Sink
 from ..source import PIECE_BYTES, Source
 
+MAGIC = b"\x93NUMPY"  # the first bytes of a file
+TWO_BYTES = np.dtype("V2")  # what NumPy calls bfloat16 in a file, which has no other name for it
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
@@ -153,16 +156,55 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
 
 
 def npy_source(path: str) -> Source:
+    """The source for a ``.npy`` file, of which only the header is read.
+
+    Raises
+    ------
+    SourceError
+        If it is cut, of an unknown version, or may not be read.
+    TypeError
+        If its dtype cannot be quantized.
+    """
     try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except ValueError as error:
-        if "object" in str(error):
-            raise TypeError(f"{path} holds Python objects, which cannot be quantized") from error
-        raise ValueError(f"{path} is no whole .npy file: {error}") from error
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is no whole .npy file: {error}") from error
-    order = mapped.flags.f_contiguous and not mapped.flags.c_contiguous
-    return FileSource(path, mapped.offset, mapped.shape, mapped.dtype, order)
+        with open(path, "rb") as file:
+            shape, fortran, dtype = header(file)
+            offset, size = file.tell(), os.fstat(file.fileno()).st_size
+            if min(shape, default=0) < 0:
+                raise ValueError(f"its shape is {shape}")
+    except (ValueError, EOFError) as error:
+        raise SourceError(f"{path} is no whole .npy file: {reason(error)}") from error
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {reason(error)}") from error
+    if dtype.hasobject:
+        raise TypeError(f"{path} holds Python objects, which cannot be quantized")
+    if dtype == TWO_BYTES:
+        raise TypeError(
+            f"{path} has the dtype {dtype.str}, two bytes of no known type. That is most often bfloat16, for which "
+            f".npy has no name: in Python pass np.load({path!r}, mmap_mode='r').view(ml_dtypes.bfloat16)"
+        )
+    whole = offset + math.prod(shape) * dtype.itemsize
+    if size < whole:
+        raise SourceError(
+            f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
+        )
+    return FileSource(path, offset, shape, dtype, fortran and sum(n > 1 for n in shape) > 1)
+
+
+def header(file: BinaryIO) -> tuple[Shape, bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and dtype, as the header of a ``.npy`` file has them.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version[0] not in (2, 3) or version[1]:
+        raise ValueError(f"it is of version {version[0]}.{version[1]}, and NumPy reads 1.0, 2.0 and 3.0")
+    # Version 3 differs in one thing alone: the names of fields may be any text, and an array with fields is refused.
+    return np.lib.format.read_array_header_2_0(file)
 
 
 class NpySink(Sink):
@@ -198,17 +240,19 @@ class NpySink(Sink):
 
 class Npy(Format):
     files = ".npy"
+    suffixes = (".npy",)
     sink = NpySink
 
     def takes(self, thing: Any) -> bool:
-        return suffix_of(thing) == ".npy"
+        return isinstance(thing, str) and not is_url(thing) and head(thing, len(MAGIC)) == MAGIC
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
         return {"": npy_source(thing)}
 
-    def hint(self, path: str) -> str:
-        archive = suffix_of(path) == ".npz" and os.path.exists(path)
-        return ": unzip it, each array in it is a .npy file" if archive else ""
+    def refusal(self, path: str) -> str:
+        if suffix_of(path) == ".npz" and is_zip(path):
+            return " is an archive: unzip it, each array in it is a .npy file"
+        return super().refusal(path)
 
 
 FORMAT = Npy()

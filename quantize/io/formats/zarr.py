@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region
-from ...store.retrying import retried, translated
+from ...exceptions import QuantizeError, SourceError
+from ...numerics.grid import Grid, Region
+from ...store.retrying import is_temporary, retried, translated
 from ..arrays import Arrays
 from ..chunked import ChunkedSource
-from ..format import Format, is_url, library, suffix_of
+from ..content import DOCUMENTS, holds_zarr, is_zip, reason, roots_in_zip, zarr_below
+from ..format import Format, is_url, library
 from ..sink import Outline, Put, Sink
 from ..source import Source
+
+LISTED = 100_000  # chunks: of more, those that are there are listed in folders alone
+TWO_BYTES = np.dtype("V2")  # what bfloat16 is called where there is no other name for it
 
 
 class ZarrSource(ChunkedSource):
@@ -27,7 +35,7 @@ class ZarrSource(ChunkedSource):
 
         keys = Keys(array.store)
         attributes = dict(array.attrs)
-        label = "/".join(filter(None, [keys.label, array.path]))
+        label = keys.inner.join(filter(None, [keys.label, array.path]))
         if "int4" in attributes:
             raise ValueError(f"{label} is int4 already: read it with open_int4, or turn it back with restore")
         names = getattr(array.metadata, "dimension_names", None)
@@ -35,9 +43,25 @@ class ZarrSource(ChunkedSource):
             names = attributes.pop("_ARRAY_DIMENSIONS")
         super().__init__(label, array, attributes, tuple(names) if names else None)
         self.shared = keys.shared
+        self.notes = (*self.notes, *absent_chunks(array, keys))
+
+    def fetch(self, region: Region, out: np.ndarray) -> None:
+        try:
+            self._get(region, out)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = self.label
+            raise
+        except Exception as error:
+            if passes(error):
+                raise
+            raise SourceError(
+                f"{self.label} cannot be read at {shown(region)}, where a chunk is damaged or cut ({reason(error)}): "
+                "copy or download it again"
+            ) from error
 
     @translated
-    def fetch(self, region: Region, out: np.ndarray) -> None:
+    def _get(self, region: Region, out: np.ndarray) -> None:
         from zarr.core.buffer import default_buffer_prototype
 
         self.array.get_basic_selection(region, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
@@ -47,10 +71,195 @@ class Nodes(Arrays):
     """The arrays of a Zarr hierarchy."""
 
     def listed(self) -> Mapping[str, Any]:
-        return {name: member for name, member in self.node.members(max_depth=None) if hasattr(member, "dtype")}
+        try:
+            return {name: member for name, member in self.node.members(max_depth=None) if hasattr(member, "dtype")}
+        except Exception as error:
+            if passes(error):
+                raise
+            return one_by_one(self.node)
+
+    def at(self, name: str) -> Arrays:
+        name = name.strip("/")
+        if not name or self.is_array:
+            return super().at(name)
+        if self.node.path and name not in self:  # in an archive names may begin with the folder of its group
+            name = name.removeprefix(f"{self.node.path}/")
+        try:
+            found = of_every_grid(lambda: self.node[name])
+        except KeyError:
+            return super().at(name)  # there is nothing, which it says
+        except Exception as error:
+            if passes(error):
+                raise
+            raise SourceError(f"{self.prefix}{name} {trouble(error)}") from error
+        return Nodes(self.label, found, f"{self.prefix}{name}/")
 
     def opened(self, array: Any) -> Source:
+        if isinstance(array, Unopened):
+            raise SourceError(array.why) from array.error
+        if array.dtype == TWO_BYTES:
+            raise TypeError(
+                f"{array.store_path} has two bytes of no known type as its data type. That is most often bfloat16: in "
+                "Python pass dask.array.from_zarr(...).view(ml_dtypes.bfloat16) of it"
+            )
         return ZarrSource(array)
+
+    def described(self, name: str) -> str:
+        return f"{name} (not readable)" if isinstance(self._arrays[name], Unopened) else super().described(name)
+
+
+@dataclass(frozen=True)
+class Unopened:
+    """What stands in a listing for an array or a group that Zarr does not open."""
+
+    error: Exception
+    why: str
+
+
+def one_by_one(group: Any, prefix: str = "") -> dict[str, Any]:
+    """The arrays of a hierarchy, and what is `Unopened` in it: that would hide the others from a listing as a whole."""
+    from zarr.core.sync import sync
+
+    async def names() -> list[str]:
+        return sorted({name.rstrip("/") async for name in group.store.list_dir(group.path)})
+
+    found: dict[str, Any] = {}
+    for name in sync(names()):
+        try:
+            member = of_every_grid(functools.partial(group.__getitem__, name))
+        except KeyError:
+            continue  # no array and no group
+        except Exception as error:
+            if passes(error):
+                raise
+            found[f"{prefix}{name}"] = Unopened(error, f"{group.store_path}/{name} {trouble(error)}")
+            continue
+        if hasattr(member, "dtype"):
+            found[f"{prefix}{name}"] = member
+        else:
+            found |= one_by_one(member, f"{prefix}{name}/")
+    return found
+
+
+def of_every_grid(opening: Callable[[], Any]) -> Any:
+    """What Zarr opens, with chunks of several lengths along an axis too, which some versions open only if asked to."""
+    try:
+        return opening()
+    except Exception as error:
+        if type(error).__name__ != "RectilinearChunksDisabledError":
+            raise
+    import zarr
+
+    with zarr.config.set({"array.rectilinear_chunks": True}):
+        return opening()
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error is to be left alone: ours, of a library that is missing, or one that may not come the next time.
+
+    Whatever else Zarr and the libraries below it raise on the way to values is of what they read.
+    """
+    return isinstance(error, QuantizeError | ImportError | MemoryError) or is_temporary(error)
+
+
+def trouble(error: Exception) -> str:
+    """Why Zarr does not open an array or a group, after its name."""
+    from zarr import __version__
+
+    said = reason(error)
+    if "bfloat16" in said:
+        return (
+            f"holds bfloat16, which Zarr {__version__} does not read: in Python pass the array that tensorstore.open "
+            "gives of it"
+        )
+    if re.search("No Zarr data type|r16", said):
+        return f"has a data type that Zarr {__version__} does not read ({said}); a newer Zarr may"
+    if re.search("(?i)codec", said):
+        return f"needs a codec that is not installed ({said}): install the package that has it"
+    if isinstance(error, OSError):
+        return f"cannot be read: {said}"
+    if isinstance(error, UnicodeDecodeError) or type(error).__name__ == "JSONDecodeError":
+        return f"has metadata that are damaged or cut ({said}): copy or download them again"
+    return f"cannot be opened by Zarr {__version__} ({said}): its metadata are damaged, or for a newer Zarr"
+
+
+def shown(region: Region) -> str:
+    return f"[{', '.join(f'{part.start}:{part.stop}' for part in region)}]"
+
+
+# What is absent -------------------------------------------------------------------------------------------------------
+
+
+def absent_chunks(array: Any, keys: Any) -> tuple[str, ...]:
+    """What a plan must say of an array of which chunks, or shards, are absent: how many, and what they stand for."""
+    try:
+        lengths = array.shards or array.chunks
+    except NotImplementedError:  # they differ along an axis
+        return ()
+    if not array.shape or 0 in array.shape or not keys.lists:
+        return ()
+    grid = Grid(array.shape, lengths)
+    noun = "shards" if array.shards else "chunks"
+    if grid.count > LISTED and not keys.nearest:
+        return (f"whether all of its {grid.count:,} {noun} are there was not looked at: too many to list",)
+    prefix = f"{array.path}/" if array.path else ""
+    first = array.metadata.encode_chunk_key((0,) * len(array.shape))  # of that form all keys are
+    place = "".join("(0|[1-9][0-9]*)" if letter == "0" else re.escape(letter) for letter in first)
+    pattern = re.compile(re.escape(prefix) + place)
+    there, listed = 0, False
+    for key in every_key(keys, prefix):
+        listed = True
+        if match := pattern.fullmatch(key):
+            there += all(int(along) < n for along, n in zip(match.groups(), grid.counts, strict=True))
+    if there == grid.count or not listed:  # it is none that lists, where not even the metadata are seen
+        return ()
+    return (
+        f"{grid.count - there:,} of {grid.count:,} {noun} are absent, and stand for the fill value {array.fill_value}",
+    )
+
+
+def every_key(keys: Any, prefix: str) -> Iterable[str]:
+    """All keys under a prefix.
+
+    Raises
+    ------
+    SourceError
+        If one in a folder is a pipe or a device, for which a reader would wait for ever, or cannot be looked at.
+    """
+    if not keys.synchronous:
+        found: list[str] = []
+        keys.each(prefix, found.append)
+        return found
+    return files_below(str(keys.folder), prefix.rstrip("/"))
+
+
+def files_below(folder: str, prefix: str) -> Iterator[str]:
+    """The files in a folder under a prefix, as keys; through the system alone, as there may be very many."""
+    waiting = [prefix]
+    while waiting:
+        inside = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, inside)) as entries:
+                for entry in entries:
+                    key = f"{inside}/{entry.name}" if inside else entry.name
+                    if entry.is_dir():
+                        waiting.append(key)
+                    elif entry.is_file():
+                        yield key
+                    elif entry.is_symlink():
+                        raise SourceError(
+                            f"{entry.path} is a link that leads nowhere; Zarr would give the fill value for it"
+                        )
+                    else:
+                        raise SourceError(f"{entry.path} is a pipe or a device in the place of a file")
+        except OSError as error:
+            raise SourceError(f"{os.path.join(folder, inside)} cannot be listed: {reason(error)}") from error
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def inside_of_store(path: Path) -> str:
@@ -59,9 +268,14 @@ def inside_of_store(path: Path) -> str:
         if (parent / "zarr.json").exists() or (parent / ".zgroup").exists():
             import zarr
 
-            group = zarr.open(parent, mode="r")
-            names = [name for name, _ in group.members(max_depth=None)] if hasattr(group, "members") else []
+            try:
+                group = zarr.open(parent, mode="r")
+                names = [name for name, _ in group.members(max_depth=None)] if hasattr(group, "members") else []
+            except Exception:  # of another place than the one that was named
+                return ""
             return f"; {parent} holds {', '.join(sorted(names)) or 'nothing'}"
+        if parent.is_file():
+            return f"; {parent} is a file: name what is in it as {parent}::{path.relative_to(parent)}"
     return ""
 
 
@@ -102,38 +316,54 @@ class ZarrSink(Sink):
 
 class Zarr(Format):
     files = arrays = "Zarr"
+    suffixes = (".zarr", ".zip")
     sink = ZarrSink
 
     def takes(self, thing: Any) -> bool:
         if isinstance(thing, str):
-            return is_url(thing) or suffix_of(thing) == ".zip" or os.path.isdir(thing)
-        return library(thing) == "zarr" and (hasattr(thing, "dtype") or hasattr(thing, "members"))
+            return is_url(thing) or (bool(roots_in_zip(thing)) if is_zip(thing) else holds_zarr(thing))
+        return library(thing) == "zarr" and any(hasattr(thing, name) for name in ("dtype", "members", "list_prefix"))
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        if not isinstance(thing, str):
+        if not isinstance(thing, str) and not hasattr(thing, "list_prefix"):
             label = str(thing.store_path)
             return Nodes(label, thing, f"{label}/")
-        return Nodes(thing, opened(thing), f"{thing}/")
+        label = str(thing)
+        return Nodes(label, opened(thing, label), f"{label}::" if os.path.isfile(label) else f"{label}/")
 
     def hint(self, path: str) -> str:
         return "" if os.path.exists(path) else inside_of_store(Path(path))
 
+    def refusal(self, path: str) -> str:
+        if not os.path.isdir(path):
+            what = " is an archive without a Zarr array or group in it" if is_zip(path) else ""
+            return what or super().refusal(path)
+        below = ", ".join(zarr_below(path))
+        there = f"; such are in it: {below}" if below else ""
+        return f" is no Zarr array or group: it has neither {', '.join(DOCUMENTS[:-1])} nor {DOCUMENTS[-1]}{there}"
 
-def opened(path: str) -> Any:
-    """The array or group at a path or a URL."""
+
+def opened(thing: Any, label: str) -> Any:
+    """The array or group at a path or a URL, or at the root of a store."""
     import zarr
 
-    if is_url(path):
-        from ...store.keys import Keys
+    from ...store.keys import Keys
 
-        try:
-            return retried(zarr.open)(Keys.of(path).store, mode="r")
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path} holds no Zarr array or group") from error
+    inside = roots_in_zip(thing) if isinstance(thing, str) and is_zip(thing) else ("",)
+    if len(inside) > 1:
+        raise SourceError(
+            f"{label} is an archive of {len(inside)} Zarr arrays or groups that lie in no common one: "
+            f"{', '.join(inside[:5])}; unpack it, and pass the path of one"
+        )
     try:
-        return zarr.open(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no Zarr array or group ({error})") from error
+        store = Keys.of(thing).store
+        return of_every_grid(lambda: retried(zarr.open)(store, path=inside[0], mode="r"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{label} holds no Zarr array or group") from error
+    except Exception as error:
+        if passes(error):
+            raise
+        raise SourceError(f"{label} {trouble(error)}") from error
 
 
 FORMAT = Zarr()

@@ -1,0 +1,140 @@
+"""What a file or a folder is by what it holds: first bytes, documents. What its name says helps messages alone."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import zipfile
+from pathlib import Path
+
+from ..exceptions import SourceError
+
+HEAD_BYTES = 64  # bytes: what is read of a file to tell its format
+ZIP = b"PK\x03\x04"  # the first bytes of a zip archive that holds something
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")  # what makes a folder a Zarr array or group
+
+# What a file that no format takes is by its first bytes, and what to do with it.
+OTHERS = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it with `gunzip`",
+    b"(\xb5/\xfd": "is compressed by zstd: unpack it with `unzstd`",
+    b"BZh": "is compressed by bzip2: unpack it with `bunzip2`",
+    b"\xfd7zXZ": "is compressed by xz: unpack it with `unxz`",
+    b"version https://git-lfs": "is a pointer of Git LFS to a file that was not fetched: `git lfs pull` fetches it",
+    b"<!DOCTYPE": "is a web page, as a server sends it in place of a file: download it again",
+    b"<html": "is a web page, as a server sends it in place of a file: download it again",
+    b"GRIB": "is a GRIB file: open it with xarray (its engine is cfgrib), and pass a variable of it",
+}
+
+
+def head(path: str, length: int = HEAD_BYTES, offset: int = 0) -> bytes:
+    """The first bytes of a file, or some from an offset; none of a folder.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length)
+    except IsADirectoryError:
+        return b""
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a system or a library says, and what to do where that is known."""
+    if isinstance(error, OSError):
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return "this user has no permission; have its owner give it, or copy what is to be read"
+        if error.strerror and error.errno is not None:
+            return error.strerror
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text.strip() or type(error).__name__
+
+
+def begins(path: str) -> str:
+    """How a file begins, for a message."""
+    return f"it begins with {head(path, 16)!r}" if os.path.getsize(path) else "it is empty, 0 bytes"
+
+
+def otherwise(path: str) -> str:
+    """What a file is that no format takes, and what to do; "" where that is not known."""
+    start = head(path)
+    return next((said for magic, said in OTHERS.items() if start.startswith(magic)), "")
+
+
+# Zarr -----------------------------------------------------------------------------------------------------------------
+
+
+def is_zip(path: str) -> bool:
+    return os.path.isfile(path) and head(path, len(ZIP)) == ZIP
+
+
+def holds_zarr(folder: str) -> bool:
+    """Whether a folder has the documents of a Zarr array or group.
+
+    Raises
+    ------
+    SourceError
+        If one of them is a pipe or a device, for which a reader would wait for ever.
+    """
+    for name in DOCUMENTS:
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            return True
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise SourceError(f"{path} is a pipe or a device in the place of a file: remove it, or copy the array anew")
+    return False
+
+
+def zarr_below(folder: str, most: int = 5) -> list[str]:
+    """Names of folders in a folder that hold Zarr arrays or groups, of which it is none itself; some of them."""
+    found: list[str] = []
+    try:
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_dir() and any((path / name).is_file() for name in DOCUMENTS):
+                found.append(path.name)
+            if len(found) == most:
+                break
+    except OSError:
+        pass
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _roots(path: str, changed: int, size: int) -> tuple[str, ...]:
+    with zipfile.ZipFile(path) as archive:
+        found = {name.rpartition("/")[0] for name in archive.namelist() if name.rpartition("/")[2] in DOCUMENTS}
+    return tuple(sorted(one for one in found if found.isdisjoint(folders_above(one))))
+
+
+def folders_above(folder: str) -> list[str]:
+    """The folders of an archive that a folder lies in.
+
+    >>> folders_above("a/b/c"), folders_above("")
+    (['', 'a', 'a/b'], [])
+    """
+    parts = folder.split("/")
+    return ["/".join(parts[:n]) for n in range(len(parts))] if folder else []
+
+
+def roots_in_zip(path: str) -> tuple[str, ...]:
+    """The folders of a zip archive that hold Zarr arrays or groups and lie in no other such; "" is the archive itself.
+
+    Raises
+    ------
+    SourceError
+        If it is no whole archive.
+    """
+    try:
+        found = os.stat(path)
+        return _roots(path, found.st_mtime_ns, found.st_size)
+    except (zipfile.BadZipFile, OSError) as error:
+        what = reason(error)
+        raise SourceError(
+            f"{path} is no whole zip archive, whose list of files comes last ({what}): copy or download it again"
+        ) from error
