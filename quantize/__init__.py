@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .exceptions import RefusedValuesError as RefusedValuesError
     from .exceptions import SourceChangedError as SourceChangedError
     from .exceptions import StoreError as StoreError
+    from .exceptions import UndeclaredValuesError as UndeclaredValuesError
     from .exceptions import UnfinishedStoreError as UnfinishedStoreError
     from .exceptions import WorkersError as WorkersError
     from .pipeline import quantize_part as quantize_part
@@ -59,6 +60,7 @@ HOMES = {
         "RefusedValuesError",
         "SourceChangedError",
         "StoreError",
+        "UndeclaredValuesError",
         "UnfinishedStoreError",
         "WorkersError",
     ),

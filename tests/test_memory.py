@@ -112,6 +112,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 SETUPS = {
     "npy": "source = '{folder}/x.npy'",
     "memmap": "source = np.load('{folder}/x.npy', mmap_mode='r')",
+    "strided memmap": "source = np.load('{folder}/x.npy', mmap_mode='r')[:, ::2]",
+    "crossed memmap": "source = np.load('{folder}/x.npy', mmap_mode='r').reshape(64, 256, 4096).transpose(1, 0, 2)",
+    "private memmap": "source = np.load('{folder}/x.npy', mmap_mode='c')[::-1]",
+    "masked memmap": "source = np.ma.array(np.load('{folder}/x.npy', mmap_mode='r')[:, ::4], mask=False)\n"
+    "source[0, 0] = np.ma.masked",
     "array": "source = np.load('{folder}/x.npy')",
     "plain zarr": "source = '{folder}/plain.zarr'",
     "zstd zarr": "source = '{folder}/zstd.zarr'",
