@@ -13,11 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-NAMES = r"bool|bfloat16|(u?int|float|complex)\d+"  # what dtypes of other libraries are called, if NumPy has the like
-
 FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+NAMES = r"bool|bfloat16|(u?int|float|complex)\d+"  # what dtypes of other libraries are called, if NumPy has the like
 
 
 def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -98,8 +95,6 @@ def dtype_named(thing: Any) -> np.dtype[Any] | None:
         found = np.dtype(thing)
         return found
     name = str(getattr(thing, "numpy_dtype", None) or getattr(thing, "name", None) or thing).rpartition(".")[2]
-    if name == BFLOAT16.name:
-        return BFLOAT16
     if re.fullmatch(NAMES, name):
         with contextlib.suppress(TypeError):  # of a size that NumPy has not
             named: np.dtype[Any] = np.dtype(name)
