@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .exceptions import SourceChangedError as SourceChangedError
     from .exceptions import SourceError as SourceError
     from .exceptions import StoreError as StoreError
+    from .exceptions import UndeclaredValuesError as UndeclaredValuesError
     from .exceptions import UnfinishedStoreError as UnfinishedStoreError
     from .exceptions import WorkersError as WorkersError
     from .pipeline import quantize_part as quantize_part
@@ -61,6 +62,7 @@ HOMES = {
         "SourceChangedError",
         "SourceError",
         "StoreError",
+        "UndeclaredValuesError",
         "UnfinishedStoreError",
         "WorkersError",
     ),

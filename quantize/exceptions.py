@@ -48,5 +48,9 @@ class SourceChangedError(QuantizeError):
     """The source is not what it was in pass 1."""
 
 
+class UndeclaredValuesError(QuantizeError, TypeError, ValueError):
+    """A source gave an array of another shape or dtype than it declares."""
+
+
 class RefusedValuesError(QuantizeError, ValueError):
     """The data hold NaN, missing or infinite values that the settings take no code for."""

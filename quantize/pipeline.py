@@ -199,7 +199,7 @@ class Job:
         made = planned(origin, keys, settings)
         variable = Variable(replace(keys, verify=verify), settings.name)
         cache = UnitCache(made.kept if parts == 1 else 0)
-        work = Tasks(Units(origin, made.layout, made.rule, made.missing, cache), variable)
+        work = Tasks(Units(origin.with_missing(made.missing), made.layout, made.rule, made.missing, cache), variable)
         count = work.scans.batches.count
         own = range(count * (part - 1) // parts, count * part // parts)
         job = cls(made, work, reporter(progress), own)

@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
 from .calibration.calibrate import calibrate
+from .exceptions import RefusedValuesError
 from .numerics.blocks import block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
+from .numerics.foreign import as_array, numbers, unmasked
 from .numerics.granularity import granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
 from .numerics.names import NanPolicy, ScaleMethod
@@ -99,7 +101,8 @@ def quantize_to_int4(
     Parameters
     ----------
     values : array_like
-        float16, bfloat16, float32, float64 or any integer dtype; any shape, strides and byte order.
+        float16, bfloat16, float32, float64 or any integer dtype; any shape, strides and byte order. Masked entries
+        count as NaN.
     scale_method : {"minmax", "absmax", "percentile", "mse"}
         minmax spends all 16 codes on the range from minimum to maximum; absmax keeps zero at code 0 and uses -7..7.
         percentile leaves out the tails; mse takes the range with the least mean squared error. Both look at how the
@@ -141,11 +144,11 @@ def quantize_to_int4(
     >>> quantize_to_int4([[0.0, 15.0], [0.0, 30.0]], axis=0).scale.tolist()
     [[1.0], [2.0]]
     """
+    array = as_array(values, "values")
     result = quantize_to_packed_int4(
-        values, scale_method, axis=axis, percentile=percentile, value_range=value_range, nan_policy=nan_policy
+        array, scale_method, axis=axis, percentile=percentile, value_range=value_range, nan_policy=nan_policy
     )
-    shape = (*result.packed.shape[:-1], result.size)
-    quantized = unpack_int8_to_int4(result.packed, result.size).reshape(shape if np.ndim(values) else ())
+    quantized = unpack_int8_to_int4(result.packed, result.size).reshape(array.shape)
     if result.nan_code is None:
         return Int4Values(quantized, result.scale, result.zero_point)
     return NanInt4Values(quantized, result.scale, result.zero_point, result.nan_code)
@@ -188,7 +191,7 @@ def dequantize_from_int4(
     >>> dequantize_from_int4([-8, -4, 0, 4, 7], 1.5).tolist()
     [-12.0, -6.0, 0.0, 6.0, 10.5]
     """
-    codes = checked_codes(quantized)
+    codes = checked_codes(quantized, "quantized")
     return table_of(scale, zero_point, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
 
 
@@ -220,7 +223,7 @@ def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
     >>> pack_int4_to_int8([-8, -4, 0, 4, 7]).tolist()
     [-56, 64, 7]
     """
-    codes = checked_codes(int4_values)
+    codes = checked_codes(int4_values, "int4_values")
     if codes.ndim == 0:
         raise ValueError("int4_values has no axis to pack along; wrap it in a list")
     packed = np.empty(packed_shape(codes.shape), np.int8)
@@ -259,7 +262,7 @@ def unpack_int8_to_int4(packed_values: ArrayLike, size: int | None = None) -> np
     >>> unpack_int8_to_int4([-56, 64, 7], size=5).tolist()
     [-8, -4, 0, 4, 7]
     """
-    return unpacked(*checked_packed(packed_values, size), CODES)
+    return unpacked(*checked_packed(packed_values, "packed_values", size), CODES)
 
 
 def quantize_to_packed_int4(
@@ -300,11 +303,14 @@ def quantize_to_packed_int4(
     >>> result.packed.tolist(), result.scale, result.zero_point, result.size
     ([[8, 7]], 0.2, -8, 3)
     """
-    array = checked_values(values)
+    given = as_array(values, "values")
+    array = checked_values(given)
     granularity = granularity_of(axis, array.ndim)
     if array.ndim == 0:
         array = array.reshape(1)
     rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity)
+    if rule.nan_code is None:
+        check_mask(given)
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))
     scales, codes = calibrate(array, rule, workers), rule.codes()
 
@@ -360,7 +366,7 @@ def dequantize_from_packed_int4(
     >>> dequantize_from_packed_int4([[8, 7]], 0.2, -8, size=3).tolist()
     [[0.0, 1.600000023841858, 3.0]]
     """
-    array, size = checked_packed(packed, size)
+    array, size = checked_packed(packed, "packed", size)
     table = table_of(scale, zero_point, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
     return unpacked(array, size, table, out, workers)
 
@@ -388,50 +394,84 @@ def unpacked(
 
 
 def checked_values(values: ArrayLike) -> np.ndarray:
-    array = np.asanyarray(values)
-    if isinstance(array, np.ma.MaskedArray):
-        if np.ma.is_masked(array):
-            raise ValueError("values has masked entries: pass values.filled(np.nan) and nan_policy='propagate'")
-        array = array.data
-    checked_dtype(array.dtype)
+    array = numbers(values, "values")
     if array.size == 0:
         raise ValueError(f"values has shape {array.shape} and so no values to find a scale for")
-    return np.asarray(array)
+    return array
 
 
-def checked_codes(codes: ArrayLike) -> np.ndarray:
-    """The codes as int8.
+def check_mask(array: np.ndarray) -> None:
+    """Raise a RefusedValuesError if an entry is masked."""
+    mask = np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else np.zeros(1, bool)
+    if mask.any():
+        raise RefusedValuesError(
+            f"values has {int(np.count_nonzero(mask)):,} masked entries, the first at index {first_index(mask)}, which "
+            'are missing values: nan_policy="propagate" keeps those, with a code of their own'
+        )
+
+
+def checked_codes(codes: ArrayLike, name: str) -> np.ndarray:
+    """The codes as int8; `name` is that of the argument.
 
     Raises
     ------
     TypeError
         If they are not integers.
     ValueError
-        If one lies outside -8..7.
+        If one lies outside -8..7, or is masked.
     """
-    array = np.asarray(codes)
-    if array.size == 0:
-        return array.astype(np.int8)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"codes are integers from {LOWEST} to {HIGHEST}, not {array.dtype}")
-    if array.min() < LOWEST or array.max() > HIGHEST:
+    array = integers(codes, name, f"integers from {LOWEST} to {HIGHEST}")
+    if array.size and (array.min() < LOWEST or array.max() > HIGHEST):
         index = first_index((array < LOWEST) | (array > HIGHEST))
-        raise ValueError(f"code {array[index]} at index {index} lies outside {LOWEST}..{HIGHEST}")
+        raise ValueError(f"{name} holds {array[index]} at index {index}, which lies outside {LOWEST}..{HIGHEST}")
     return array.astype(np.int8, copy=False)
 
 
-def checked_packed(packed: ArrayLike, size: int | None) -> tuple[np.ndarray, int]:
+def integers(values: ArrayLike, name: str, what: str) -> np.ndarray:
+    """An array of integers, or of none."""
+    array = unmasked(as_array(values, name), name)
+    if array.dtype.kind in "iu":
+        return array
+    if array.size == 0 and isinstance(values, list | tuple):  # NumPy has no better idea of its dtype
+        return array.astype(np.int8)
+    wide = array.dtype == object and all(isinstance(value, int) for value in array.flat)
+    raise (ValueError if wide else TypeError)(f"{name} must hold {what}, not {'larger ones' if wide else array.dtype}")
+
+
+def checked_packed(packed: ArrayLike, name: str, size: int | None) -> tuple[np.ndarray, int]:
     """The packed bytes as an array, and how many codes its last axis holds."""
-    array = np.asarray(packed, np.int8) if isinstance(packed, list | tuple) else np.asarray(packed)
+    array = integers(packed, name, "bytes, int8 or uint8")
+    if isinstance(packed, list | tuple):  # of integers, as of `tolist`
+        array = bytes_of(array, name)
     if array.dtype not in (np.int8, np.uint8):
-        raise TypeError(f"packed codes are int8 or uint8, not {array.dtype}")
+        raise TypeError(f"{name} must hold bytes, int8 or uint8, not {array.dtype}")
     if array.ndim == 0:
-        raise ValueError("packed codes have at least one axis, but this is a single number")
+        raise ValueError(f"{name} is a single number, but must have at least one axis")
     most = 2 * array.shape[-1]
-    size = most if size is None else operator.index(size)
+    try:
+        size = most if size is None else operator.index(size)
+    except TypeError:
+        raise TypeError(f"size is {size!r}, but must be an integer, the length of the last axis of the codes") from None
     if not max(most - 1, 0) <= size <= most:
         raise ValueError(f"size is {size}, but a last axis of {array.shape[-1]} bytes holds {most - 1} or {most} codes")
     return array, size
+
+
+def bytes_of(array: np.ndarray, name: str) -> np.ndarray:
+    """Integers as int8, or as uint8 where they are above 127.
+
+    Raises
+    ------
+    ValueError
+        If they are no bytes.
+    """
+    for dtype in (np.int8, np.uint8):
+        info = np.iinfo(dtype)
+        outside = (array < info.min) | (array > info.max)
+        if not outside.any():
+            return array.astype(dtype)
+    index = first_index((array < -128) | (array > (255 if array.min() >= 0 else 127)))
+    raise ValueError(f"{name} holds {array[index]} at index {index}, but must hold bytes: -128..127, or 0..255")
 
 
 def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape) -> LevelTable:
@@ -449,10 +489,12 @@ def checked_scales(scale: Any, zero_point: Any, shape: Shape) -> Scales:
     ValueError
         If they are neither numbers nor arrays with an entry for each index of one axis; or as of `check_scale`.
     """
+    scale, zero_point = (
+        unmasked(as_array(x, name), name) if isinstance(x, np.ndarray | list | tuple) else x
+        for x, name in ((scale, "scale"), (zero_point, "zero_point"))
+    )
     if max(np.size(scale), np.size(zero_point)) == 1:
-        scale, zero_point = (
-            np.reshape(x, ())[()] if isinstance(x, np.ndarray | list | tuple) else x for x in (scale, zero_point)
-        )
+        scale, zero_point = (np.reshape(x, ())[()] if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
         return Scales.one(Scale(*check_scale(scale, zero_point)), shape)
     scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
     axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
@@ -472,6 +514,8 @@ def checked_scales(scale: Any, zero_point: Any, shape: Shape) -> Scales:
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     if out is None:
         return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out is a {type(out).__name__}, but must be a plain array of NumPy's")
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError(
             f"out has shape {out.shape} and dtype {out.dtype}, but must be a writeable C-contiguous array "

@@ -112,6 +112,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 SETUPS = {
     "npy": "source = '{folder}/x.npy'",
     "memmap": "source = np.load('{folder}/x.npy', mmap_mode='r')",
+    "strided memmap": "source = np.load('{folder}/x.npy', mmap_mode='r')[:, ::2]",
+    "crossed memmap": "source = np.load('{folder}/x.npy', mmap_mode='r').reshape(64, 256, 4096).transpose(1, 0, 2)",
+    "private memmap": "source = np.load('{folder}/x.npy', mmap_mode='c')[::-1]",
     "array": "source = np.load('{folder}/x.npy')",
     "plain zarr": "source = '{folder}/plain.zarr'",
     "zstd zarr": "source = '{folder}/zstd.zarr'",
@@ -126,6 +129,13 @@ def test_a_run_holds_no_more_than_its_plan_said(sources: Callable[[str], str], t
     found = measured(sources(name), tmp_path / "z", workers=2)
     assert found["peak"] <= found["said"]
     assert found["said"] < 2 * ROWS * COLUMNS * 4  # a promise that cannot be broken is none
+
+
+@pytest.mark.slow
+def test_a_mask_on_a_memory_map_costs_no_more(sources: Callable[[str], str], tmp_path: Path) -> None:
+    setup = sources("strided memmap") + "\nsource = np.ma.array(source, mask=np.zeros(source.shape, bool))"
+    found = measured(f"{setup}\nsource.mask[0, 0] = True", tmp_path / "z", workers=2, nan_policy="propagate")
+    assert found["peak"] <= found["said"] < ROWS * COLUMNS * 4
 
 
 SCHEDULERS = {

@@ -14,7 +14,14 @@ from hypothesis.extra import numpy as hnp
 from marks import slow
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays, numbers, some_dtypes_at_once, with_axis
 
-from quantize import dequantize_from_int4, dequantize_from_packed_int4, quantize_to_int4, quantize_to_packed_int4
+from quantize import (
+    RefusedValuesError,
+    dequantize_from_int4,
+    dequantize_from_packed_int4,
+    measure_error,
+    quantize_to_int4,
+    quantize_to_packed_int4,
+)
 from quantize.numerics.blocks import blocks
 from quantize.quantize import pack_int4_to_int8, unpack_int8_to_int4
 
@@ -643,10 +650,103 @@ def test_no_values(quantize: Callable[..., Any], shape: tuple[int, ...]) -> None
     assert str(shape) in str(caught.value)
 
 
-def test_masked_entries_are_not_numbers() -> None:
-    with pytest.raises(ValueError, match="masked"):
-        quantize_to_int4(np.ma.masked_equal([1.0, 2.0], 2.0))
+@each_quantizer
+def test_masked_entries_are_missing_values(quantize: Callable[..., Any]) -> None:
+    masked = np.ma.masked_equal([[1.0, 2.0, 3.0], [1e20, 1e20, 1.5]], 1e20)
+    with pytest.raises(RefusedValuesError, match=r"values has 2 masked entries, the first at index \(1, 0\)"):
+        quantize(masked)
+    with pytest.raises(RefusedValuesError, match="2 masked"):
+        quantize(masked, value_range=(0, 5))
+    found, expected = (quantize(x, nan_policy="propagate") for x in (masked, masked.filled(np.nan)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert quantize_to_int4(masked, nan_policy="propagate").quantized[1].tolist()[:2] == [-8, -8]
     assert quantize_to_int4(np.ma.masked_equal([1.0, 2.0], 3.0)).quantized.tolist() == [-8, 7]
+
+
+UNPACKERS: list[tuple[str, Callable[[Any], Any]]] = [
+    ("packed_values", unpack_int8_to_int4),
+    ("packed", lambda packed: dequantize_from_packed_int4(packed, 1.0)),
+]
+TAKERS_OF_CODES: list[tuple[str, Callable[[Any], Any]]] = [
+    ("int4_values", pack_int4_to_int8),
+    ("quantized", lambda codes: dequantize_from_int4(codes, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "use"), UNPACKERS + TAKERS_OF_CODES)
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        (np.ma.masked_equal([[1, 2], [3, 4]], 3).astype(np.int8), ValueError, r"has 1 masked .* at index \(1, 0\)"),
+        ([1.7], TypeError, "not float64"),
+        (["3"], TypeError, "not <U1"),
+        ([b"3"], TypeError, "not .S1"),
+        ([[1], [1, 2]], ValueError, "cannot be made an array"),
+        ([1, None], TypeError, "not object"),
+        ([1, 10**30], ValueError, "not larger ones"),
+        ([-1, 200], ValueError, r"holds 200 at index \(1,\)"),
+        ([256], ValueError, r"holds 256 at index \(0,\)"),
+        (np.zeros(2, "V1"), TypeError, r"not \|V1"),
+        (np.zeros(2, [("code", "i1")]), TypeError, "code"),
+        (np.zeros(0, complex), TypeError, "not complex128"),
+        (np.zeros(0), TypeError, "not float64"),
+        (None, TypeError, "not object"),
+    ],
+    ids=str,
+)
+def test_what_is_neither_codes_nor_bytes(
+    name: str, use: Callable[[Any], Any], values: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=rf"^{name} .*{words}"):
+        use(values)
+
+
+@pytest.mark.parametrize(("name", "use"), UNPACKERS)
+def test_bytes_as_lists(name: str, use: Callable[[Any], Any]) -> None:
+    packed = pack_int4_to_int8([[-8, -1, 0, 7], [1, 2, -3, 6]])
+    for one in (packed, packed.view(np.uint8)):
+        np.testing.assert_array_equal(use(one.tolist()), use(packed))
+        np.testing.assert_array_equal(use(tuple(one.tolist())), use(packed))
+    assert use([]).size == use([[], []]).size == 0
+
+
+def test_codes_that_are_masked_nowhere() -> None:
+    plain = np.ma.masked_array([1, 2], [False, False], dtype=np.int8)
+    assert pack_int4_to_int8(plain).tolist() == pack_int4_to_int8([1, 2]).tolist()
+    assert type(dequantize_from_int4(plain, 1.0)) is np.ndarray
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: quantize_to_int4([1.0, 2.0], axis=2**40), "axis 1099511627776 is out of bounds"),
+        (lambda: quantize_to_int4([1.0, 2.0], axis=-(2**40)), "axis -1099511627776 is out of bounds"),
+        (lambda: quantize_to_int4([1.0, 2.0], axis=0.5), "axis is 0.5"),  # type: ignore[arg-type]
+        (lambda: quantize_to_int4([1.0, 2.0], "percentile", percentile=10**400), "percentile is 1000"),
+        (lambda: quantize_to_int4([1.0, 2.0], value_range=(0, 10**400)), "value_range is "),
+        (lambda: quantize_to_int4(["a"]), "values must hold numbers: dtype <U1"),
+        (lambda: quantize_to_int4([10**400]), "values must hold numbers: dtype object"),
+        (lambda: quantize_to_int4([[1.0], [1.0, 2.0]]), "values cannot be made an array"),
+        (lambda: quantize_to_packed_int4([1.0], out=[0]), "out is a list"),  # type: ignore[arg-type]
+        (lambda: dequantize_from_int4([1], 10**400), "scale 1000"),
+        (lambda: dequantize_from_int4([1], "1.5"), "scale '1.5'"),
+        (lambda: dequantize_from_int4([1, 2], ["1", "2"]), "scale .*'1'"),
+        (lambda: dequantize_from_int4([1, 2], [10**400, 1]), "scale 1000"),
+        (lambda: dequantize_from_int4([1, 2], np.ma.masked_equal([1.0, 2.0], 2.0)), "scale has 1 masked"),
+        (lambda: dequantize_from_int4([1], 1.0, 10**400), "zero_point 1000|zero_point is 1000"),
+        (lambda: dequantize_from_int4([1], 1.0, nan_code=10**400), "nan_code is 1000"),
+        (lambda: dequantize_from_int4([1], 1.0, dtype="floaty"), "dtype floaty is not float16"),
+        (lambda: unpack_int8_to_int4([1], size=2**70), "size is 1180591620717411303424"),
+        (lambda: unpack_int8_to_int4([1], size=1.5), "size is 1.5"),  # type: ignore[arg-type]
+        (lambda: measure_error(["a"], ["b"]), "original must hold numbers"),
+        (lambda: measure_error([1.0], np.zeros(1, "V4")), "restored must hold numbers"),
+        (lambda: measure_error([1.0], np.zeros(1, complex)), "restored must hold numbers: dtype complex128"),
+    ],
+)
+def test_arguments_that_are_not_what_they_may_be(call: Callable[[], Any], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()
 
 
 @pytest.mark.parametrize("use", [pack_int4_to_int8, lambda codes: dequantize_from_int4(codes, 1.0)])

@@ -24,6 +24,8 @@ class ChunkedSource(Source):
     Each thread keeps the chunk that it read last: regions that lie in one large chunk then decode it once.
     """
 
+    masks = False
+
     def __init__(
         self, label: str, array: Any, attributes: dict[str, Any], names: tuple[str | None, ...] | None
     ) -> None:
@@ -77,7 +79,7 @@ class ChunkedSource(Source):
             for _, piece in self.cells.touched(region):
                 yield piece
 
-    def read(self, region: Region) -> np.ndarray:
+    def load(self, region: Region) -> np.ndarray:
         if self.chunks is None:
             return self._fetch(region)
         grid = Grid(self.shape, self.chunks)

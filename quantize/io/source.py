@@ -1,11 +1,12 @@
 """What can be read: a `Source` for arrays, runs of bytes in files, chunks in Zarr and HDF5, and dask graphs.
 
 It has a shape, a dtype, chunks where its storage has them, and what it says of itself; `pieces` cuts a region
-into what it likes to read at once, and `read` reads one piece.
+into what it likes to read at once, and `read` reads one piece. What is read has passed the gate (`gate.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.grid import Region, Shape, shape_of, shifted
 from .attributes import declared_missing
+from .gate import accepted
 
 PIECE_BYTES = 1 << 21  # bytes: what is read at once, so little that a processor's cache holds it until it is packed
 END_VALUES = 4096  # values: so many at either end go into the digest, which tells one source from another
 
 
 class Source:
-    """An array to read from.
+    """An array to read from. Each format has a class of its own, which defines `load`, and never `read`.
 
     Attributes
     ----------
@@ -44,6 +46,12 @@ class Source:
         What a plan must say of it.
     missing : float, int or None
         The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes).
+    masks : bool
+        Whether what it gives may be masked.
+    mark : int or None
+        What masked integers become; masked floats become NaN. Where it is `sole`, no other value may be it.
+    gated : bool
+        Whether all that it gives has passed the gate once already, in smaller parts.
     attributes, dimension_names
         What else it says of itself.
     """
@@ -53,6 +61,15 @@ class Source:
     shared = False
     rereads = True
     notes: tuple[str, ...] = ()
+    masks = True
+    sole = False
+    gated = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("read", "accepted"):
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__} defines {name}, by which values are checked: define load instead")
 
     def __init__(
         self,
@@ -72,10 +89,41 @@ class Source:
         if not math.prod(self.shape):
             raise ValueError(f"{label} has shape {self.shape} and so no values to find a scale for")
         self.missing = declared_missing(self.attributes, self.dtype, label)
+        self.mark = self.missing
+
+    def load(self, region: Region) -> Any:
+        """The values of a region, as the format gives them: for `read`, which others call."""
+        raise NotImplementedError
 
     def read(self, region: Region) -> np.ndarray:
-        """The values of a region. They may lie in a buffer that this thread's next `read` uses again."""
-        raise NotImplementedError
+        """The values of a region. They may lie in a buffer that this thread's next `read` uses again.
+
+        Raises
+        ------
+        UndeclaredValuesError
+            If they have another shape or dtype than is declared.
+        RefusedValuesError
+            If integers are masked, and there is no value that says so.
+        """
+        return self.accepted(self.load(region), region)
+
+    def accepted(self, given: Any, region: Region) -> np.ndarray:
+        """What was given for a region, once it is seen to be what the source declares; raises as `read` does."""
+        return accepted(given, region, self.label, self.dtype, self.mark, self.sole and not self.gated)
+
+    def take_mark(self, array: Any) -> None:
+        """Let masked integers become the fill value of a masked array, where no missing value is declared."""
+        if self.missing is None and self.dtype.kind in "iu" and isinstance(array, np.ma.MaskedArray):
+            self.missing = self.mark = as_missing(np.asarray(array.fill_value).item(), self.dtype)
+            self.sole = True
+
+    def with_missing(self, missing: float | int | None) -> Source:
+        """The source for a job with this missing value, which masked integers become."""
+        if not self.masks or self.dtype.kind not in "iu" or missing == self.mark:
+            return self
+        other = copy.copy(self)
+        other.mark, other.sole = missing, False
+        return other
 
     def pieces(self, region: Region) -> Iterator[Region]:
         """Regions that cover `region` once, in C order.

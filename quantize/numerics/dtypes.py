@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -11,9 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
 FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
+NAMES = r"bool|bfloat16|(u?int|float|complex)\d+"  # what dtypes of other libraries are called, if NumPy has the like
 
 
 def arithmetic(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -70,7 +71,32 @@ def checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     TypeError
         If it is not one of those that can be quantized.
     """
-    native = np.dtype(dtype).newbyteorder("=")
-    if native in FLOATS or native.kind in "iu":
-        return native
-    raise TypeError(f"dtype {np.dtype(dtype)} is not float16, bfloat16, float32, float64 or an integer type")
+    found = dtype_named(dtype)
+    if found is not None:
+        native = found.newbyteorder("=")
+        if native in FLOATS or native.kind in "iu":
+            return native
+    raise TypeError(
+        f"dtype {dtype if found is None else found} is not float16, bfloat16, float32, float64 or an integer type"
+    )
+
+
+def dtype_named(thing: Any) -> np.dtype[Any] | None:
+    """The dtype that an object names: one of NumPy's, or another library's of the same name; None if it names none.
+
+    >>> class Tensors:  # as torch.bfloat16
+    ...     def __str__(self):
+    ...         return "torch.bfloat16"
+    >>> dtype_named(Tensors()), dtype_named(">i2"), dtype_named("tf.quint8")
+    (dtype(bfloat16), dtype('>i2'), None)
+    """
+    found: np.dtype[Any] | None = None
+    with contextlib.suppress(TypeError, ValueError, SyntaxError):
+        found = np.dtype(thing)
+        return found
+    name = str(getattr(thing, "numpy_dtype", None) or getattr(thing, "name", None) or thing).rpartition(".")[2]
+    if re.fullmatch(NAMES, name):
+        with contextlib.suppress(TypeError):  # of a size that NumPy has not
+            named: np.dtype[Any] = np.dtype(name)
+            return named
+    return None

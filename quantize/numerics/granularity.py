@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from .grid import Grid, Region, Shape, shape_of
 
@@ -358,4 +357,12 @@ def granularity_of(axis: Any, ndim: int) -> Granularity:
     TypeError
         If it is no integer.
     """
-    return PER_TENSOR if axis is None else PerAxis(int(normalize_axis_index(operator.index(axis), ndim)))
+    if axis is None:
+        return PER_TENSOR
+    try:
+        place = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}, but must be an integer, or None for one scale for all values") from None
+    if not -ndim <= place < ndim:
+        raise np.exceptions.AxisError(place, ndim)
+    return PerAxis(place % ndim)

@@ -250,7 +250,7 @@ class Percentile(MinMax):
     def __post_init__(self) -> None:
         try:
             share = float(self.percentile)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             share = math.nan
         if not 0 < share <= 100:
             raise ValueError(
@@ -455,7 +455,7 @@ METHODS: dict[str, type[Method]] = {one.name: one for one in (MinMax, AbsMax, Pe
 def checked_range(value_range: Any) -> tuple[float, float]:
     try:
         low, high = (float(bound) for bound in value_range)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"value_range is {value_range!r}, but must be two numbers, (low, high)") from None
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"value_range is ({low}, {high}), but both ends must be finite")
@@ -509,6 +509,8 @@ def check_scale(scale: Any, zero_point: Any) -> tuple[float, int]:
         If `scale` is not finite and above 0, or `zero_point` is not a whole number of 64 bits.
     """
     try:
+        if isinstance(scale, str | bytes) or isinstance(zero_point, str | bytes):
+            raise TypeError
         number, whole = float(scale), int(zero_point)
         exact = whole == zero_point
     except (TypeError, ValueError, OverflowError):

@@ -19,7 +19,7 @@ from ..exceptions import StoreError, UnfinishedStoreError
 from ..io import as_source
 from ..io.source import Source
 from ..numerics.blocks import blocks, processors
-from ..numerics.dtypes import checked_dtype
+from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
 from ..runtime.display import reporter
@@ -92,7 +92,7 @@ def measure_error(
         return measure_store(store_of(restored, original), original, progress).figures
     if may_be_store(original):
         raise TypeError(f"{named(original)} and {named(restored)} cannot be compared: {ORDER}")
-    return measure_arrays(np.asarray(original), np.asarray(restored)).figures()
+    return measure_arrays(numbers(original, "original"), numbers(restored, "restored")).figures()
 
 
 ORDER = (
@@ -138,8 +138,6 @@ def named(value: Any) -> str:
 def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     if original.shape != restored.shape:
         raise ValueError(f"the original has shape {original.shape}, but what is restored has shape {restored.shape}")
-    for array in (original, restored):
-        checked_dtype(array.dtype)
     shape = original.shape or (1,)
     x, y = original.reshape(shape), restored.reshape(shape)
     total = Sums()
@@ -154,7 +152,7 @@ def measure_store(
     array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
 ) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors."""
-    origin = as_source(source)
+    origin = as_source(source).with_missing(array.metadata.missing)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
     report = reporter(progress)

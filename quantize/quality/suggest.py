@@ -69,6 +69,7 @@ def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "de
 def compare_rules(origin: Source, source: Any, current: Int4Array | None, missing: Any) -> Comparison:
     """Compare the choices for a source that is open already; `source` is what their commands call it."""
     chosen = origin.missing_value(missing)
+    origin = origin.with_missing(chosen)
     sample = Sample.of(sample_of(origin, SAMPLE_VALUES), origin.shape, chosen)
     notes = []
     if sample.infinite:

@@ -247,4 +247,4 @@ def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "
             f"{layout.shape} and dtype {layout.dtype}"
         )
-    return Units(origin, layout, metadata.rule, metadata.missing)
+    return Units(origin.with_missing(metadata.missing), layout, metadata.rule, metadata.missing)

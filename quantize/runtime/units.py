@@ -128,16 +128,20 @@ class Units:
         """All values of a unit in one array."""
         region = self.layout.units.region(number)
         if block is not None:
-            return block
+            values = self.source.accepted(block, region)
+            return np.ascontiguousarray(values, self.source.dtype)
         whole = np.empty(shape_of(region), self.source.dtype)
         for piece, values in self.values(number, None):
             whole[within(piece, region)] = values
         return whole
 
     def values(self, number: int, block: np.ndarray | None) -> Iterator[tuple[Region, np.ndarray]]:
-        """The values of a unit: the block of a dask graph, what pass 1 kept, or piece by piece what is read now."""
+        """The values of a unit: the block of a dask graph, what pass 1 kept, or piece by piece what is read now.
+
+        All of them have passed the gate of the source.
+        """
         region = self.layout.units.region(number)
-        there = self.cache.take(number) if block is None else block
+        there = self.cache.take(number) if block is None else self.source.accepted(block, region)
         if there is not None:
             yield region, there
             return

@@ -254,9 +254,11 @@ def test_a_mask_is_not_dropped() -> None:
         def __getitem__(self, index: Any) -> Any:
             return np.ma.masked_greater(self.values[index], 40)
 
+    count = int((VALUES > 40).sum())
     for source in (np.ma.masked_greater(VALUES, 40), Masking(VALUES)):
-        with pytest.raises((TypeError, ValueError), match="mask"):
+        with pytest.raises(RefusedValuesError, match=rf"the data hold {count} NaN"):
             quantize_to_zarr(source, MemoryStore())
+        check(quantize_to_zarr(source, MemoryStore(), nan_policy="propagate"), KEPT, nan_policy="propagate")
 
 
 def test_what_a_source_says_of_itself_comes_along() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region, shape_of
+from ...numerics.foreign import as_array
+from ...numerics.grid import Region, shifted
 from ..attributes import plain
 from ..format import Format
 from ..source import Source
@@ -18,28 +20,52 @@ class GenericSource(Source):
     """Anything with `shape`, `dtype` and ``__getitem__``. Nothing is known of its threads, so one reads at a time."""
 
     def __init__(self, array: Any) -> None:
-        names = getattr(array, "dims", None)
-        attributes = {key: plain(value) for key, value in dict(getattr(array, "attrs", {})).items()}
-        label = type(array).__name__
-        super().__init__(label, array.shape, array.dtype, attributes, tuple(map(str, names)) if names else None)
+        attributes = {key: plain(value) for key, value in attributes_of(array).items()}
+        super().__init__(type(array).__name__, array.shape, array.dtype, attributes, names_of(array))
         self.array = array
+        self.origin = origin_of(array)
         self._lock = threading.Lock()
 
-    def read(self, region: Region) -> np.ndarray:
-        with self._lock:
-            found = self.array[region]
-        if np.ma.is_masked(found):
-            raise ValueError(
-                f"{self.label} gives masked arrays, whose masks would be lost: turn off automatic masking, so that "
-                "the missing value shows, or fill it with NaN"
-            )
-        values = np.asarray(found)
-        if values.shape != shape_of(region) or values.dtype.newbyteorder("=") != self.dtype:
-            raise TypeError(
-                f"{self.label} gave an array of shape {values.shape} and dtype {values.dtype} for a region of shape "
-                f"{shape_of(region)}"
-            )
-        return values
+    def load(self, region: Region) -> Any:
+        with self._lock, unscaled(self.array):
+            found = self.array[shifted(region, self.origin)]
+            return found if isinstance(found, np.ndarray) else as_array(found, f"what {self.label} gave")
+
+
+def attributes_of(array: Any) -> dict[str, Any]:
+    """What an array says of itself: as most libraries have it, or netCDF4."""
+    if hasattr(array, "ncattrs") and hasattr(array, "getncattr"):
+        return {name: array.getncattr(name) for name in array.ncattrs()}
+    return dict(getattr(array, "attrs", {}))
+
+
+def names_of(array: Any) -> tuple[str | None, ...] | None:
+    """Names of the axes: as xarray has them, netCDF4 or tensorstore."""
+    domain = getattr(array, "domain", None)
+    for found in (getattr(array, "dims", None), getattr(array, "dimensions", None), getattr(domain, "labels", None)):
+        if isinstance(found, tuple | list) and len(found) == len(array.shape) and any(found):
+            return tuple(str(name) if name else None for name in found)
+    return None
+
+
+def origin_of(array: Any) -> Region:
+    """Where the first index of each axis lies: not at 0 in a part of a tensorstore's array, which keeps its indices."""
+    found = getattr(getattr(array, "domain", None), "origin", None)
+    starts = (0,) * len(array.shape) if found is None else found
+    return tuple(slice(int(start), int(start)) for start in starts)
+
+
+@contextmanager
+def unscaled(array: Any) -> Iterator[None]:
+    """Have a variable of netCDF4's give the numbers that are stored, which are those of its dtype and attributes."""
+    if not (callable(getattr(array, "set_auto_scale", None)) and getattr(array, "scale", False)):
+        yield
+        return
+    array.set_auto_scale(False)
+    try:
+        yield
+    finally:
+        array.set_auto_scale(True)
 
 
 class Duck(Format):

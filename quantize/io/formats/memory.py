@@ -1,45 +1,174 @@
-"""NumPy arrays of this process."""
+"""NumPy arrays of this process, memory maps among them."""
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region
+from ...numerics.grid import Region, Shape
+from ...store.buffers import Buffer
 from ..format import Format
-from ..source import Source
+from ..source import PIECE_BYTES, Source
 from .npy import FileSource
+
+SPAN_BYTES = 4 << 20  # bytes: pages of a map that a thread has at once, from the first to the last that it needs
+AROUND_BYTES = 1 << 17  # bytes: as Linux maps 64 KiB about a page that is touched, all within this are given back
+PAGE_OUT = 21  # Linux's MADV_PAGEOUT, which Python has no name for
 
 
 class ArraySource(Source):
     """A NumPy array of this process."""
 
     rereads = False
+    masks = False
 
-    def __init__(self, array: np.ndarray) -> None:
-        if isinstance(array, np.ma.MaskedArray):
-            raise TypeError("a masked array has no file form: pass array.filled(np.nan) and nan_policy='propagate'")
-        super().__init__("array in memory", array.shape, array.dtype)
+    def __init__(self, array: np.ndarray, label: str = "array in memory") -> None:
+        super().__init__(label, array.shape, array.dtype)
         self.array = np.asarray(array)
 
-    def read(self, region: Region) -> np.ndarray:
+    def load(self, region: Region) -> np.ndarray:
         return self.array[region]
 
 
+class MaskedSource(Source):
+    """A masked array of this process; its values are read as those of one without a mask."""
+
+    rereads = False
+
+    def __init__(self, array: np.ma.MaskedArray[Any, Any]) -> None:
+        super().__init__("masked array in memory", array.shape, array.dtype)
+        self.values = array_source(np.ma.getdata(array))
+        self.mask = np.ma.getmaskarray(array)
+        self.take_mark(array)
+
+    def load(self, region: Region) -> Any:
+        return np.ma.MaskedArray(self.values.read(region), self.mask[region])
+
+    def memory(self, unit: Shape) -> int:
+        return self.values.memory(unit) + PIECE_BYTES
+
+
+class MappedSource(ArraySource):
+    """An array in a memory map, read through the map, whose pages are given back after each read.
+
+    Mapped pages count as the process's memory, until it says that it does not need them.
+    """
+
+    def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
+        super().__init__(array, "memory map")
+        self._map = mapped
+        self._start = address_of(mapped)
+        self._advice = PAGE_OUT if private else getattr(mmap, "MADV_DONTNEED", None)
+        self._buffer = Buffer()
+
+    def load(self, region: Region) -> np.ndarray:
+        part = self.array[region]
+        out: np.ndarray = self._buffer.of(part.nbytes).view(part.dtype).reshape(part.shape)
+        for here, there in close_parts(part, out):
+            there[...] = here
+            self.release(here)
+        return out
+
+    def release(self, part: np.ndarray) -> None:
+        """Give the pages back that hold a part: they stay in the page cache, or what was written to them is kept."""
+        if self._advice is None:
+            return
+        low, high = np.lib.array_utils.byte_bounds(part)
+        start = max(low // AROUND_BYTES * AROUND_BYTES - self._start, 0)  # at a page, as where the map starts
+        stop = min(high + AROUND_BYTES - self._start, len(self._map))
+        with contextlib.suppress(OSError):  # a system that knows no such advice
+            self._map.madvise(self._advice, start, stop - start)
+
+    def memory(self, unit: Shape) -> int:
+        return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
+
+
+def close_parts(part: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A part of a map in parts that lie within `SPAN_BYTES` of it, each with where it belongs in `out`."""
+    low, high = np.lib.array_utils.byte_bounds(part)
+    spans = [abs(stride) * (n - 1) for stride, n in zip(part.strides, part.shape, strict=True)]
+    axis = int(np.argmax(spans))
+    if high - low <= SPAN_BYTES or part.shape[axis] == 1:
+        yield part, out
+        return
+    most = max(1, (SPAN_BYTES - (high - low - spans[axis])) // abs(part.strides[axis]))
+    for start in range(0, part.shape[axis], most):
+        own = (*(slice(None),) * axis, slice(start, start + most))
+        yield from close_parts(part[own], out[own])
+
+
+# Where an array lies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """What Linux says of a memory map: whether it is private, and of which file."""
+
+    private: bool
+    device: int
+    inode: int
+    path: str
+
+    @classmethod
+    def of(cls, mapped: mmap.mmap) -> Place | None:
+        """That of a map; None if the system does not tell."""
+        address = address_of(mapped)
+        try:
+            with open("/proc/self/maps", errors="surrogateescape") as lines:
+                for line in lines:
+                    span, kind, _, device, inode, *path = line.rstrip("\n").split(maxsplit=5)
+                    start, stop = (int(end, 16) for end in span.split("-"))
+                    if start <= address < stop:
+                        major, minor = (int(part, 16) for part in device.split(":"))
+                        return cls(kind[3] == "p", os.makedev(major, minor), int(inode), "".join(path))
+        except OSError:
+            pass
+        return None
+
+    def is_file(self, path: str) -> bool:
+        """Whether that is the file which has this path now."""
+        try:
+            there = os.stat(path)
+        except OSError:
+            return False
+        # Some file systems have other devices in one list than in the other.
+        return there.st_ino == self.inode and (there.st_dev == self.device or os.path.realpath(path) == self.path)
+
+
+def address_of(mapped: mmap.mmap) -> int:
+    return int(np.frombuffer(mapped, np.uint8).__array_interface__["data"][0])
+
+
 def array_source(array: np.ndarray) -> Source:
-    """A memory map is read from its file, if all of it lies there as one run; any other array where it is."""
+    """A memory map that is one run of bytes in its file is read from there, another through the map.
+
+    So is one whose file has been replaced since: what has its path now is another. Any other array is read where it is.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        return MaskedSource(array) if np.ma.is_masked(array) else array_source(np.ma.getdata(array))
     base: Any = array
     while isinstance(base.base, np.ndarray):
         base = base.base
-    mapped = isinstance(base, np.memmap) and isinstance(base.base, mmap.mmap) and base.mode != "c" and base.filename
-    one_run = array.flags.c_contiguous or array.flags.f_contiguous
-    if not mapped or not one_run or isinstance(array, np.ma.MaskedArray):
+    mapped = base.base.obj if isinstance(base.base, memoryview) else base.base
+    place = Place.of(mapped) if isinstance(mapped, mmap.mmap) else None
+    if not isinstance(mapped, mmap.mmap) or (place is None and not isinstance(base, np.memmap)):
         return ArraySource(array)
-    offset = base.offset + array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-    return FileSource(str(base.filename), offset, array.shape, array.dtype, not array.flags.c_contiguous)
+    private = base.mode == "c" if place is None else place.private
+    one_run = array.flags.c_contiguous or array.flags.f_contiguous
+    if isinstance(base, np.memmap) and base.filename and one_run and not private and place is not None:
+        path = str(base.filename)
+        offset = base.offset + array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+        if place.is_file(path):
+            source = FileSource(path, offset, array.shape, array.dtype, not array.flags.c_contiguous)
+            if place.is_file(path):  # still: what was opened is it
+                return source
+    return MappedSource(array, mapped, private)
 
 
 class Memory(Format):

@@ -35,6 +35,7 @@ class FileSource(Source):
 
     shared = True
     rereads = False
+    masks = False
 
     def __init__(self, path: str, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool) -> None:
         super().__init__(path, shape, dtype)
@@ -56,7 +57,7 @@ class FileSource(Source):
         self.__dict__.update(state)
         self._open()
 
-    def read(self, region: Region) -> np.ndarray:
+    def load(self, region: Region) -> np.ndarray:
         if self.order == "F":
             return self._runs(self.shape[::-1], region[::-1]).T
         if region[1:] == self._rows:
