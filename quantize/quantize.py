@@ -14,7 +14,7 @@ from .numerics.blocks import block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
 from .numerics.granularity import granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
-from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_scale
+from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_percentile, check_scale
 from .numerics.tables import CODES, LevelTable, coefficients, level_table
 
 
@@ -263,6 +263,7 @@ def quantize_to_packed_int4(
     ([[8, 7]], 0.2, -8, 3)
     """
     array = checked_values(values)
+    check_percentile(percentile)
     granularity = granularity_of(axis, array.ndim)
     if array.ndim == 0:
         array = array.reshape(1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +24,7 @@ DONE, WRONG, USAGE, UNFINISHED, BUG, STOPPED, PIPE = 0, 1, 2, 3, 70, 130, 141
 # By name, so that an error in the command line itself imports nothing.
 EXITS = {
     "RefusedValuesError": WRONG,
+    "QuantizeWarning": WRONG,
     "DamagedChunkError": WRONG,
     "SourceChangedError": WRONG,
     "Unfinished": UNFINISHED,
@@ -42,6 +46,7 @@ COMMANDS = (
     (r"\bopen_int4\b", "`quantize read`"),
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),
     (r"\bquantize_to_zarr\b", "`quantize run`"),
+    (r"--decode False\b", "--raw"),
 )
 
 EXTRAS = {"matplotlib": "report", "h5py": "hdf5", "distributed": "distributed", "s3fs": "s3"}
@@ -122,6 +127,25 @@ def spelled(text: str, options: dict[str, str]) -> str:
 
 def complain(text: str) -> None:
     click.echo(f"error: {text}", err=True)
+
+
+@contextlib.contextmanager
+def warned(strict: bool) -> Iterator[None]:
+    """Say warnings of the library in a line each on standard error; if `strict` they are errors."""
+    from ..exceptions import QuantizeWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "always", QuantizeWarning)
+        others = warnings.showwarning
+
+        def show(text: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, QuantizeWarning):
+                click.echo(f"warning: {text}", err=True)
+            else:
+                others(text, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def say(as_json: bool, document: dict[str, Any], text: object) -> None:

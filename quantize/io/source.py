@@ -6,6 +6,7 @@ into what it likes to read at once, and `read` reads one piece.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.grid import Region, Shape, shape_of, shifted
-from .attributes import declared_missing
+from .attributes import Declared
 
 PIECE_BYTES = 1 << 21  # bytes: what is read at once, so little that a processor's cache holds it until it is packed
 END_VALUES = 4096  # values: so many at either end go into the digest, which tells one source from another
@@ -43,7 +44,8 @@ class Source:
     notes : tuple of str
         What a plan must say of it.
     missing : float, int or None
-        The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes).
+        The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes), where that is
+        one; `decoding.decoded` takes all that it may declare.
     attributes, dimension_names
         What else it says of itself.
     """
@@ -53,6 +55,8 @@ class Source:
     shared = False
     rereads = True
     notes: tuple[str, ...] = ()
+    missing_said = ""  # what to add where a refusal counts missing values
+    sampled = True  # whether a look at a few of its values costs little
 
     def __init__(
         self,
@@ -71,7 +75,13 @@ class Source:
             raise ValueError(f"{label} has no axes; a single number is quantized in memory, by quantize_to_int4")
         if not math.prod(self.shape):
             raise ValueError(f"{label} has shape {self.shape} and so no values to find a scale for")
-        self.missing = declared_missing(self.attributes, self.dtype, label)
+
+    @functools.cached_property
+    def missing(self) -> float | int | None:
+        declared = Declared.of(self.attributes, self.dtype, self.label)
+        if declared.only is None or declared.dtype == self.dtype:
+            return declared.only
+        return int(np.array(declared.only, declared.dtype).view(self.dtype))
 
     def read(self, region: Region) -> np.ndarray:
         """The values of a region. They may lie in a buffer that this thread's next `read` uses again."""

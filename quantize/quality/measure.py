@@ -16,6 +16,7 @@ import numpy as np
 
 from ..exceptions import StoreError, UnfinishedStoreError
 from ..io import as_source
+from ..io.decoding import decoded_as
 from ..io.source import Source
 from ..numerics.blocks import blocks, processors
 from ..numerics.dtypes import checked_dtype
@@ -146,7 +147,7 @@ def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
 
 def measure_store(array: Int4Array, source: Any, progress: Callable[[Progress], object] | None = None) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors."""
-    origin = as_source(source)
+    origin = decoded_as(as_source(source), array.metadata.fingerprint)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
     report = progress or (lambda event: None)

@@ -9,9 +9,10 @@ from typing import Any, Unpack
 from dask.utils import format_bytes
 
 from ..io import as_source
+from ..io.decoding import DecodedSource, decoded
 from ..io.source import Source
 from ..numerics.granularity import granularity_of
-from ..numerics.scales import Rule
+from ..numerics.scales import Rule, check_percentile
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
@@ -151,8 +152,8 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `nan_policy`, `chunks`, `shards`,
-        `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
+        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `decode`, `floats`, `nan_policy`,
+        `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
     -------
@@ -175,10 +176,11 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     (4096, 1024)
     """
     checked = Settings.of("plan", settings)
-    return planned(as_source(source), Keys.of(store), checked)
+    return planned(decoded(as_source(source), checked.decode, checked.missing, checked.floats), Keys.of(store), checked)
 
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
+    check_percentile(settings.percentile)
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
@@ -217,5 +219,12 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
-        notes=(*notes, *source.notes),
+        notes=(*notes, *source.notes, *missing_note(source, settings)),
     )
+
+
+def missing_note(source: Source, settings: Settings) -> tuple[str, ...]:
+    """What to say of the one missing value that a source declares; one that is decoded says more of itself."""
+    if isinstance(source, DecodedSource) or settings.missing != "declared" or source.missing is None:
+        return ()
+    return (f"missing is {source.missing}, as the source declares; missing=None takes it for a value",)

@@ -18,6 +18,8 @@ class Settings:
     percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
+    decode: bool = True
+    floats: bool = False
     nan_policy: str = "raise"
     chunks: Any = None
     shards: Any = None
@@ -59,6 +61,8 @@ class SettingsGiven(TypedDict, total=False):
     percentile: float | None
     value_range: tuple[float, float] | None
     missing: Any
+    decode: bool
+    floats: bool
     nan_policy: str
     chunks: Any
     shards: Any

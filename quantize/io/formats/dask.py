@@ -17,6 +17,7 @@ class DaskSource(Source):
     """A dask array. The pipeline computes its blocks with the rest of its graph; `read` is for looking at a part."""
 
     shared = True
+    sampled = False
     notes = ("memory is an estimate for a dask source: what its graph holds is its own",)
 
     def __init__(
