@@ -91,7 +91,7 @@ def suggest(source: str, missing: Any, decode: bool, floats: bool, strict: bool,
     """
     from ..quality.suggest import suggest
 
-    with stoppable(), warned(strict):
+    with stoppable(), warned(strict, main):
         found = suggest(source, missing=missing, decode=decode, floats=floats)
     say(as_json, {"source": source, **found.to_json()}, found)
 
@@ -138,11 +138,11 @@ def run(
         raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
     command = shlex.join(["quantize", *arguments])
     if part is not None:
-        with warned(strict):
+        with warned(strict, main):
             run_part(command, source, store, as_json, *part, settings)
         return
     began = time.monotonic()
-    with stoppable(), resumable(command) as display, warned(strict):
+    with stoppable(), resumable(command) as display, warned(strict, main):
         from ..pipeline import quantize_to_zarr
         from ..reading.summary import description, how_to_read, summary
 

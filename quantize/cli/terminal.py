@@ -130,8 +130,8 @@ def complain(text: str) -> None:
 
 
 @contextlib.contextmanager
-def warned(strict: bool) -> Iterator[None]:
-    """Say warnings of the library in a line each on standard error; if `strict` they are errors."""
+def warned(strict: bool, program: click.Group) -> Iterator[None]:
+    """Say warnings of the library in a line each, in the words of the command line; if `strict` they are errors."""
     from ..exceptions import QuantizeWarning
 
     with warnings.catch_warnings():
@@ -140,7 +140,7 @@ def warned(strict: bool) -> Iterator[None]:
 
         def show(text: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, QuantizeWarning):
-                click.echo(f"warning: {text}", err=True)
+                click.echo(f"warning: {spelled(str(text), options_of(program))}", err=True)
             else:
                 others(text, category, *where, **more)
 
