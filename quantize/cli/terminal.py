@@ -138,13 +138,13 @@ def warned(strict: bool, program: click.Group) -> Iterator[None]:
         warnings.simplefilter("error" if strict else "always", QuantizeWarning)
         others = warnings.showwarning
 
-        def show(text: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        def show(text: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, QuantizeWarning):
                 click.echo(f"warning: {spelled(str(text), options_of(program))}", err=True)
             else:
-                others(text, category, *where, **more)
+                others(text, category, *where)
 
-        warnings.showwarning = show
+        setattr(warnings, "showwarning", show)  # noqa: B010  it takes what Python gives it
         yield
 
 

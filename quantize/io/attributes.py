@@ -6,8 +6,8 @@ import base64
 import contextlib
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,14 +68,14 @@ class Declared:
         """
         said = Attributes(attributes, label)
         taken = said.taken_for(dtype)
-        packing = {name: said.factor(name) for name in PACKING if attributes.get(name) is not None}
-        if packing.get("scale_factor") == 0:
+        factor, offset = said.factor("scale_factor", 1.0), said.factor("add_offset", 0.0)
+        if factor == 0:
             raise said.refusal("scale_factor", RAW)
-        found = cls(taken, **packing)
+        found = cls(taken, scale_factor=factor, add_offset=offset)
         if not missing:
             return found
         low, high = said.valid(taken, dtype, found.packed)
-        return cls(taken, said.missing(taken, dtype), low, high, **packing)
+        return replace(found, missing=said.missing(taken, dtype), low=low, high=high)
 
 
 OTHER = "pass missing= with the one value that stands for missing, or missing=None for none"
@@ -102,8 +102,8 @@ class Attributes:
             raise self.refusal(name, way)
         return [number for number in found if number is not None]
 
-    def factor(self, name: str) -> float:
-        numbers = self.numbers(name, RAW)
+    def factor(self, name: str, default: float) -> float:
+        numbers = self.numbers(name, RAW) if self.all.get(name) is not None else [default]
         if len(numbers) != 1 or not math.isfinite(numbers[0]):
             raise self.refusal(name, RAW)
         return float(numbers[0])
@@ -150,6 +150,11 @@ class Attributes:
                 )
             found.append(bound if held is None else held)
         return bounded(found[0], taken, low=True), bounded(found[1], taken, low=False)
+
+
+def without(names: Collection[str], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """All attributes but those of some names."""
+    return {name: value for name, value in attributes.items() if name not in names}
 
 
 def as_number(value: Any) -> Number | None:
@@ -232,12 +237,12 @@ def with_zarr_fill(attributes: dict[str, Any], fill: Any, version: int) -> tuple
     attribute ``_ARRAY_DIMENSIONS``, without which xarray cannot open it.
     """
     number = as_number(plain(fill))
-    if number is None or math.isnan(number) or any(attributes.get(name) is not None for name in MISSING):
+    if number is None or math.isnan(number) or attributes.get(MISSING[0]) is not None:
         return attributes, ()
     if version == 2 and "_ARRAY_DIMENSIONS" in attributes:
         doubt = "the fill value of this Zarr v2 array is 0, which xarray reads as missing; missing=None takes 0 as data"
         return {**attributes, "_FillValue": number}, () if number else (doubt,)
-    if not number:
+    if not number or attributes.get(MISSING[1]) is not None:
         return attributes, ()
     return attributes, (
         f"the fill value {number} of this Zarr array is not taken as missing: nothing says so. Pass missing={number} "

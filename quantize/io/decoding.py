@@ -27,7 +27,7 @@ import numpy as np
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import FLOATS
 from ..numerics.grid import Region, Shape
-from .attributes import ABOUT_VALUES, MISSING, PACKING, VALID, Declared, Number, held_as
+from .attributes import ABOUT_VALUES, MISSING, PACKING, VALID, Attributes, Declared, Number, held_as, without
 from .source import Source
 
 BLOCK_VALUES = 1 << 15  # values: decoded at a time, so that their float64 stay in a processor's cache
@@ -160,7 +160,7 @@ def decoding_of(
     """
     asks = isinstance(missing, str)
     if not decode:
-        attributes = {name: value for name, value in attributes.items() if name not in PACKING}
+        attributes = without(PACKING, attributes)
     declared = Declared.of(attributes, dtype, label, missing=asks)
     if not asks and missing is not None:
         declared = replace(declared, missing=(missing,))
@@ -216,7 +216,7 @@ class DecodedSource(Source):
         attributes = dict(source.attributes)
         if asked["decode"]:
             used = ABOUT_VALUES if decoding.dtype != decoding.stored or decoding.scaled else (*MISSING, *VALID)
-            attributes = {name: value for name, value in attributes.items() if name not in used}
+            attributes = without(used, attributes)
             if decoding.filler is not None and decoding.ways:
                 attributes["_FillValue"] = decoding.filler
         super().__init__(source.label, source.shape, decoding.dtype, attributes, source.dimension_names)
@@ -290,7 +290,7 @@ def asked_missing(source: Source, missing: Any) -> Any:
     if missing == "declared" or missing is None:
         return missing
     if isinstance(missing, int | float) and not isinstance(missing, bool):
-        taken = Declared.of(source.attributes, source.dtype, source.label, missing=False).dtype
+        taken = Attributes(source.attributes, source.label).taken_for(source.dtype)
         held = held_as(missing, taken, source.dtype)
         if held is not None and math.isfinite(held):
             return held
@@ -309,5 +309,5 @@ def decoded_as(source: Source, fingerprint: Mapping[str, Any]) -> Source:
     remembered = settings.get("decoding") if isinstance(settings, dict) else None
     if not isinstance(remembered, dict):
         return source
-    asked = (remembered.get(name) for name in ("decode", "missing_asked", "floats"))
-    return decoded(source, *asked)
+    decode, floats = bool(remembered.get("decode")), bool(remembered.get("floats"))
+    return decoded(source, decode, remembered.get("missing_asked"), floats)

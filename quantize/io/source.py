@@ -17,7 +17,7 @@ import numpy as np
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.grid import Region, Shape, shape_of, shifted
-from .attributes import Declared
+from .attributes import PACKING, Declared, without
 
 PIECE_BYTES = 1 << 21  # bytes: what is read at once, so little that a processor's cache holds it until it is packed
 END_VALUES = 4096  # values: so many at either end go into the digest, which tells one source from another
@@ -78,7 +78,7 @@ class Source:
 
     @functools.cached_property
     def missing(self) -> float | int | None:
-        declared = Declared.of(self.attributes, self.dtype, self.label)
+        declared = Declared.of(without(PACKING, self.attributes), self.dtype, self.label)
         if declared.only is None or declared.dtype == self.dtype:
             return declared.only
         return int(np.array(declared.only, declared.dtype).view(self.dtype))

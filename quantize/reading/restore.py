@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io import sink_of
-from ..io.attributes import MISSING, PACKING, UNSIGNED, VALID
+from ..io.attributes import MISSING, PACKING, UNSIGNED, VALID, without
 from ..io.sink import Outline, replacing
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
@@ -95,7 +95,7 @@ def restore(
 
 def attributes_of_restored(array: Int4Array) -> dict[str, Any]:
     """What is true of the restored values of what the source said of its own."""
-    found = {name: value for name, value in array.attributes.items() if name not in (*MISSING, *VALID)}
+    found = without((*MISSING, *VALID), array.attributes)
     for name in (*PACKING, UNSIGNED):
         if isinstance(found.get(name), list) and len(found[name]) == 1:
             found[name] = found[name][0]

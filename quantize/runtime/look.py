@@ -56,7 +56,7 @@ class Seen:
         return cls(np.sort(numbers[np.isfinite(numbers)]), values.dtype)
 
     def without(self, value: float) -> np.ndarray:
-        return self.values[self.values != value]
+        return np.asarray(self.values[self.values != value])
 
 
 def look_at(source: Source, missing: float | int | None) -> Look | None:
@@ -124,7 +124,7 @@ class Look:
             stored = self.fillers[end]
             width, gap = rest[-1] - rest[0], min(abs(end - rest[0]), abs(end - rest[-1]))
             if gap > (width if stored in FILLERS or isinstance(stored, float) else WIDER * width):
-                value = f"{stored:.9g}" if isinstance(stored, float) else f"{stored}"
+                value = spelled(stored, self.seen.dtype)
                 return (
                     f"{self.label} holds {value}, which is a usual filler for missing values, far from all others "
                     f"({rest[0]:.6g} to {rest[-1]:.6g}): pass missing={value} if it is one, or missing=None if not"
@@ -174,6 +174,16 @@ def quick_sample(source: Source) -> np.ndarray | None:
     ends = [min(at + step, n) for at, step, n in zip(starts, source.chunks, source.shape, strict=True)]
     values = source.read(tuple(map(slice, starts, ends))).reshape(-1)
     return values[:: max(1, values.size // LOOK_VALUES)].copy()
+
+
+def spelled(number: Number, dtype: np.dtype[Any]) -> str:
+    """A number as short as it can be for the dtype to hold the same.
+
+    >>> spelled(float(np.float32(9.969209968386869e36)), np.dtype("f4")), spelled(-9999.0, np.dtype("f4"))
+    ('9.96920997e+36', '-9999')
+    """
+    short = f"{number:.9g}"
+    return short if as_missing(float(short), dtype) == number else repr(number)
 
 
 def fillers_of(dtype: np.dtype[Any]) -> list[Number]:

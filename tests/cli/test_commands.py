@@ -589,7 +589,8 @@ def test_a_warning_is_one_line_and_strict_makes_it_an_error(tmp_path):
     source, store = f"{tmp_path}/x.npy", f"{tmp_path}/s"
     text = (
         f"{source} holds -9999, which is a usual filler for missing values, far from all others "
-        f"({values[3:].min():.6g} to {values[3:].max():.6g}): pass --missing -9999 if it is one, or --missing none if not\n"
+        f"({values[3:].min():.6g} to {values[3:].max():.6g}): "
+        "pass --missing -9999 if it is one, or --missing none if not\n"
     )
     for arguments in (["run", source, store], ["run", source, store, "--part", "1/2"], ["suggest", source]):
         stopped = quantize(*arguments, "--strict")
@@ -612,9 +613,8 @@ def test_stored_numbers_and_floats_on_request(tmp_path):
     zarr.create_array(tmp_path / "x", data=counts, attributes={"scale_factor": 0.5, "_FillValue": 0})
     for option, dtype in (("--decode", "float32"), ("--raw", "uint8"), ("--raw --floats", "float32")):
         store = tmp_path / option.replace(" ", "")
-        result = quantize(
-            "run", str(tmp_path / "x"), str(store), *option.split(), "--nan-policy", "propagate", "--json"
-        )
+        words = [*option.split(), "--nan-policy", "propagate", "--json"]
+        result = quantize("run", str(tmp_path / "x"), str(store), *words)
         if option == "--raw":
             assert result.exit_code == 1
             assert "Pass --floats" in result.stderr

@@ -57,7 +57,7 @@ def name_of_dimension(dimension: Any) -> str | None:
 
 def attributes_say_scale(dataset: Any) -> bool:
     """Whether a dataset is a dimension scale, as the coordinates of netCDF-4 are: its dimension has its own name."""
-    return plain(dataset.attrs.get("CLASS")) == "DIMENSION_SCALE"
+    return bool(plain(dataset.attrs.get("CLASS")) == "DIMENSION_SCALE")
 
 
 class Datasets(Arrays):

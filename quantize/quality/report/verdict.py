@@ -40,9 +40,10 @@ def verdict_of(
         return Verdict("exact", "Exact: every value comes back as it was.", (size_of(array, figures),))
     word, headline = next(((word, said) for least, word, said in GRADES if figures.sqnr_db >= least), GRADES[-1][1:])
     sentences = (typical(figures), reach_of(array, figures), size_of(array, figures), advice(comparison))
+    first = ""
     if doubt is not None:
-        word, headline, sentences = "doubtful", DOUBTFUL, (doubt[0].upper() + doubt[1:] + ".", *sentences)
-    return Verdict(word, headline, tuple(filter(None, sentences)))
+        word, headline, first = "doubtful", DOUBTFUL, doubt[0].upper() + doubt[1:] + "."
+    return Verdict(word, headline, tuple(filter(None, (first, *sentences))))
 
 
 def typical(figures: ErrorFigures) -> str:
