@@ -210,6 +210,8 @@ def table_of(decoding: Decoding) -> np.ndarray:
 class DecodedSource(Source):
     """A source whose numbers are decoded as they are read."""
 
+    decoding: Decoding
+    asked: dict[str, Any]
     rereads = True
 
     def __init__(self, source: Source, decoding: Decoding, asked: dict[str, Any]) -> None:
@@ -252,8 +254,7 @@ class DecodedSource(Source):
         return self.missing
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What a store remembers of how its source was read."""
+    def remembered(self) -> dict[str, Any]:  # type: ignore[override]
         return {**self.asked, **self.decoding.to_json()}
 
 

@@ -56,6 +56,9 @@ class Source:
     rereads = True
     notes: tuple[str, ...] = ()
     missing_said = ""  # what to add where a refusal counts missing values
+    decoding: Any = None  # how its values come from the numbers that are stored, where they are decoded
+    asked: dict[str, Any] | None = None  # the settings by which they are
+    remembered: dict[str, Any] | None = None  # what a store remembers of that, to read the source so again
     sampled = True  # whether a look at a few of its values costs little
 
     def __init__(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..exceptions import DeclarationError, QuantizeWarning
 from ..io import as_source
-from ..io.decoding import DecodedSource, decoded, decoding_of
+from ..io.decoding import decoded, decoding_of
 from ..io.sampling import SAMPLE_VALUES, sample_of
 from ..io.source import Source
 from ..numerics.granularity import PER_TENSOR, Granularity, PerAxis
@@ -79,15 +79,22 @@ def suggest(
     """
     origin = decoded(as_source(source), decode, missing, floats)
     seen = None if missing is None else look_at(origin, origin.missing_value(missing))
-    if seen is not None and (doubt := seen.before()) is not None:
+    values = sample_of(origin, SAMPLE_VALUES)
+    if seen is not None and (doubt := seen.before(values)) is not None:
         warnings.warn(doubt, QuantizeWarning, stacklevel=2)
-    return compare_rules(origin, source, current, missing)
+    return compare_rules(origin, source, current, missing, values)
 
 
-def compare_rules(origin: Source, source: Any, current: Int4Array | None, missing: Any) -> Comparison:
-    """Compare the choices for a source that is open already; `source` is what their commands call it."""
+def compare_rules(
+    origin: Source, source: Any, current: Int4Array | None, missing: Any, values: np.ndarray | None = None
+) -> Comparison:
+    """Compare the choices for a source that is open already; `source` is what their commands call it.
+
+    `values` are those of a sample, if it has been read; they are not kept as they are.
+    """
     chosen = origin.missing_value(missing)
-    sample = Sample.of(sample_of(origin, SAMPLE_VALUES), origin.shape, chosen)
+    values = sample_of(origin, SAMPLE_VALUES) if values is None else values
+    sample = Sample.of(values, origin.shape, chosen)
     notes = []
     if sample.infinite:
         notes.append(
@@ -124,7 +131,7 @@ def compare_rules(origin: Source, source: Any, current: Int4Array | None, missin
 def reading_options(origin: Source, missing: Any) -> str:
     """The options of the command line that have a source read as this one is."""
     raw, floats = False, False
-    if isinstance(origin, DecodedSource):
+    if origin.asked is not None:
         missing, raw, floats = origin.asked["missing_asked"], not origin.asked["decode"], origin.asked["floats"]
     else:
         with contextlib.suppress(DeclarationError):

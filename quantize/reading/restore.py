@@ -101,4 +101,4 @@ def attributes_of_restored(array: Int4Array) -> dict[str, Any]:
             found[name] = found[name][0]
     if array.nan_code is not None:
         found["_FillValue"] = array.missing if array.dtype.kind in "iu" else math.nan
-    return {name: value for name, value in found.items() if value is not None}
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..exceptions import StoreError
-from ..io.decoding import DecodedSource
 from ..store.metadata import Metadata
 from ..store.retrying import retried
 from .cluster import check_destination, check_workers
@@ -33,11 +32,10 @@ class Claim:
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
-        source = self.work.units.source
         optional = {
             "axis": rule.granularity.axis,
             "percentile": rule.method.percentile,
-            "decoding": source.fingerprint if isinstance(source, DecodedSource) else None,
+            "decoding": self.work.units.source.remembered,
         }
         return {
             "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ..io.attributes import Number
-from ..io.decoding import DecodedSource
 from ..io.sampling import sample_of
 from ..io.source import Source
 from ..numerics.dtypes import as_missing, finite_range
@@ -76,7 +75,7 @@ class Look:
     @functools.cached_property
     def fillers(self) -> dict[float, Number]:
         """Known fillers: their values, by which they are seen, and the numbers that are stored."""
-        decoding = self.source.decoding if isinstance(self.source, DecodedSource) else None
+        decoding = self.source.decoding
         numbers = fillers_of(self.source.dtype if decoding is None else decoding.stored)
         if decoding is None:
             return {float(number): number for number in numbers}
@@ -91,12 +90,26 @@ class Look:
             self.seen = Seen.of(values, self.missing)
         return self.seen
 
-    def before(self) -> str | None:
-        """What a sample alone shows."""
+    def before(self, values: np.ndarray | None = None) -> str | None:
+        """What a sample alone shows: these values, or a quick one."""
+        if values is not None:
+            return self.among(values)
         seen = self.sample()
         if seen is None or not seen.values.size:
             return None
         return self.filler(float(seen.values[0]), float(seen.values[-1]))
+
+    def among(self, values: np.ndarray) -> str | None:
+        """As `before`, of so many values that only the bounds of all are taken."""
+        flat = values.reshape(-1)
+        self.seen = Seen.of(flat[:: max(1, flat.size // LOOK_VALUES)], self.missing)
+        there = np.isfinite(flat)
+        if self.missing is not None:
+            there &= flat != np.asarray(self.missing, flat.dtype)
+        if not there.any() or not self.seen.values.size:
+            return None
+        ends = flat.min(where=there, initial=flat[there][0]), flat.max(where=there, initial=flat[there][0])
+        return self.filler(*map(float, ends))
 
     def after(self, rule: Rule, scale: Scale | ScaleNames | None, bounds: tuple[float, float]) -> str | None:
         """What the bounds of all values show beside the sample."""

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from dask.utils import format_bytes
 
 from ..io import as_source
-from ..io.decoding import DecodedSource, decoded
+from ..io.decoding import decoded
 from ..io.source import Source
 from ..numerics.granularity import granularity_of
 from ..numerics.scales import Rule, check_percentile
@@ -225,6 +225,6 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
 
 def missing_note(source: Source, settings: Settings) -> tuple[str, ...]:
     """What to say of the one missing value that a source declares; one that is decoded says more of itself."""
-    if isinstance(source, DecodedSource) or settings.missing != "declared" or source.missing is None:
+    if source.decoding is not None or settings.missing != "declared" or source.missing is None:
         return ()
     return (f"missing is {source.missing}, as the source declares; missing=None takes it for a value",)
