@@ -54,3 +54,11 @@ class UndeclaredValuesError(QuantizeError, TypeError, ValueError):
 
 class RefusedValuesError(QuantizeError, ValueError):
     """The data hold NaN, missing or infinite values that the settings take no code for."""
+
+
+class DeclarationError(QuantizeError, ValueError):
+    """A source says something of its values that is not understood, and so cannot be heeded."""
+
+
+class QuantizeWarning(UserWarning):
+    """A result will be what was asked for, and most likely not what is wanted."""

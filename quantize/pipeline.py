@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -10,16 +11,25 @@ from typing import Any, Unpack
 import numpy as np
 
 from . import __version__
-from .exceptions import DamagedChunkError, RefusedValuesError, SourceChangedError, StoreError, UnfinishedStoreError
+from .exceptions import (
+    DamagedChunkError,
+    QuantizeWarning,
+    RefusedValuesError,
+    SourceChangedError,
+    StoreError,
+    UnfinishedStoreError,
+)
 from .io import as_source
+from .io.decoding import decoded
 from .numerics.grid import index_at
 from .numerics.names import NanPolicy, ScaleMethod
-from .numerics.scales import Scale
-from .numerics.statistics import Statistics, folded, from_row
+from .numerics.scales import Scale, Scales
+from .numerics.statistics import Statistics, folded, from_row, no_rows
 from .reading.array import Int4Array
 from .runtime.claim import CHANGED, Claim
 from .runtime.cluster import on_worker
 from .runtime.display import reporter
+from .runtime.look import Look, look_at
 from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
@@ -42,6 +52,8 @@ def quantize_to_zarr(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
+    decode: bool = True,
+    floats: bool = False,
     nan_policy: NanPolicy = "raise",
     chunks: Any = None,
     shards: Any = None,
@@ -71,8 +83,14 @@ def quantize_to_zarr(
         The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
         do if they can, the source is read once.
     missing : "declared", number or None
-        The value that counts as missing, beside NaN: by default the one that the source's attributes declare
-        (``_FillValue`` or ``missing_value``); None for none.
+        The stored number that counts as missing, beside NaN: by default all that the source declares, by
+        ``_FillValue``, ``missing_value`` and valid bounds; None for none.
+    decode : bool
+        Take physical values: what ``scale_factor``, ``add_offset`` and ``_Unsigned`` make of the stored numbers. False
+        takes these as they are.
+    floats : bool
+        Turn integers with missing values into floats, with NaN for these. They else come back as integers, with one of
+        the missing values.
     chunks, shards : int or tuple of int, optional
         Lengths in values, -1 for a whole axis; by default the source's chunks, or ones near 16 MiB, and no shards.
     compressors : "auto", None, "zstd", "gzip", "blosc" or a Zarr codec
@@ -132,6 +150,8 @@ def quantize_to_zarr(
         percentile=percentile,
         value_range=value_range,
         missing=missing,
+        decode=decode,
+        floats=floats,
         nan_policy=nan_policy,
         chunks=chunks,
         shards=shards,
@@ -178,6 +198,7 @@ class Job:
 
     plan: Plan
     work: Tasks
+    settings: Settings
     report: Callable[[Any], None]
     own: range
 
@@ -193,7 +214,7 @@ class Job:
         parts: int = 1,
     ) -> Job:
         """The job of a source and a store, or one of the `parts` of it, counted from 1: a range of batches."""
-        origin = as_source(source)
+        origin = decoded(as_source(source), settings.decode, settings.missing, settings.floats)
         keys = Keys.of(store)
         check_source(source, Variable(keys, settings.name))
         made = planned(origin, keys, settings)
@@ -202,7 +223,7 @@ class Job:
         work = Tasks(Units(origin.with_missing(made.missing), made.layout, made.rule, made.missing, cache), variable)
         count = work.scans.batches.count
         own = range(count * (part - 1) // parts, count * part // parts)
-        job = cls(made, work, reporter(progress), own)
+        job = cls(made, work, settings, reporter(progress), own)
         job.report(made)
         return job
 
@@ -220,6 +241,7 @@ class Job:
 
         They may be those of a variable that another run of the same job has written meanwhile, or long before.
         """
+        self.tell(self.look.before() if self.look else None)
         metadata = self.claim.take(overwrite)
         try:
             if metadata.status == "scanning":
@@ -272,27 +294,55 @@ class Job:
         if self.plan.passes == 2:
             if variable.is_sealed(metadata):
                 return self.finished()
-            if rule.granularity.single:
-                rows, scales = self.work.scales_of_batches(0)
-                scale = Scale(*scales.plain())
-            else:
-                rows = self.choose_scale_chunks(metadata)
+            try:
+                if rule.granularity.single:
+                    rows, scales = self.work.scales_of_batches(0)
+                    scale = Scale(*scales.plain())
+                else:
+                    rows = self.choose_scale_chunks(metadata)
+            except RefusedValuesError:
+                self.remove_own()
+                raise
             statistics = from_row(folded(rows))
             if rule.refused(statistics):
                 self.refuse(statistics)
+            self.tell(self.look.after(rule, scale, (statistics.minimum, statistics.maximum)) if self.look else None)
         elif rule.granularity.single:
-            scale = rule.scale(Statistics())
+            try:
+                shape = self.plan.layout.shape
+                scales = self.work.units.cleared(Scales.one(rule.scale(Statistics()), shape), no_rows(1))
+            except RefusedValuesError:
+                self.remove_own()
+                raise
+            scale = Scale(*scales.plain())
         new = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
         return new if variable.advance(metadata, new) else self.finished()
 
-    def refuse(self, statistics: Statistics) -> None:
+    def remove_own(self) -> None:
+        """Remove what this run made, if it is this run's alone."""
         if self.alone:
             self.work.variable.remove()
+
+    @functools.cached_property
+    def look(self) -> Look | None:
+        """The look at the source; none where the user gives the range, or says that no value stands for missing."""
+        silent = self.settings.missing is None or self.plan.rule.method.needs == "nothing"
+        return None if silent else look_at(self.work.units.source, self.plan.missing)
+
+    def tell(self, text: str | None) -> None:
+        """Warn, once a job."""
+        if text is not None and self.look is not None and not self.look.told:
+            self.look.told = True
+            warnings.warn(text, QuantizeWarning, stacklevel=2)
+
+    def refuse(self, statistics: Statistics) -> None:
+        self.remove_own()
         index = index_at(statistics.first, self.work.units.source.shape)
         refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
         where = self.work.variable.where
         left = "" if self.alone else f". What the parts have made stays, not readable: remove {where}"
-        raise RefusedValuesError(f"{self.work.units.source.label}: {refusal}{left}")
+        source = self.work.units.source
+        raise RefusedValuesError(f"{source.label}: {refusal}{source.missing_said}{left}")
 
     def written_by_another(self, error: StoreError) -> Metadata:
         """The metadata of the variable, if another run of this job has written all of it; what pass 1 left is removed.

@@ -17,7 +17,7 @@ from .numerics.foreign import as_array, numbers, unmasked
 from .numerics.granularity import granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
 from .numerics.names import NanPolicy, ScaleMethod
-from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_scale
+from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_percentile, check_scale
 from .numerics.tables import CODES, LevelTable, coefficients, level_table
 
 
@@ -305,6 +305,7 @@ def quantize_to_packed_int4(
     """
     given = as_array(values, "values")
     array = checked_values(given)
+    check_percentile(percentile)
     granularity = granularity_of(axis, array.ndim)
     if array.ndim == 0:
         array = array.reshape(1)

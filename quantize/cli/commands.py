@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from .options import JOB, JSON, MISSING, NAME, OVERWRITE, STORE, part, region, size
+from .options import FLOATS, JOB, JSON, MISSING, NAME, OVERWRITE, RAW, STORE, STRICT, part, region, size
 from .terminal import (
     DONE,
     PIPE,
@@ -37,6 +37,7 @@ from .terminal import (
     say,
     show,
     tell,
+    warned,
 )
 
 CONNECT = 10.0  # seconds that a scheduler may take to answer
@@ -99,8 +100,11 @@ def main() -> None:
 @main.command()
 @click.argument("source", metavar="SRC")
 @MISSING
+@RAW
+@FLOATS
+@STRICT
 @JSON
-def suggest(source: str, missing: Any, as_json: bool) -> None:
+def suggest(source: str, missing: Any, decode: bool, floats: bool, strict: bool, as_json: bool) -> None:
     """Compare the scale methods on a sample of SRC.
 
     For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
@@ -108,8 +112,8 @@ def suggest(source: str, missing: Any, as_json: bool) -> None:
     """
     from ..quality.suggest import suggest
 
-    with stoppable():
-        found = suggest(source, missing=missing)
+    with stoppable(), warned(strict, main):
+        found = suggest(source, missing=missing, decode=decode, floats=floats)
     say(as_json, {"source": source, **found.to_json()}, found)
 
 
@@ -129,6 +133,7 @@ def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settin
 @OVERWRITE
 @click.option("--verify", is_flag=True, help="Read back every chunk that is written, and those of an earlier run.")
 @click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@STRICT
 @click.option(
     "--part",
     type=part,
@@ -146,6 +151,7 @@ def run(
     part: tuple[int, int] | None,
     overwrite: bool,
     durable: bool,
+    strict: bool,
     **settings: Any,
 ) -> None:
     """Quantize SRC into DST. Run again to go on where it stopped."""
@@ -155,10 +161,11 @@ def run(
         raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
     command = shlex.join(["quantize", *arguments])
     if part is not None:
-        run_part(command, source, store, scheduler, as_json, *part, settings)
+        with warned(strict, main):
+            run_part(command, source, store, scheduler, as_json, *part, settings)
         return
     began = time.monotonic()
-    with stoppable(), resumable(command) as display, cluster(scheduler):
+    with stoppable(), resumable(command) as display, cluster(scheduler), warned(strict, main):
         from ..pipeline import quantize_to_zarr
         from ..reading.summary import description, how_to_read, summary
         from ..runtime.display import duration

@@ -105,12 +105,20 @@ MISSING = click.option(
     metavar="VALUE|none|declared",
     help="The value that stands for missing: this one, none, or the one that the source declares.",
 )
+RAW = click.option(
+    "--decode/--raw",
+    default=DEFAULT.decode,
+    show_default=True,
+    help="Physical values, by scale_factor, add_offset and _Unsigned; or the numbers as they are stored.",
+)
+FLOATS = click.option("--floats", is_flag=True, help="Turn integers with missing values into floats, NaN for these.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 SCHEDULER = click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT|FILE",
     help="Have the workers of this Dask scheduler do the work; or of the one that wrote FILE.",
 )
+STRICT = click.option("--strict", is_flag=True, help="Stop where there would be a warning.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 # The keyword arguments of quantize_to_zarr.
@@ -141,6 +149,8 @@ JOB = options(
         help="The range to cover; saves the first pass, and saturates what lies outside.",
     ),
     MISSING,
+    RAW,
+    FLOATS,
     click.option(
         "--nan-policy",
         type=click.Choice(NAN_POLICIES),

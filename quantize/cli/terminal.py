@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ DONE, WRONG, USAGE, UNFINISHED, BUG, FAILED, STOPPED, PIPE = 0, 1, 2, 3, 70, 74,
 # By name, so that an error in the command line itself imports nothing.
 EXITS = {
     "RefusedValuesError": WRONG,
+    "QuantizeWarning": WRONG,
     "DamagedChunkError": WRONG,
     "SourceChangedError": WRONG,
     "Unfinished": UNFINISHED,
@@ -50,6 +52,7 @@ COMMANDS = (
     (r"\bopen_int4\b", "`quantize read`"),
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),
     (r"\bquantize_to_zarr\b", "`quantize run`"),
+    (r"--decode False\b", "--raw"),
 )
 
 STDOUT = "standard output"  # the name that an error of it has, where others have a file's
@@ -139,6 +142,25 @@ def tell(text: str) -> None:
     """Print on standard error. Where that fails, as on a terminal that was closed, the work goes on without."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def warned(strict: bool, program: click.Group) -> Iterator[None]:
+    """Say warnings of the library in a line each, in the words of the command line; if `strict` they are errors."""
+    from ..exceptions import QuantizeWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if strict else "always", QuantizeWarning)
+        others = warnings.showwarning
+
+        def show(text: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, QuantizeWarning):
+                tell(f"warning: {spelled(str(text), options_of(program))}")
+            else:
+                others(text, category, *where)
+
+        setattr(warnings, "showwarning", show)  # noqa: B010  it takes what Python gives it
+        yield
 
 
 def say(as_json: bool, document: dict[str, Any], text: object) -> None:

@@ -7,6 +7,7 @@ into what it likes to read at once, and `read` reads one piece. What is read has
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
 from ..numerics.grid import Region, Shape, shape_of, shifted
-from .attributes import declared_missing
+from .attributes import PACKING, Declared, without
 from .gate import accepted
 
 PIECE_BYTES = 1 << 21  # bytes: what is read at once, so little that a processor's cache holds it until it is packed
@@ -45,7 +46,8 @@ class Source:
     notes : tuple of str
         What a plan must say of it.
     missing : float, int or None
-        The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes).
+        The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes), where that is
+        one; `decoding.decoded` takes all that it may declare.
     masks : bool
         Whether what it gives may be masked.
     mark : int or None
@@ -64,6 +66,11 @@ class Source:
     masks = True
     sole = False
     gated = False
+    missing_said = ""  # what to add where a refusal counts missing values
+    decoding: Any = None  # how its values come from the numbers that are stored, where they are decoded
+    asked: dict[str, Any] | None = None  # the settings by which they are
+    remembered: dict[str, Any] | None = None  # what a store remembers of that, to read the source so again
+    sampled = True  # whether a look at a few of its values costs little
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -88,8 +95,17 @@ class Source:
             raise ValueError(f"{label} has no axes; a single number is quantized in memory, by quantize_to_int4")
         if not math.prod(self.shape):
             raise ValueError(f"{label} has shape {self.shape} and so no values to find a scale for")
-        self.missing = declared_missing(self.attributes, self.dtype, label)
-        self.mark = self.missing
+
+    @functools.cached_property
+    def missing(self) -> float | int | None:
+        declared = Declared.of(without(PACKING, self.attributes), self.dtype, self.label)
+        if declared.only is None or declared.dtype == self.dtype:
+            return declared.only
+        return int(np.array(declared.only, declared.dtype).view(self.dtype))
+
+    @functools.cached_property
+    def mark(self) -> float | int | None:
+        return self.missing
 
     def load(self, region: Region) -> Any:
         """The values of a region, as the format gives them: for `read`, which others call."""

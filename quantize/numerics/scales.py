@@ -24,6 +24,8 @@ from .statistics import Statistics, bounds, from_row
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
 
+LEAST_PERCENTILE = 50  # %: the least that may be asked for; stores of any are read
+
 SMALLEST_NORMAL = sys.float_info.min
 SMALLEST_SUBNORMAL = Fraction(math.ulp(0.0))
 
@@ -173,6 +175,10 @@ class Method(ABC):
         return scales, zero_points
 
     @abstractmethod
+    def with_step(self, step: float, scale: Scale, low: float, lowest: int) -> Scale:
+        """A scale with a larger step, whose levels reach over all that those of `scale` do of values from `low` on."""
+
+    @abstractmethod
     def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """What the scale grows in proportion to, of many ranges."""
 
@@ -195,6 +201,13 @@ class MinMax(Method):
     """All levels spread evenly over the range of the values."""
 
     name = "minmax"
+
+    def with_step(self, step: float, scale: Scale, low: float, lowest: int) -> Scale:
+        level = (lowest - scale.zero_point) * Fraction(scale.scale)
+        start = (
+            Fraction(low) if level - Fraction(scale.scale) / 2 <= low else level
+        )  # a method that clips leaves some out
+        return Scale(step, round(lowest - start / Fraction(step)))
 
     def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return np.asarray(high - low)
@@ -228,6 +241,9 @@ class AbsMax(Method):
 
     def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return np.asarray(np.fmax(np.abs(low), np.abs(high)))
+
+    def with_step(self, step: float, scale: Scale, low: float, lowest: int) -> Scale:
+        return Scale(step, 0)
 
     def exact(self, low: float, high: float, lowest: int) -> Scale:
         largest = max(abs(low), abs(high))
@@ -310,6 +326,9 @@ class GivenRange(Method):
 
     def width(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         return self.like.width(low, high)
+
+    def with_step(self, step: float, scale: Scale, low: float, lowest: int) -> Scale:
+        return self.like.with_step(step, scale, self.value_range[0], lowest)
 
     def scale(self, statistics: Statistics, lowest: int) -> Scale:
         return self.exact(*self.value_range, lowest)
@@ -463,6 +482,20 @@ def checked_range(value_range: Any) -> tuple[float, float]:
         kind = "empty" if low == high else "reversed"
         raise ValueError(f"value_range is ({low}, {high}), which is {kind}: the low end comes first and is smaller")
     return low, high
+
+
+def check_percentile(percentile: Any) -> None:
+    """Refuse to keep less than half of the values, which nobody means: 0.1 % instead of all but 0.1 %.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(percentile, int | float) and 0 < percentile < LEAST_PERCENTILE:
+        raise ValueError(
+            f"percentile is {percentile!r}, but is the share of the values that is kept, in %, and must be at least "
+            f"{LEAST_PERCENTILE}: percentile={100 - percentile:g} leaves out {percentile:g} %"
+        )
 
 
 def scale_over(width: Fraction, steps: int) -> float:

@@ -115,9 +115,8 @@ class Comparison:
         return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def command_words(source: Any, declared: Any, missing: Any) -> tuple[str, str, str]:
-    """Source, stem of the destination and the option for missing values, as a shell takes them."""
-    option = "" if missing == declared else f" --missing {'none' if missing is None else missing}"
+def command_words(source: Any, option: str) -> tuple[str, str, str]:
+    """Source, stem of the destination and the options that say how to read it, as a shell takes them."""
     if not isinstance(source, str | os.PathLike):
         return "SRC", "", option
     path = os.fspath(source)

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..exceptions import StoreError, UnfinishedStoreError
 from ..io import as_source
+from ..io.decoding import decoded_as
 from ..io.source import Source
 from ..numerics.blocks import blocks, processors
 from ..numerics.foreign import numbers
@@ -152,7 +153,7 @@ def measure_store(
     array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
 ) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors."""
-    origin = as_source(source).with_missing(array.metadata.missing)
+    origin = decoded_as(as_source(source), array.metadata.fingerprint).with_missing(array.metadata.missing)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
     report = reporter(progress)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..exceptions import DeclarationError, QuantizeWarning
 from ..io import as_source
+from ..io.decoding import decoded, decoding_of
 from ..io.sampling import SAMPLE_VALUES, sample_of
 from ..io.source import Source
 from ..numerics.granularity import PER_TENSOR, Granularity, PerAxis
 from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
+from ..runtime.look import look_at
 from .choices import Choice, Comparison, command_words, percent
 from .trial import Sample, try_rule
 
@@ -24,7 +29,14 @@ LEAST_GAIN = 1.0  # dB: what a choice must gain to be recommended over a simpler
 DEAREST_AXIS = 0.5  # bits a value: what an axis may cost at most to be recommended
 
 
-def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "declared") -> Comparison:
+def suggest(
+    source: Any,
+    *,
+    current: Int4Array | None = None,
+    missing: Any = "declared",
+    decode: bool = True,
+    floats: bool = False,
+) -> Comparison:
     """Try each way to choose scales on a sample, and recommend one.
 
     Parameters
@@ -36,6 +48,8 @@ def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "de
         A store that was made from it: the row that says how is marked.
     missing : "declared", None or number
         As for `quantize_to_zarr`. Where the sample holds NaN or missing values, they are kept.
+    decode, floats : bool
+        As for `quantize_to_zarr`.
 
     Returns
     -------
@@ -63,14 +77,27 @@ def suggest(source: Any, *, current: Int4Array | None = None, missing: Any = "de
     >>> found.recommended.label, found.recommended.command
     ('mse', 'quantize run SRC DST --scale-method mse')
     """
-    return compare_rules(as_source(source), source, current, missing)
-
-
-def compare_rules(origin: Source, source: Any, current: Int4Array | None, missing: Any) -> Comparison:
-    """Compare the choices for a source that is open already; `source` is what their commands call it."""
+    origin = decoded(as_source(source), decode, missing, floats)
     chosen = origin.missing_value(missing)
     origin = origin.with_missing(chosen)
-    sample = Sample.of(sample_of(origin, SAMPLE_VALUES), origin.shape, chosen)
+    seen = None if missing is None else look_at(origin, chosen)
+    values = sample_of(origin, SAMPLE_VALUES)
+    if seen is not None and (doubt := seen.before(values)) is not None:
+        warnings.warn(doubt, QuantizeWarning, stacklevel=2)
+    return compare_rules(origin, source, current, missing, values)
+
+
+def compare_rules(
+    origin: Source, source: Any, current: Int4Array | None, missing: Any, values: np.ndarray | None = None
+) -> Comparison:
+    """Compare the choices for a source that is open already; `source` is what their commands call it.
+
+    `values` are those of a sample, if it has been read; they are not kept as they are.
+    """
+    chosen = origin.missing_value(missing)
+    origin = origin.with_missing(chosen)
+    values = sample_of(origin, SAMPLE_VALUES) if values is None else values
+    sample = Sample.of(values, origin.shape, chosen)
     notes = []
     if sample.infinite:
         notes.append(
@@ -91,7 +118,7 @@ def compare_rules(origin: Source, source: Any, current: Int4Array | None, missin
     now = None if current is None else rule_for_sample(current, sample)
     if now is not None and now not in rules:
         rules.append(now)
-    words = command_words(source, origin.missing, chosen)
+    words = command_words(source, reading_options(origin, missing))
     choices = {rule: replace(try_rule(sample, rule, words), current=rule == now) for rule in rules}
     if any("taken off" in choice.note for choice in choices.values()):
         notes.append(
@@ -102,6 +129,19 @@ def compare_rules(origin: Source, source: Any, current: Int4Array | None, missin
     return Comparison(
         tuple(choices.values()), choices[recommended], reason, sample.values.size, math.prod(origin.shape), tuple(notes)
     )
+
+
+def reading_options(origin: Source, missing: Any) -> str:
+    """The options of the command line that have a source read as this one is."""
+    raw, floats = False, False
+    if origin.asked is not None:
+        missing, raw, floats = origin.asked["missing_asked"], not origin.asked["decode"], origin.asked["floats"]
+    else:
+        with contextlib.suppress(DeclarationError):
+            raw = decoding_of(origin.attributes, origin.dtype, origin.label, missing=missing) is not None
+            missing = "declared" if missing == origin.missing else missing
+    option = "" if missing == "declared" else f" --missing {'none' if missing is None else missing}"
+    return option + (" --raw" if raw else "") + (" --floats" if floats else "")
 
 
 def rule_for_sample(array: Int4Array, sample: Sample) -> Rule:

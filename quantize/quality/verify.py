@@ -12,6 +12,7 @@ import numpy as np
 
 from ..exceptions import DamagedChunkError, StoreError
 from ..io import as_source
+from ..io.decoding import decoded_as
 from ..numerics.grid import packed_region, shape_of, within
 from ..runtime.display import reporter
 from ..runtime.progress import Progress
@@ -241,7 +242,7 @@ class Check:
 
 def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units:
     """The units that would be written into this variable from a source."""
-    origin, layout = as_source(source), metadata.layout
+    origin, layout = decoded_as(as_source(source), metadata.fingerprint), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
         raise ValueError(
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "

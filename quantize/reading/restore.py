@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..io import sink_of
+from ..io.attributes import MISSING, PACKING, UNSIGNED, VALID, without
 from ..io.sink import Outline, check_room, replacing
 from ..runtime.display import reporter
 from ..runtime.progress import Progress
 from ..runtime.schedulers import each_unit
-from .array import open_int4
+from .array import Int4Array, open_int4
 
 
 def restore(
@@ -27,8 +29,10 @@ def restore(
 ) -> None:
     """Turn a sealed variable back into floats on disk: a ``.npy`` file or a Zarr v3 array.
 
-    The Zarr array gets the source's attributes and dimension names. bfloat16 becomes float32, which both formats have.
-    It is written under another name beside the destination, and takes its place once it is whole.
+    The Zarr array gets the source's attributes and dimension names. Its ``_FillValue`` is NaN, or in an integer dtype
+    the missing value; it has no valid bounds, which restored values may exceed by half a step. bfloat16 becomes
+    float32, which both formats have. It is written under another name beside the destination, and takes its place once
+    it is whole.
 
     Parameters
     ----------
@@ -69,7 +73,8 @@ def restore(
     target = Path(destination)
     sink = sink_of(target)
     dtype = sink.stored_dtype(array.dtype)
-    outline = Outline(array.shape, dtype, array.chunks, array.shards, array.attributes, array.dimension_names)
+    attributes = attributes_of_restored(array)
+    outline = Outline(array.shape, dtype, array.chunks, array.shards, attributes, array.dimension_names)
     sink.check(outline)
     with replacing(target, overwrite) as partial:
         check_room(target, array.size * dtype.itemsize, "the floats")
@@ -84,3 +89,14 @@ def restore(
                         put(region, values)
 
             each_unit(work, "restore", array.layout, workers, report, iter(range(array.layout.units.count)), stop)
+
+
+def attributes_of_restored(array: Int4Array) -> dict[str, Any]:
+    """What is true of the restored values of what the source said of its own."""
+    found = without((*MISSING, *VALID), array.attributes)
+    for name in (*PACKING, UNSIGNED):
+        if isinstance(found.get(name), list) and len(found[name]) == 1:
+            found[name] = found[name][0]
+    if array.nan_code is not None:
+        found["_FillValue"] = array.missing if array.dtype.kind in "iu" else math.nan
+    return found

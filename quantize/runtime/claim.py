@@ -32,7 +32,11 @@ class Claim:
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
         layout, rule = self.plan.layout, self.plan.rule
-        optional = {"axis": rule.granularity.axis, "percentile": rule.method.percentile}
+        optional = {
+            "axis": rule.granularity.axis,
+            "percentile": rule.method.percentile,
+            "decoding": self.work.units.source.remembered,
+        }
         return {
             "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
             "settings": {

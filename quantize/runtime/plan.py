@@ -9,9 +9,10 @@ from typing import Any, Unpack
 from dask.utils import format_bytes
 
 from ..io import as_source
+from ..io.decoding import decoded
 from ..io.source import Source
 from ..numerics.granularity import granularity_of
-from ..numerics.scales import Rule
+from ..numerics.scales import Rule, check_percentile
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
@@ -166,8 +167,8 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `nan_policy`, `chunks`, `shards`,
-        `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
+        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `decode`, `floats`, `nan_policy`,
+        `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
     -------
@@ -190,7 +191,7 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     (4096, 1024)
     """
     checked = Settings.of("plan", settings)
-    return planned(as_source(source), Keys.of(store), checked)
+    return planned(decoded(as_source(source), checked.decode, checked.missing, checked.floats), Keys.of(store), checked)
 
 
 def fitting_layout(
@@ -237,13 +238,15 @@ def note_on_files(layout: Layout) -> list[str]:
 
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
+    check_percentile(settings.percentile)
     granularity = granularity_of(settings.axis, len(source.shape))
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
         keys.check_name()
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
-    overhead = (OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)) * max(processes, 1)
+    process = OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)
+    overhead = process * max(processes, 1)
     budget = parsed_bytes(settings.memory)
     room = None if budget is None else budget - overhead
     layout, task = fitting_layout(source, settings, rule, room, notes)
@@ -283,5 +286,12 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
-        notes=(*notes, *source.notes),
+        notes=(*notes, *source.notes, *missing_note(source, settings)),
     )
+
+
+def missing_note(source: Source, settings: Settings) -> tuple[str, ...]:
+    """What to say of the one missing value that a source declares; one that is decoded says more of itself."""
+    if source.decoding is not None or settings.missing != "declared" or source.missing is None:
+        return ()
+    return (f"missing is {source.missing}, as the source declares; missing=None takes it for a value",)

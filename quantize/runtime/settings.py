@@ -20,6 +20,8 @@ class Settings:
     percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
+    decode: bool = True
+    floats: bool = False
     nan_policy: NanPolicy = "raise"
     chunks: Any = None
     shards: Any = None
@@ -61,6 +63,8 @@ class SettingsGiven(TypedDict, total=False):
     percentile: float | None
     value_range: tuple[float, float] | None
     missing: Any
+    decode: bool
+    floats: bool
     nan_policy: NanPolicy
     chunks: Any
     shards: Any

@@ -100,7 +100,8 @@ class Tasks:
                 self.units.heed_stop()
                 rows = self.rows_of(batch)
                 merged.merge(self.histogram_of(batch, rows), folded(rows[..., :ROW]))
-        return total, Scales.of(*choose(rule, total, merged, self.units.heed_stop), rule.granularity, groups.shape)
+        scales = Scales.of(*choose(rule, total, merged, self.units.heed_stop), rule.granularity, groups.shape)
+        return total, scales if rule.refused(from_row(folded(total))) else self.units.cleared(scales, total)
 
     def rows_of(self, batch: int) -> np.ndarray:
         """The rows that pass 1 left of a batch.
@@ -190,7 +191,8 @@ class Tasks:
             index = index_at(statistics.first, self.units.source.shape)
             raise RefusedValuesError(
                 f"{self.units.source.label}: in the part for {self.variable.chunk_key(self.units.layout, number)}, "
-                f"{self.units.rule.refusal(statistics, index, self.units.missing)}. The store stays unfinished"
+                f"{self.units.rule.refusal(statistics, index, self.units.missing)}{self.units.source.missing_said}. "
+                "The store stays unfinished"
             )
 
 

@@ -15,8 +15,10 @@ from .. import kernels
 from ..calibration.calibrate import scales_by_rows
 from ..calibration.histogram import GrowingHistogram
 from ..calibration.scan import first_refused, scan
+from ..exceptions import RefusedValuesError
 from ..io.source import PIECE_BYTES, Source
 from ..numerics.blocks import blocks
+from ..numerics.clearance import clear
 from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from ..numerics.scales import Codes, Rule, Scales
 from ..numerics.statistics import ROW, fold_into, folded, from_row, no_rows
@@ -117,12 +119,27 @@ class Units:
         for part, small in self.cached_blocks(region, values):
             if self.rule.looks:
                 self.scan_part(part, small, region, rows)
-        scales = scales_by_rows(values, self.rule, rows, self.missing, heed=self.heed_stop)
+        scales = self.cleared(scales_by_rows(values, self.rule, rows, self.missing, heed=self.heed_stop), rows)
         packed = self.room(region)
         table = coefficients(scales, self.source.dtype, self.codes)
         for part, small in self.cached_blocks(region, values):
             self.pack_part(small, table, within(part, region), shape_of(region), packed)
         return packed, rows, scales
+
+    def cleared(self, scales: Scales, rows: np.ndarray) -> Scales:
+        """The scales of values with these statistics, moved where a value would come back as the missing one.
+
+        Raises
+        ------
+        RefusedValuesError
+            If none are such that it does not.
+        """
+        flat = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
+        try:
+            found = clear(self.rule, rows, *flat, self.missing, self.source.dtype)
+        except RefusedValuesError as error:
+            raise RefusedValuesError(f"{self.source.label}: {error}") from None
+        return scales if found[0] is flat[0] else Scales.of(*found, scales.granularity, scales.shape)
 
     def whole(self, number: int, block: np.ndarray | None) -> np.ndarray:
         """All values of a unit in one array."""

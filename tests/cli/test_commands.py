@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner, Result
 from marks import slow
 
@@ -632,6 +633,52 @@ def test_every_error_is_one_message_and_an_exit_code(tmp_path, made, arguments, 
         assert result.stderr.count("error: ") == 1
         assert "Traceback" not in result.stderr
         assert not list(tmp_path.glob("*.np[yg]"))
+
+
+def test_a_warning_is_one_line_and_strict_makes_it_an_error(tmp_path):
+    values = VALUES.copy()
+    values[:3] = -9999
+    np.save(tmp_path / "x.npy", values)
+    source, store = f"{tmp_path}/x.npy", f"{tmp_path}/s"
+    text = (
+        f"{source} holds -9999, which is a usual filler for missing values, far from all others "
+        f"({values[3:].min():.6g} to {values[3:].max():.6g}): "
+        "pass --missing -9999 if it is one, or --missing none if not\n"
+    )
+    for arguments in (["run", source, store], ["run", source, store, "--part", "1/2"], ["suggest", source]):
+        stopped = quantize(*arguments, "--strict")
+        assert (stopped.exit_code, stopped.stderr[-len(text) - 7 :]) == (1, f"error: {text}")
+        assert not Path(store).exists()
+    result = quantize("run", source, store)
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines(keepends=True) if "warning" in line] == [f"warning: {text}"]
+    assert quantize("suggest", source, "--json").stderr == f"warning: {text}"
+    for option in ("--missing=none", "--missing=-9999"):
+        result = quantize("run", source, f"{tmp_path}/s{option[10:]}", option, "--strict", "--nan-policy", "propagate")
+        assert result.exit_code == 0
+        assert "warning" not in result.stderr
+    report = quantize("report", store, source, "-o", f"{tmp_path}/r.html", "--json")
+    assert json.loads(report.stdout)["verdict"] == "doubtful"
+
+
+def test_stored_numbers_and_floats_on_request(tmp_path):
+    counts = np.arange(256, dtype="u1").reshape(4, 64)
+    zarr.create_array(tmp_path / "x", data=counts, attributes={"scale_factor": 0.5, "_FillValue": 0})
+    for option, dtype in (("--decode", "float32"), ("--raw", "uint8"), ("--raw --floats", "float32")):
+        store = tmp_path / option.replace(" ", "")
+        words = [*option.split(), "--nan-policy", "propagate", "--json"]
+        result = quantize("run", str(tmp_path / "x"), str(store), *words)
+        if option == "--raw":
+            assert result.exit_code == 1
+            assert "Pass --floats" in result.stderr
+            assert not store.exists()
+        else:
+            assert json.loads(result.stdout)["dtype"] == dtype
+    (tmp_path / "y").mkdir()
+    zarr.create_array(tmp_path / "y" / "a", data=counts, attributes={"scale_factor": "half"})
+    result = quantize("plan", str(tmp_path / "y" / "a"), str(tmp_path / "z"))
+    assert result.exit_code == 2
+    assert result.stderr.endswith("which is not understood: pass --raw for the stored numbers\n")
 
 
 def test_without_arguments_help_is_shown():

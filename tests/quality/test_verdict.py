@@ -30,6 +30,12 @@ def compared(*rows: Choice, best: int) -> Comparison:
     return Comparison(rows, rows[best], "because", 10, 10)
 
 
+def test_what_a_run_would_warn_of_is_never_good() -> None:
+    array = quantize_to_zarr(np.arange(1000, dtype=np.float32), MemoryStore())
+    verdict = verdict_of(array, replace(FIGURES, sqnr_db=60), None, "the data hold -9999")
+    assert (verdict.word, verdict.sentences[0]) == ("doubtful", "The data hold -9999.")
+
+
 @pytest.mark.parametrize(
     ("sqnr_db", "word"),
     [(30, "good"), (18, "good"), (17.9, "fair"), (12, "fair"), (11.9, "coarse"), (-5, "coarse"), (-math.inf, "coarse")],

@@ -46,7 +46,7 @@ def test_the_options_are_the_settings(command: click.Command) -> None:
     given = command.make_context(command.name, ["SRC", "DST"]).params
     assert [name for name in options if name in DEFAULTS] == list(DEFAULTS)
     assert {name: given[name] for name in DEFAULTS} == DEFAULTS
-    of_a_run = {"overwrite", "verify", "durable", "part"} if command is commands.run else set()
+    of_a_run = {"overwrite", "verify", "durable", "strict", "part"} if command is commands.run else set()
     assert set(options) - set(DEFAULTS) == {"source", "store", "as_json", "scheduler", *of_a_run}
     choices = {name: one.type.choices for name, one in options.items() if isinstance(one.type, click.Choice)}
     assert choices == {

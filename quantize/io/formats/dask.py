@@ -64,6 +64,7 @@ class DaskSource(Source):
 
     shared = True
     gated = True
+    sampled = False
     notes = ("memory is an estimate for a dask source: what its graph holds is its own",)
 
     def __init__(

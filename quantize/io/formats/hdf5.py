@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from posixpath import basename
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ class Hdf5Source(ChunkedSource):
         self.shared = file.mode == "r" and file.driver in NAMED and not file.swmr_mode
         self.path, self.name = os.path.abspath(dataset.file.filename), dataset.name
         attributes = {key: plain(value) for key, value in dataset.attrs.items() if key not in HDF5_OWN}
-        names = tuple(dimension.label or None for dimension in dataset.dims)
+        names = tuple(map(name_of_dimension, dataset.dims))
+        if not any(names) and attributes_say_scale(dataset):
+            names = (basename(dataset.name),) if len(names) == 1 else names
         super().__init__(f"{self.path}::{self.name}", dataset, attributes, names if any(names) else None)
         self.notes = (*self.notes, *absent_parts(dataset))
 
@@ -65,6 +68,20 @@ class Hdf5Source(ChunkedSource):
         super().__setstate__(state)
         self.array = file_at(self.path)[self.name]
         check_parts(self.array)
+
+
+def name_of_dimension(dimension: Any) -> str | None:
+    """The name of a dimension: that of the scale attached to it, as netCDF-4 has it, or its label."""
+    try:
+        scales = [dimension[place].name for place in range(len(dimension))]
+    except (KeyError, OSError, RuntimeError, ValueError):  # a reference to what is not there
+        scales = []
+    return basename(scales[0]) if scales and scales[0] else dimension.label or None
+
+
+def attributes_say_scale(dataset: Any) -> bool:
+    """Whether a dataset is a dimension scale, as the coordinates of netCDF-4 are: its dimension has its own name."""
+    return bool(plain(dataset.attrs.get("CLASS")) == "DIMENSION_SCALE")
 
 
 class Datasets(Arrays):

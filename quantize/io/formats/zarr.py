@@ -17,6 +17,7 @@ from ...exceptions import QuantizeError, SourceError
 from ...numerics.grid import Grid, Region
 from ...store.retrying import is_temporary, retried, translated
 from ..arrays import Arrays
+from ..attributes import with_zarr_fill, zarr_attributes
 from ..chunked import ChunkedSource
 from ..content import DOCUMENTS, holds_zarr, is_zip, reason, roots_in_zip, zarr_below
 from ..format import Format, is_url, library
@@ -38,6 +39,9 @@ class ZarrSource(ChunkedSource):
         label = keys.inner.join(filter(None, [keys.label, array.path]))
         if "int4" in attributes:
             raise ValueError(f"{label} is int4 already: read it with open_int4, or turn it back with restore")
+        fill, version = array.metadata.fill_value, array.metadata.zarr_format
+        attributes, notes = with_zarr_fill(attributes, fill, version)
+        self.notes = (*self.notes, *notes)
         names = getattr(array.metadata, "dimension_names", None)
         if names is None and isinstance(attributes.get("_ARRAY_DIMENSIONS"), list):
             names = attributes.pop("_ARRAY_DIMENSIONS")
@@ -302,7 +306,7 @@ class ZarrSink(Sink):
             dtype=outline.dtype,
             chunks=chunks if shards else tuple(map(min, chunks, shape)),
             shards=shards,
-            attributes=dict(outline.attributes),
+            attributes=zarr_attributes(outline.attributes, outline.dtype),
             dimension_names=outline.dimension_names,
             config={"write_empty_chunks": True},
             zarr_format=3,

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ...io import as_source
+from ...io.decoding import decoded_as
 from ...io.sink import check_room, check_target, replacing
+from ...io.source import Source
 from ...numerics.names import check_suffix
 from ...reading.array import Int4Array, open_int4
+from ...runtime.look import look_at
 from ...runtime.progress import Progress
 from ..choices import Comparison
 from ..figures import ErrorFigures
@@ -110,14 +113,24 @@ def write_report(
     check_suffix(path, PAGE_SUFFIXES, "a report")
     check_room(target, PAGE_BYTES, "a page and its pictures")
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
-    origin = as_source(source)
+    origin = decoded_as(as_source(source), array.metadata.fingerprint)
     measurement = measure_store(array, origin, progress)
     comparison = None
     if measurement.figures.count:
-        missing = "declared" if origin.missing == array.missing else array.missing
-        comparison = compare_rules(origin, source, array, missing)
-    verdict = verdict_of(array, measurement.figures, comparison)
+        comparison = compare_rules(origin, source, array, array.missing)
+    verdict = verdict_of(array, measurement.figures, comparison, doubt_of(array, origin))
     html = page(array, origin.label, measurement, verdict, comparison)
     with replacing(target, overwrite) as partial:
         partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     return Report(measurement.figures, verdict, comparison)
+
+
+def doubt_of(array: Int4Array, origin: Source) -> str | None:
+    """What a run would warn of, if anything."""
+    seen, rule, statistics = look_at(origin, array.missing), array.metadata.rule, array.metadata.statistics
+    if seen is None or rule.method.needs == "nothing":
+        return None
+    said = seen.before()
+    if said is None and statistics is not None and statistics["count"]:
+        said = seen.after(rule, array.metadata.scale, (statistics["min"], statistics["max"]))
+    return said

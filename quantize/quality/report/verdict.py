@@ -14,6 +14,7 @@ GRADES = (  # by SQNR in dB: typical errors of an eighth, and of a quarter, of t
     (12.0, "fair", "Fair: the data keep their shape, and lose their fine detail."),
     (-math.inf, "coarse", "Coarse: much of what is in the data is lost."),
 )
+DOUBTFUL = "Doubtful: most of what is in the data may be lost, whatever the figures say."
 CODES_ALONE_BITS = 4.5  # bits a value: codes and a few checksums take less
 WORTH_DB = 1.0  # dB: a gain that makes another choice worth a look
 
@@ -27,8 +28,10 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison | None) -> Verdict:
-    """The verdict on a store, by its figures and by what other choices would give."""
+def verdict_of(
+    array: Int4Array, figures: ErrorFigures, comparison: Comparison | None, doubt: str | None = None
+) -> Verdict:
+    """The verdict on a store, by its figures, what a look at its source found, and what other choices would give."""
     if not figures.within_bound:
         return defect(figures)
     if not figures.count:
@@ -37,7 +40,10 @@ def verdict_of(array: Int4Array, figures: ErrorFigures, comparison: Comparison |
         return Verdict("exact", "Exact: every value comes back as it was.", (size_of(array, figures),))
     word, headline = next(((word, said) for least, word, said in GRADES if figures.sqnr_db >= least), GRADES[-1][1:])
     sentences = (typical(figures), reach_of(array, figures), size_of(array, figures), advice(comparison))
-    return Verdict(word, headline, tuple(filter(None, sentences)))
+    first = ""
+    if doubt is not None:
+        word, headline, first = "doubtful", DOUBTFUL, doubt[0].upper() + doubt[1:] + "."
+    return Verdict(word, headline, tuple(filter(None, (first, *sentences))))
 
 
 def typical(figures: ErrorFigures) -> str:
