@@ -16,11 +16,13 @@ import dask
 import distributed
 import h5py
 import numpy as np
+import obstore
 import pytest
 from click.testing import CliRunner
 from clusters import Held, Meanwhile, Processes
 from marks import slow
 from stores import expected, field, files
+from zarr.storage import LoggingStore, MemoryStore, ObjectStore
 
 from quantize import WorkersError, plan, quantize_to_zarr
 from quantize.cli import commands, terminal
@@ -440,6 +442,24 @@ def test_datasets_that_no_other_process_can_open_stay_in_this_one(
             assert made.scheduler == "threads"
             assert any("source lives in this process" in note for note in made.notes)
             is_right(quantize_to_zarr(dataset, tmp_path / "z", **JOB))
+
+
+STORES: dict[str, Any] = {
+    "obstore": lambda: ObjectStore(obstore.store.MemoryStore()),
+    "fsspec": lambda: "memory://lost-clusters",
+    "logged": lambda: LoggingStore(MemoryStore()),
+}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_store_in_the_memory_of_this_process_stays_in_it(
+    nobody: distributed.LocalCluster, source: Path, name: str
+) -> None:
+    store = STORES[name]()
+    made = plan(source, store, **JOB)
+    assert made.scheduler == "threads"
+    assert any("destination lives in this process" in note for note in made.notes)
+    is_right(quantize_to_zarr(source, store, **JOB))
 
 
 # From the shell -------------------------------------------------------------------------------------------------------
