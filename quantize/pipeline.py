@@ -241,7 +241,9 @@ class Job:
 
         They may be those of a variable that another run of the same job has written meanwhile, or long before.
         """
-        self.tell(self.look.before() if self.look else None)
+        keys = self.work.variable.keys
+        if self.look is not None and (overwrite or keys.get(self.work.variable.key) is None):  # a run that begins
+            self.tell(self.look.before())
         metadata = self.claim.take(overwrite)
         try:
             if metadata.status == "scanning":

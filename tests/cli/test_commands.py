@@ -651,12 +651,13 @@ def test_a_warning_is_one_line_and_strict_makes_it_an_error(tmp_path):
         assert not Path(store).exists()
     result = quantize("run", source, store)
     assert result.exit_code == 0
-    assert [line for line in result.stderr.splitlines(keepends=True) if "warning" in line] == [f"warning: {text}"]
+    lines = result.stderr.splitlines(keepends=True)
+    assert [line for line in lines if line.startswith("warning: ")] == [f"warning: {text}"]
     assert quantize("suggest", source, "--json").stderr == f"warning: {text}"
     for option in ("--missing=none", "--missing=-9999"):
         result = quantize("run", source, f"{tmp_path}/s{option[10:]}", option, "--strict", "--nan-policy", "propagate")
         assert result.exit_code == 0
-        assert "warning" not in result.stderr
+        assert "warning: " not in result.stderr
     report = quantize("report", store, source, "-o", f"{tmp_path}/r.html", "--json")
     assert json.loads(report.stdout)["verdict"] == "doubtful"
 
