@@ -443,8 +443,8 @@ def test_absent_chunks_are_counted_by_the_plan(tmp_path: Path, zarr_format: Any,
     count, absent = (4, 2) if shards else (8, 4)
     thing = zipped(tmp_path / "g.zarr", tmp_path / "g.zip") if place == "zip" else store
     note = f"{absent} of {count} {'shards' if shards else 'chunks'} are absent, and stand for the fill value 7.0"
-    assert plan(as_source(thing, "t"), MemoryStore()).notes == (note,)
-    assert as_source(thing, "t2").notes == ()
+    assert note in plan(as_source(thing, "t"), MemoryStore()).notes
+    assert not any("absent" in said for said in as_source(thing, "t2").notes)
 
 
 def test_chunks_beyond_the_array_do_not_count(tmp_path: Path) -> None:
