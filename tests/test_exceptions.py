@@ -26,7 +26,7 @@ def defined() -> list[type[BaseException]]:
             continue
         module = importlib.import_module(".".join(("quantize", *path.relative_to(PACKAGE).with_suffix("").parts)))
         classes = [getattr(module, name) for name in names if hasattr(module, name)]
-        found += [one for one in classes if issubclass(one, BaseException)]
+        found += [one for one in classes if issubclass(one, BaseException) and not issubclass(one, Warning)]
     return found
 
 

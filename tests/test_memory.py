@@ -189,30 +189,33 @@ def test_ten_times_the_data_take_the_same_memory(tmp_path: Path) -> None:
 
 # Settings by name, and the sources that each is tried on: of all pairs those in which reading and the settings meet.
 SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "300 MiB": ({"memory": "300MiB"}, ["npy", "zstd zarr", "sharded zarr", "hdf5"]),
-    "600 MiB": ({"memory": "600MiB"}, ["memmap", "zstd zarr", "sharded zarr", "dask"]),
+    "300 MiB": ({"memory": "300MiB"}, ["npy", "crossed memmap", "zstd zarr", "sharded zarr", "hdf5"]),
+    "600 MiB": ({"memory": "600MiB"}, ["memmap", "strided memmap", "zstd zarr", "sharded zarr", "dask"]),
     "chunks across those of the source": (
         {"chunks": [1000, 1000]},
-        ["npy", "zstd zarr", "sharded zarr", "hdf5", "dask"],
+        ["npy", "crossed memmap", "zstd zarr", "sharded zarr", "hdf5", "dask"],
     ),
-    "shards": ({"chunks": [512, 512], "shards": [4096, 2048]}, ["array", "plain zarr", "sharded zarr"]),
+    "shards": (
+        {"chunks": [512, 512], "shards": [4096, 2048]},
+        ["array", "private memmap", "plain zarr", "sharded zarr"],
+    ),
     "large chunks": (
         {"chunks": [4096, 4096], "compressors": "blosc", "workers": 4},
-        ["memmap", "zstd zarr", "sharded zarr", "hdf5"],
+        ["memmap", "strided memmap", "zstd zarr", "sharded zarr", "hdf5"],
     ),
     "narrow columns": (
         {"chunks": [-1, 256], "compressors": None, "verify": True},
-        ["npy", "plain zarr", "hdf5", "dask"],
+        ["npy", "crossed memmap", "private memmap", "plain zarr", "hdf5", "dask"],
     ),
-    "value range": ({"value_range": [-3, 3]}, ["npy", "array", "sharded zarr"]),
-    "mse": ({"scale_method": "mse"}, ["memmap", "zstd zarr", "dask"]),
-    "mse of rows": ({"axis": 0, "scale_method": "mse"}, ["array", "plain zarr", "dask"]),
-    "columns": ({"axis": 1}, ["npy", "hdf5", "dask"]),
+    "value range": ({"value_range": [-3, 3]}, ["npy", "crossed memmap", "array", "sharded zarr"]),
+    "mse": ({"scale_method": "mse"}, ["memmap", "strided memmap", "zstd zarr", "dask"]),
+    "mse of rows": ({"axis": 0, "scale_method": "mse"}, ["array", "private memmap", "plain zarr", "dask"]),
+    "columns": ({"axis": 1}, ["npy", "strided memmap", "hdf5", "dask"]),
     "mse of columns": (
         {"axis": 1, "scale_method": "mse", "chunks": [2048, 2048]},
         ["memmap", "zstd zarr", "sharded zarr", "dask"],
     ),
-    "rows in several chunks": ({"axis": 0, "chunks": [2048, 2048]}, ["array", "plain zarr", "dask"]),
+    "rows in several chunks": ({"axis": 0, "chunks": [2048, 2048]}, ["array", "private memmap", "plain zarr", "dask"]),
 }
 PAIRS = [(name, setting) for setting, (_, names) in SETTINGS.items() for name in names]
 

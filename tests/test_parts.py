@@ -127,6 +127,8 @@ def test_seal_refuses_what_pass_1_has_not_scanned(tmp_path: Path) -> None:
     with pytest.raises(UnfinishedStoreError, match="no scale yet: pass 1 is not done"):
         seal(tmp_path)
     with pytest.raises(FileNotFoundError):
+        seal(tmp_path.with_name("none") / "none")
+    with pytest.raises(StoreError, match="holds no int4 variable 'none'; there are: data"):
         seal(tmp_path / "none")
 
 

@@ -125,7 +125,8 @@ class Source:
 
     def accepted(self, given: Any, region: Region) -> np.ndarray:
         """What was given for a region, once it is seen to be what the source declares; raises as `read` does."""
-        return accepted(given, region, self.label, self.dtype, self.mark, self.sole and not self.gated)
+        mark = self.mark if self.masks and self.dtype.kind in "iu" else None
+        return accepted(given, region, self.label, self.dtype, mark, self.sole and not self.gated)
 
     def take_mark(self, array: Any) -> None:
         """Let masked integers become the fill value of a masked array, where no missing value is declared."""
@@ -135,7 +136,7 @@ class Source:
 
     def with_missing(self, missing: float | int | None) -> Source:
         """The source for a job with this missing value, which masked integers become."""
-        if not self.masks or self.dtype.kind not in "iu" or missing == self.mark:
+        if not self.masks or self.dtype.kind not in "iu" or (self.sole and missing == self.mark):
             return self
         other = copy.copy(self)
         other.mark, other.sole = missing, False

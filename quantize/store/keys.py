@@ -473,7 +473,12 @@ class LocalKeys(Keys):
 
     @property
     def exists(self) -> bool:
-        return self.folder.is_dir()
+        try:
+            return self.folder.is_dir()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise StoreError(f"{self.label} cannot be a folder: {error.strerror}") from error
+            raise
 
     def above(self) -> tuple[Keys, str] | None:
         return Keys(LocalStore(self.folder.parent)), self.folder.name

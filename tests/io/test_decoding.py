@@ -244,6 +244,8 @@ def variables(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any], bool]:
             attributes["add_offset"] = draw(st.sampled_from([-10.0, 273.15]))
     if dtype.kind == "i" and draw(st.booleans()):
         attributes["_Unsigned"] = draw(st.sampled_from(["true", "false"]))
+        if attributes["_Unsigned"] == "true" and attributes.get("missing_value", 0) < 0:
+            del attributes["missing_value"]  # which netCDF4 takes as unsigned too, and xarray does not
     return numbers, attributes, draw(st.booleans())
 
 
