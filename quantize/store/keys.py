@@ -616,7 +616,7 @@ def fsspec_options(url: str) -> dict[str, Any]:
 
 def is_archive(path: Path) -> bool:
     """Whether there is a zip archive at a path, by its first bytes."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
