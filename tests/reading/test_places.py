@@ -15,6 +15,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from stores import check, field
+from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
 from quantize import (
@@ -177,15 +178,21 @@ class Silent(Handler):
 
 @pytest.fixture(params=[Handler, Silent])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    pytest.importorskip("aiohttp")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(request.param, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
+    from fsspec.implementations.http import HTTPFileSystem
+
+    for file_system in HTTPFileSystem._cache.values():  # or its connections would be closed, with a warning, much later
+        if file_system._session is not None:
+            sync(file_system._session.close())
+    HTTPFileSystem.clear_instance_cache()
     server.shutdown()
     server.server_close()
 
 
 def test_a_store_on_a_web_server_is_read(tmp_path: Path, url: str) -> None:
-    pytest.importorskip("aiohttp")
     array = quantize_to_zarr(VALUES, tmp_path / "z", chunks=(10, 60))
     again = open_int4(f"{url}/z", "data")
     assert again[...].tobytes() == array[...].tobytes()
