@@ -727,9 +727,9 @@ def test_a_disk_that_fails_leaves_a_run_that_goes_on(monkeypatch, tmp_path, made
 @pytest.mark.parametrize(
     ("number", "at", "place"),
     [
-        slow(signal.SIGINT, 20, "pass 1 of 2, scan"),
+        slow(signal.SIGINT, 60, "pass 1 of 2, scan"),
         slow(signal.SIGINT, 300, "pass 2 of 2, write"),
-        slow(signal.SIGTERM, 20, "pass 1 of 2, scan"),
+        slow(signal.SIGTERM, 60, "pass 1 of 2, scan"),
         (signal.SIGTERM, 300, "pass 2 of 2, write"),
     ],
 )
