@@ -19,7 +19,6 @@ from .npy import FileSource
 
 SPAN_BYTES = 4 << 20  # bytes: pages of a map that a thread has at once, from the first to the last that it needs
 AROUND_BYTES = 1 << 17  # bytes: as Linux maps 64 KiB about a page that is touched, all within this are given back
-PAGE_OUT = 21  # Linux's MADV_PAGEOUT, which Python has no name for
 
 
 class ArraySource(Source):
@@ -57,14 +56,16 @@ class MaskedSource(Source):
 class MappedSource(ArraySource):
     """An array in a memory map, read through the map, whose pages are given back after each read.
 
-    Mapped pages count as the process's memory, until it says that it does not need them.
+    Mapped pages count as the process's memory, until it says that it does not need them. Of a private map that cannot be
+    said without losing what was written to it, so the plan counts all of its pages.
     """
 
     def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
         super().__init__(array, "memory map")
         self._map = mapped
         self._start = address_of(mapped)
-        self._advice = PAGE_OUT if private else getattr(mmap, "MADV_DONTNEED", None)
+        self._private = private
+        self._advice = None if private else getattr(mmap, "MADV_DONTNEED", None)
         self._buffer = Buffer()
 
     def load(self, region: Region) -> np.ndarray:
@@ -76,7 +77,7 @@ class MappedSource(ArraySource):
         return out
 
     def release(self, part: np.ndarray) -> None:
-        """Give the pages back that hold a part: they stay in the page cache, or what was written to them is kept."""
+        """Give the pages back that hold a part: they stay in the page cache."""
         if self._advice is None:
             return
         low, high = np.lib.array_utils.byte_bounds(part)
@@ -86,7 +87,8 @@ class MappedSource(ArraySource):
             self._map.madvise(self._advice, start, stop - start)
 
     def memory(self, unit: Shape) -> int:
-        return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
+        kept = len(self._map) if self._private else 0
+        return kept + 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
 
 
 def close_parts(part: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
