@@ -56,8 +56,8 @@ class MaskedSource(Source):
 class MappedSource(ArraySource):
     """An array in a memory map, read through the map, whose pages are given back after each read.
 
-    Mapped pages count as the process's memory, until it says that it does not need them. Of a private map that cannot be
-    said without losing what was written to it, so the plan counts all of its pages.
+    Mapped pages count as the process's memory, until it says that it does not need them. Of a private map that cannot
+    be said without losing what was written to it, so the plan counts all of its pages.
     """
 
     def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
