@@ -19,9 +19,7 @@ from .connection import TICK, Connection, NoAnswer
 from .schedulers import Task, Watch, answering, run_tasks
 
 ROUNDS = 5  # times that workers are asked anew, since some left the cluster while they were asked
-ABLE: set[tuple[str, str | None]] = (
-    set()
-)  # label and sample of the sources that this process, a worker's, was seen to find
+ABLE: set[tuple[str, str | None]] = set()  # sources that this process, a worker's, has found: their labels and samples
 SHARED = "Source and destination must lie where every worker finds them under the same name: shared folders, or URLs"
 
 
