@@ -193,7 +193,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "600 MiB": ({"memory": "600MiB"}, ["memmap", "strided memmap", "zstd zarr", "sharded zarr", "dask"]),
     "chunks across those of the source": (
         {"chunks": [1000, 1000]},
-        ["npy", "crossed memmap", "zstd zarr", "sharded zarr", "hdf5", "dask"],
+        ["npy", "zstd zarr", "sharded zarr", "hdf5", "dask"],
     ),
     "shards": (
         {"chunks": [512, 512], "shards": [4096, 2048]},
@@ -205,12 +205,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "narrow columns": (
         {"chunks": [-1, 256], "compressors": None, "verify": True},
-        ["npy", "crossed memmap", "private memmap", "plain zarr", "hdf5", "dask"],
+        ["npy", "private memmap", "plain zarr", "hdf5", "dask"],
     ),
     "value range": ({"value_range": [-3, 3]}, ["npy", "crossed memmap", "array", "sharded zarr"]),
-    "mse": ({"scale_method": "mse"}, ["memmap", "strided memmap", "zstd zarr", "dask"]),
+    "mse": ({"scale_method": "mse"}, ["memmap", "strided memmap", "crossed memmap", "zstd zarr", "dask"]),
     "mse of rows": ({"axis": 0, "scale_method": "mse"}, ["array", "private memmap", "plain zarr", "dask"]),
-    "columns": ({"axis": 1}, ["npy", "strided memmap", "hdf5", "dask"]),
+    "columns": ({"axis": 1}, ["npy", "strided memmap", "crossed memmap", "hdf5", "dask"]),
     "mse of columns": (
         {"axis": 1, "scale_method": "mse", "chunks": [2048, 2048]},
         ["memmap", "zstd zarr", "sharded zarr", "dask"],
