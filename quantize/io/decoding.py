@@ -229,6 +229,7 @@ class DecodedSource(Source):
         self.source, self.decoding, self.asked = source, decoding, asked
         self.chunks, self.order, self.shared = source.chunks, source.order, source.shared
         self.notes = (*source.notes, *decoding.notes)
+        self.held = source.held
         self.missing = decoding.filler if decoding.ways else None
         self.missing_said = f" (missing are: {decoding.ways})" if decoding.ways else ""
 

@@ -45,6 +45,8 @@ class Source:
         memory are there, and plain files stay in the page cache.
     notes : tuple of str
         What a plan must say of it.
+    held : int
+        Bytes of memory that reading comes to hold once, whatever the number of tasks.
     missing : float, int or None
         The value that it declares as missing (``_FillValue`` or ``missing_value`` in its attributes), where that is
         one; `decoding.decoded` takes all that it may declare.
@@ -63,6 +65,7 @@ class Source:
     shared = False
     rereads = True
     notes: tuple[str, ...] = ()
+    held = 0
     masks = True
     sole = False
     gated = False

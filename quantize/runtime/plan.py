@@ -246,7 +246,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         keys.check_name()
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)
     process = OVERHEAD + (SEARCH if rule.method.needs == "histogram" else 0)
-    overhead = process * max(processes, 1)
+    overhead = process * max(processes, 1) + source.held
     budget = parsed_bytes(settings.memory)
     room = None if budget is None else budget - overhead
     layout, task = fitting_layout(source, settings, rule, room, notes)

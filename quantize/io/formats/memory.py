@@ -43,6 +43,7 @@ class MaskedSource(Source):
     def __init__(self, array: np.ma.MaskedArray[Any, Any]) -> None:
         super().__init__("masked array in memory", array.shape, array.dtype)
         self.values = array_source(np.ma.getdata(array))
+        self.held = self.values.held
         self.mask = np.ma.getmaskarray(array)
         self.take_mark(array)
 
@@ -64,7 +65,7 @@ class MappedSource(ArraySource):
         super().__init__(array, "memory map")
         self._map = mapped
         self._start = address_of(mapped)
-        self._private = private
+        self.held = len(mapped) if private else 0
         self._advice = None if private else getattr(mmap, "MADV_DONTNEED", None)
         self._buffer = Buffer()
 
@@ -87,8 +88,7 @@ class MappedSource(ArraySource):
             self._map.madvise(self._advice, start, stop - start)
 
     def memory(self, unit: Shape) -> int:
-        kept = len(self._map) if self._private else 0
-        return kept + 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
+        return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
 
 
 def close_parts(part: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
