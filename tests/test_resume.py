@@ -59,7 +59,7 @@ def test_a_death_costs_at_most_the_batches_in_flight(
     tmp_path: Path, phase: str, at: int, options: dict[str, Any], workers: int
 ) -> None:
     values = field((600, 4))
-    job = {"chunks": (1, 4), "workers": workers, **options}
+    job = {"chunks": (1, 4), "workers": workers, "missing": None, **options}  # None: no look, whose reads would count
     batch, units = (getattr(plan(values, tmp_path, **job), name) for name in ("batch", "units"))
     assert batch > 5
     source = Counting(values)
