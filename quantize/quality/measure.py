@@ -24,8 +24,8 @@ from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
 from ..runtime.display import reporter
+from ..runtime.pool import result_of, threads
 from ..runtime.progress import Progress
-from ..runtime.schedulers import result_of, threads
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, ErrorBound, errors_of_arrays
 

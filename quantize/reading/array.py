@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, overload
 
@@ -17,6 +17,7 @@ from ..numerics.blocks import processors
 from ..numerics.grid import Region, shape_of
 from ..numerics.scales import LOWEST, Scales
 from ..numerics.tables import CODES, LevelTable, level_table
+from ..runtime.pool import result_of, threads
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.keys import stored_bytes
@@ -294,9 +295,9 @@ class Int4Array:
             for item in touched:
                 work(item)
         else:
-            with ThreadPoolExecutor(processors()) as pool:
-                for _ in pool.map(work, touched):
-                    pass
+            with threads(processors(), threading.Event()) as pool:
+                for future in [pool.submit(work, item) for item in touched]:
+                    result_of(future)
 
     @functools.cached_property
     def _reader(self) -> ChunkReader:

@@ -9,8 +9,7 @@ from concurrent.futures import Future, wait
 from typing import Any, NoReturn, TypeVar
 
 from ..exceptions import WorkersError
-
-TICK = 0.2  # seconds that the calling thread waits at once: after each it acts on a signal that another thread received
+from .pool import TICK
 
 Answer = TypeVar("Answer")
 

@@ -11,8 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from queue import Empty, SimpleQueue
@@ -26,14 +26,14 @@ from ..io.source import Source
 from ..numerics.blocks import processors
 from ..store.keys import Keys
 from ..store.layout import Layout
-from .connection import TICK, Connection, NoAnswer, current_client
+from .connection import Connection, NoAnswer, current_client
+from .pool import GRACE, TICK, threads, waited_for
 from .progress import Counter, Progress
 from .scans import batch_size
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
 GRAPH_WINDOW = 2  # the same where each brings a part of the user's graph, whose blocks it may hold meanwhile
-GRACE = 0.5  # seconds that tasks under way have to end in once Ctrl-C was pressed, before they are left to themselves
 PATIENCE = 60.0  # seconds without a task done, after which it is said
 NO_WORKERS = {"NoWorkerError", "NoValidWorkerError"}  # Dask's, where it was told how long to wait for one
 TRIES = 3  # times that a task may be given up: by Dask, having seen four workers die with it, or by whoever cancels it
@@ -233,41 +233,6 @@ def calls(call: Callable[..., None], window: list[Task]) -> list[Any]:
     return [
         delayed(functools.partial(call, task))(task.blocks, dask_key_name=f"units-{task.numbers[0]}") for task in window
     ]
-
-
-@contextmanager
-def threads(workers: int, stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads whose tasks are done at the end of the block.
-
-    If something goes wrong, those under way are told by `stop` and waited for, the others are dropped. After Ctrl-C
-    they are waited for briefly only: one that is held up in a read ends by itself, later, and writes nothing.
-    """
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    except BaseException as error:
-        stop.set()
-        end = time.monotonic() + (math.inf if isinstance(error, Exception) else GRACE)
-        ending = threading.Thread(target=pool.shutdown, kwargs={"cancel_futures": True})
-        ending.start()
-        while ending.is_alive() and time.monotonic() < end:
-            ending.join(TICK)
-        raise
-    pool.shutdown()
-
-
-def waited_for(results: SimpleQueue[Item]) -> Item:
-    """The next thing in a queue. Waited for without a limit, a signal that another thread received would do nothing."""
-    while True:
-        with suppress(Empty):
-            return results.get(timeout=TICK)
-
-
-def result_of(future: Future[Item]) -> Item:
-    """Waited for as `waited_for` does."""
-    while not wait([future], TICK).done:
-        pass
-    return future.result()
 
 
 def windows(tasks: Iterable[Task], workers: int) -> Iterator[list[Task]]:
