@@ -547,6 +547,13 @@ def test_a_code_of_one_index_whose_value_does_not_fit_is_named() -> None:
         assert restore(dtype=np.int16).tolist() == [[7, 63, 0], [7, 63, 693]]
 
 
+@pytest.mark.parametrize(("percentile", "meant"), [(0.1, "99.9"), (1, "99"), (49.5, "50.5")])
+def test_a_percentile_is_the_share_that_is_kept(percentile: float, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"percentile={meant} leaves out {percentile:g} %"):
+        quantize_to_int4([1.0, 2.0], "percentile", percentile=percentile)
+    quantize_to_int4([1.0, 2.0], "percentile", percentile=100 - percentile)
+
+
 @pytest.mark.parametrize("axis", [None, 0])
 def test_percentile_of_everything_is_minmax(axis: int | None) -> None:
     values = np.random.default_rng(1).standard_t(2, (3, 500)).astype(np.float32)

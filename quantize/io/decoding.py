@@ -109,8 +109,8 @@ class Decoding:
                 else ""
             )
             said.append(
-                f"physical values: the stored {declared.dtype}{factor}{offset}, as {self.dtype}; decode=False "
-                "takes the stored numbers"
+                f"physical values: the stored {declared.dtype}{factor}{offset}, as {self.dtype}; decode=False, "
+                "or --raw, takes the stored numbers"
             )
         elif self.dtype.kind == "u" and self.stored.kind == "i":
             said.append(f"the stored {self.stored} are taken as {self.dtype}, as _Unsigned says")

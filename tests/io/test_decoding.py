@@ -47,7 +47,8 @@ def test_packed_values_are_physical_ones() -> None:
     assert array.scale == pytest.approx(np.ptp(COUNTS.astype(float)) * 0.01 / 15, rel=1e-6)
     said = str(plan(source, MemoryStore()))
     assert (
-        "physical values: the stored int16 * 0.01 + 273.15, as float32; decode=False takes the stored numbers" in said
+        "physical values: the stored int16 * 0.01 + 273.15, as float32; decode=False, or --raw, takes the stored "
+        "numbers" in said
     )
     assert verify(store, source=source).ok
     assert measure_error(source, store).within_bound
@@ -370,7 +371,7 @@ def test_names_of_decodings() -> None:
     decoding = decoding_of({"scale_factor": 2.0, "add_offset": -1.5, "missing_value": [3, 4]}, np.dtype("u1"), "x")
     assert decoding is not None
     assert decoding.notes == (
-        "physical values: the stored uint8 * 2 - 1.5, as float32; decode=False takes the stored numbers",
+        "physical values: the stored uint8 * 2 - 1.5, as float32; decode=False, or --raw, takes the stored numbers",
         "missing, and NaN in the result: 3, 4",
     )
     assert decoding_of({"_FillValue": 3}, np.dtype("u1"), "x") is None
