@@ -15,7 +15,8 @@ from ..exceptions import WorkersError
 from ..io.source import Source
 from ..storage import Variable
 from ..store.metadata import Metadata
-from .connection import TICK, Connection, NoAnswer
+from .connection import Connection, NoAnswer
+from .pool import TICK
 from .schedulers import Task, Watch, answering, run_tasks
 
 ROUNDS = 5  # times that workers are asked anew, since some left the cluster while they were asked
