@@ -20,7 +20,9 @@ from .statistics import bounds
 TIE = 1e-4  # steps: so near to a tie a value may get either code
 LARGEST_STEP = 2.0  # scales: so many times as large as before a scale may become
 TRIES = 64  # multiples of a step: of so many at most it is tried to put them beside the missing value
-NUDGE = 1e-9  # of a scale: beyond the one that puts a level on a tie
+NUDGE = 1e-9  # of a scale: how far beyond the one that puts a level on a tie, at most
+NUDGE_UNITS = 1e-3  # units: how far beyond a tie that moves the level, at most; far from 0 a small part of it is much
+NUDGE_LEAST = 2.0**-50  # of a scale: less would be lost in rounding
 
 
 def clear(
@@ -119,10 +121,11 @@ def cleared(rule: Rule, scale: Scale, low: int, high: int, missing: int, dtype: 
 def larger_steps(scale: float, missing: int) -> Iterator[float]:
     """Steps from a given one upwards by which a level lies just beside what rounds to the missing value."""
     found = set()
+    nudge = max(min(NUDGE, NUDGE_UNITS / max(abs(missing), 1)), NUDGE_LEAST)
     for sign in (-1, 1):
         tie = Fraction(2 * abs(missing) + sign, 2)
         first = max(int(tie / Fraction(scale)), 0)
-        found |= {float(tie / number) * (1 + sign * NUDGE) for number in range(first, max(first - TRIES, 0), -1)}
+        found |= {float(tie / number) * (1 + sign * nudge) for number in range(first, max(first - TRIES, 0), -1)}
     return iter(sorted(step for step in found if scale < step <= LARGEST_STEP * scale))
 
 
