@@ -250,7 +250,12 @@ class Job:
                 self.scan(metadata)
                 if not self.alone and not self.is_scanned(metadata):
                     return None
-                metadata = self.choose_scales(metadata)
+                try:
+                    metadata = self.choose_scales(metadata)
+                except RefusedValuesError:
+                    if self.alone:
+                        self.work.variable.remove()
+                    raise
             if metadata.status != "sealed":
                 self.write(metadata)
         except StoreError as error:
@@ -287,7 +292,7 @@ class Job:
         Raises
         ------
         RefusedValuesError
-            If the rule takes no code for some values; the variable is removed, if it is this run's alone.
+            If the rule takes no code for some values.
         """
         rule, variable = self.plan.rule, self.work.variable
         stored_scales(variable.keys, variable.name, metadata).create()
@@ -296,34 +301,21 @@ class Job:
         if self.plan.passes == 2:
             if variable.is_sealed(metadata):
                 return self.finished()
-            try:
-                if rule.granularity.single:
-                    rows, scales = self.work.scales_of_batches(0)
-                    scale = Scale(*scales.plain())
-                else:
-                    rows = self.choose_scale_chunks(metadata)
-            except RefusedValuesError:
-                self.remove_own()
-                raise
+            if rule.granularity.single:
+                rows, scales = self.work.scales_of_batches(0)
+                scale = Scale(*scales.plain())
+            else:
+                rows = self.choose_scale_chunks(metadata)
             statistics = from_row(folded(rows))
             if rule.refused(statistics):
                 self.refuse(statistics)
             self.tell(self.look.after(rule, scale, (statistics.minimum, statistics.maximum)) if self.look else None)
         elif rule.granularity.single:
-            try:
-                shape = self.plan.layout.shape
-                scales = self.work.units.cleared(Scales.one(rule.scale(Statistics()), shape), no_rows(1))
-            except RefusedValuesError:
-                self.remove_own()
-                raise
+            shape = self.plan.layout.shape
+            scales = self.work.units.cleared(Scales.one(rule.scale(Statistics()), shape), no_rows(1))
             scale = Scale(*scales.plain())
         new = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
         return new if variable.advance(metadata, new) else self.finished()
-
-    def remove_own(self) -> None:
-        """Remove what this run made, if it is this run's alone."""
-        if self.alone:
-            self.work.variable.remove()
 
     @functools.cached_property
     def look(self) -> Look | None:
@@ -338,7 +330,6 @@ class Job:
             warnings.warn(text, QuantizeWarning, stacklevel=2)
 
     def refuse(self, statistics: Statistics) -> None:
-        self.remove_own()
         index = index_at(statistics.first, self.work.units.source.shape)
         refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
         where = self.work.variable.where

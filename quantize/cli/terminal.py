@@ -97,10 +97,15 @@ def message(error: BaseException, program: click.Group) -> str:
             return f'this needs {name}, which is not installed: pip install "quantize[{EXTRAS[name]}]"'
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    text = spelled(str(error), options_of(program))
+    return worded(error, program).rstrip()
+
+
+def worded(said: BaseException | str, program: click.Group) -> str:
+    """What the library says, with commands and options for its functions and keyword arguments."""
+    text = spelled(str(said), options_of(program))
     for pattern, replacement in COMMANDS:
         text = re.sub(pattern, replacement, text)
-    return text.rstrip()
+    return text
 
 
 def options_of(program: click.Group) -> dict[str, str]:
@@ -155,7 +160,7 @@ def warned(strict: bool, program: click.Group) -> Iterator[None]:
 
         def show(text: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, QuantizeWarning):
-                tell(f"warning: {spelled(str(text), options_of(program))}")
+                tell(f"warning: {worded(text, program)}")
             else:
                 others(text, category, *where)
 

@@ -51,6 +51,10 @@ class Declared:
     def packed(self) -> bool:
         return (self.scale_factor, self.add_offset) != (1.0, 0.0)
 
+    def bits(self, number: Number, dtype: np.dtype[Any]) -> int:
+        """The integer of this dtype that has the bits of a number as it is taken."""
+        return int(np.array(number, self.dtype).view(dtype))
+
     @property
     def only(self) -> Number | None:
         """The one missing value, where there is one finite value and no other way to be missing."""

@@ -173,9 +173,7 @@ def decoding_of(
         result = taken
     else:
         return None
-    filler = None
-    if result.kind in "iu":
-        filler = int(np.array(filler_of(declared), declared.dtype).view(result))
+    filler = declared.bits(filler_of(declared), result) if result.kind in "iu" else None
     return Decoding(dtype, result, declared, declared.packed, filler)
 
 
@@ -224,8 +222,7 @@ class DecodedSource(Source):
                 attributes["_FillValue"] = decoding.filler
         super().__init__(source.label, source.shape, decoding.dtype, attributes, source.dimension_names)
         if decoding.declared.missing and decoding.stored.kind in "iu":  # what masked numbers become, to be decoded
-            mark = np.array(decoding.declared.missing[0], decoding.declared.dtype).view(decoding.stored)
-            source = source.with_missing(int(mark))
+            source = source.with_missing(decoding.declared.bits(decoding.declared.missing[0], decoding.stored))
         self.source, self.decoding, self.asked = source, decoding, asked
         self.chunks, self.order, self.shared = source.chunks, source.order, source.shared
         self.notes = (*source.notes, *decoding.notes)

@@ -104,7 +104,7 @@ class Source:
         declared = Declared.of(without(PACKING, self.attributes), self.dtype, self.label)
         if declared.only is None or declared.dtype == self.dtype:
             return declared.only
-        return int(np.array(declared.only, declared.dtype).view(self.dtype))
+        return declared.bits(declared.only, self.dtype)
 
     @functools.cached_property
     def mark(self) -> float | int | None:
