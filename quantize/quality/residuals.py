@@ -210,18 +210,22 @@ def sums_and_counts(
     x: np.ndarray, restored: np.ndarray, codes: np.ndarray, bound: ErrorBound, scales: np.ndarray, spacings: np.ndarray
 ) -> tuple[Sums, Counts]:
     """Sums and counts of a block, in which `at` is the position of the largest error, in C order."""
-    counts, whole, real = Counts(), np.zeros(7, np.int64), np.zeros(7)
+    pairs = np.zeros(17 * 16, np.int64)
+    values, errors = (np.zeros(bins.number + 1, np.int64) for bins in (VALUE_BINS, ERROR_BINS))
+    whole, real = np.zeros(7, np.int64), np.zeros(7)
     slack = 0.5 if bound.dtype.kind in "iu" else 0.0
-    tables = (counts.codes, counts.values, counts.errors)
     with np.errstate(over="ignore", divide="ignore"):
         steps = (scales, 1 / scales, bound.each(bound.scales.zero_point).astype(np.float64))
     loop, lowest = compiled(compare_loop, "float64"), bound.codes.lowest
-    loop(x, restored, codes, steps, lowest, spacings, slack, tables, whole, real)
+    loop(x, restored, codes, steps, lowest, spacings, slack, (pairs, values, errors), whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
     bias, mae, rmse, mean, deviation, largest, in_range = real.tolist()
     outside = outside if bound.clips else outside + saturated
     numbers = (count, missing, mismatched, infinite, saturated, outside)
     at = (position,) if count else None
+    first_and_second, alone = pairs[:256].reshape(16, 16), pairs[256:]
+    each = first_and_second.sum(axis=1) + first_and_second.sum(axis=0) + alone
+    counts = Counts(each, values[:-1], errors[:-1])
     return Sums(*numbers, bias, mae, rmse, mean, deviation, largest, in_range, at), counts
 
 
@@ -242,12 +246,12 @@ def restore_loop(codes, table, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def count_into(counts, bins, value):  # type: ignore[no-untyped-def]
+def bin_of(bins, value):  # type: ignore[no-untyped-def]
     most = bins.reach * bins.per_unit
     place = value * bins.per_unit
     place = place if place < most + 0.5 else most + 0.5  # NaN too
     place = place if place > -most - 0.5 else -most - 0.5
-    counts[np.uint32(place + (most + 1))] += 1
+    return np.int32(place + (most + 1))
 
 
 @numba.njit
@@ -267,77 +271,194 @@ def first_restored(x, y):  # type: ignore[no-untyped-def]
     return 0.0
 
 
-def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
-    middle = first_restored(x, y)
-    count, missing, mismatched, position = 0, 0, 0, 0
-    bias, mae, square, total, spread, largest = 0.0, 0.0, 0.0, 0.0, 0.0, -1.0
+# A block is compared in strips of so many values. What is done with all values of a strip are loops without branches,
+# which vectorize, and what few values need comes after.
+STRIP = 256
+NO_VALUE, NO_ERROR = VALUE_BINS.number, ERROR_BINS.number  # bins of what has no error
+INFINITE = 0x7FF << 52  # the bits of float64's infinity: those of sizes below it are less, those of NaN more
+
+
+@numba.njit
+def bits(size):  # type: ignore[no-untyped-def]
+    """An integer for a number of at least 0, in the order of the numbers."""
+    return np.float64(size).view(np.int64)
+
+
+@numba.njit
+def number_of(bits):  # type: ignore[no-untyped-def]
+    return np.int64(bits).view(np.float64)
+
+
+@numba.njit
+def known(value, restored):  # type: ignore[no-untyped-def]
+    """Whether there is an error: the value is finite, and neither is missing."""
+    return (bits(abs(value)) < INFINITE) & (restored == restored)
+
+
+@numba.njit
+def difference(x, y):  # type: ignore[no-untyped-def]
+    """In a function of its own: `add_strip` may change the order of its sums, but not take this one apart."""
+    return x - y
+
+
+@numba.njit(fastmath={"reassoc", "nsz"})
+def add_strip(x, y, inverses, middle, sums):  # type: ignore[no-untyped-def]
+    """Add what a strip has to the sums; how many errors there are, the largest, and the largest in half steps."""
+    count, largest, half = 0, np.int64(0), np.int64(0)
+    bias, mae, square, total, spread = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
-        value, restored = x[i], y[i]
-        if math.isinf(value):
-            continue
-        if math.isnan(value) or math.isnan(restored):
-            both = math.isnan(value) and math.isnan(restored)
-            missing += both
-            mismatched += not both
-            continue
-        count += 1
-        error, off = restored - value, value - middle
+        there = known(x[i], y[i])
+        error = difference(y[i], x[i]) if there else 0.0
+        off = difference(x[i], middle) if there else 0.0
         size = abs(error)
+        count += there
         bias += error
         mae += size
         square += error * error
         total += off
         spread += off * off
-        if size > largest:
-            largest, position = size, i
+        largest = max(largest, bits(size))
+        half = max(half, bits(2.0 * size * inverses[i]))
+    sums[0] += bias
+    sums[1] += mae
+    sums[2] += square
+    sums[3] += total
+    sums[4] += spread
+    return count, number_of(largest) if count else -1.0, number_of(half)
+
+
+@numba.njit
+def place_of(x, y, size):  # type: ignore[no-untyped-def]
+    """Where the first error of a size is that a strip has."""
+    i = 0
+    while not (known(x[i], y[i]) and abs(y[i] - x[i]) == size):
+        i += 1
+    return i
+
+
+@numba.njit
+def figures_of(sums, count, middle):  # type: ignore[no-untyped-def]
     n = max(count, 1)
+    bias, mae, square, total, spread = sums / n
+    return bias, mae, math.sqrt(square), middle + total, math.sqrt(max(spread - total**2, 0.0))
+
+
+def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
+    middle = first_restored(x, y)
+    count, missing, mismatched, position, largest = 0, 0, 0, 0, -1.0
+    sums, steps = np.zeros(5), np.ones(STRIP)
+    for start in range(0, x.size, STRIP):
+        values, restored = x[start : start + STRIP], y[start : start + STRIP]
+        there, size, _ = add_strip(values, restored, steps, middle, sums)
+        count += there
+        if size > largest:
+            largest, position = size, start + place_of(values, restored, size)
+        if there < values.size:
+            for i in range(values.size):
+                absent, lost = math.isnan(values[i]), math.isnan(restored[i])
+                missing += absent and lost
+                mismatched += absent != lost and not math.isinf(values[i])
     whole[:] = (count, missing, mismatched, position)
-    real[:3] = bias / n, mae / n, math.sqrt(square / n)
-    real[3:] = middle + total / n, math.sqrt(max(spread / n - (total / n) ** 2, 0.0)), largest
+    real[:5] = figures_of(sums, count, middle)
+    real[5] = largest
+
+
+@numba.njit
+def place_values(x, y, inverses, zero_points, places):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        place = bin_of(VALUE_BINS, x[i] * inverses[i] + zero_points[i])
+        places[i] = place if known(x[i], y[i]) else NO_VALUE
+
+
+@numba.njit
+def place_errors(x, y, inverses, places):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        place = bin_of(ERROR_BINS, (y[i] - x[i]) * inverses[i] * (1.0 - 2.0 * BOUND_SLACK))
+        places[i] = place if known(x[i], y[i]) else NO_ERROR
+
+
+@numba.njit
+def place_pairs(codes, places):  # type: ignore[no-untyped-def]
+    for i in range(codes.size // 2):
+        places[i] = (np.int32(codes[2 * i]) + 8) * 16 + (np.int32(codes[2 * i + 1]) + 8)
+
+
+@numba.njit
+def count_into(counts, places):  # type: ignore[no-untyped-def]
+    for i in range(places.size):
+        counts[np.uint32(places[i])] += 1
+
+
+@numba.njit
+def steps_of_strip(steps, start, shape, inverses, zero_points):  # type: ignore[no-untyped-def]
+    """Give each value of a strip the step of its place along the middle of the block."""
+    _, along, behind = shape
+    place, i = start // behind % along, 0
+    held = behind - start % behind  # values from here on that have the place
+    while i < inverses.size:
+        if behind == 1:
+            stop = min(i + along - place, inverses.size)
+            inverses[i:stop] = steps[1][place : place + stop - i]
+            zero_points[i:stop] = steps[2][place : place + stop - i]
+            place = 0
+        else:
+            stop = min(i + held, inverses.size)
+            inverses[i:stop] = steps[1][place]
+            zero_points[i:stop] = steps[2][place]
+            place, held = (place + 1) % along, behind
+        i = stop
 
 
 def compare_loop(x, y, codes, steps, lowest, spacings, slack, counts, whole, real):  # type: ignore[no-untyped-def]
-    scales, inverses, zero_points = steps
-    middle = first_restored(x.reshape(-1), y.reshape(-1))
+    shape, x, y, codes = codes.shape, x.reshape(-1), y.reshape(-1), codes.reshape(-1)
+    middle = first_restored(x, y)
     count, missing, mismatched, infinite, saturated, outside, position = 0, 0, 0, 0, 0, 0, 0
-    bias, mae, square, total, spread, largest, in_range = 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            for k in range(x.shape[2]):
-                value, restored, code = x[i, j, k], y[i, j, k], codes[i, j, k]
-                counts[0][np.uint8(code + 8)] += 1
-                if math.isinf(value):
-                    infinite += 1
-                    end = code == (7 if value > 0 else lowest)
-                    saturated += end
-                    outside += not end
-                    continue
-                if math.isnan(value) or math.isnan(restored):
-                    both = math.isnan(value) and math.isnan(restored)
-                    missing += both
-                    mismatched += not both
-                    continue
-                count += 1
-                error, off = restored - value, value - middle
-                size, half = abs(error), 2.0 * abs(error) * inverses[j]
-                bias += error
-                mae += size
-                square += error * error
-                total += off
-                spread += off * off
-                if size > largest:
-                    largest, position = size, (i * x.shape[1] + j) * x.shape[2] + k
-                if half > 1.0:
-                    rounding = slack + 2.0 * ulp(max(abs(value), abs(restored)), spacings)
-                    if size > (1.0 + BOUND_SLACK) * scales[j] / 2.0 + rounding:
-                        clipped = code == (7 if error < 0 else lowest)
-                        saturated += clipped
-                        outside += not clipped
-                        half = 0.0 if clipped else half
+    largest, in_range, sums = -1.0, 0.0, np.zeros(5)
+    room, inverses, zero_points = np.empty(STRIP, np.int32), np.empty(STRIP), np.empty(STRIP)
+    for start in range(0, x.size, STRIP):
+        values, restored, own = x[start : start + STRIP], y[start : start + STRIP], codes[start : start + STRIP]
+        n = values.size
+        inverse, zero_point, places = inverses[:n], zero_points[:n], room[:n]
+        steps_of_strip(steps, start, shape, inverse, zero_point)
+        place_pairs(own, places)
+        count_into(counts[0], places[: n // 2])
+        if n % 2:
+            counts[0][256 + own[n - 1] + 8] += 1
+        there, size, half = add_strip(values, restored, inverse, middle, sums)
+        count += there
+        if size > largest:
+            largest, position = size, start + place_of(values, restored, size)
+        if there > 0:
+            place_values(values, restored, inverse, zero_point, places)
+            count_into(counts[1], places)
+            place_errors(values, restored, inverse, places)
+            count_into(counts[2], places)
+        if there == n and half <= 1.0:
+            in_range = max(in_range, half)
+            continue
+        for i in range(n):
+            value, level, code = values[i], restored[i], own[i]
+            error = level - value
+            size, half = abs(error), 2.0 * abs(error) * inverse[i]
+            if half <= 1.0:
                 in_range = max(in_range, half)
-                count_into(counts[1], VALUE_BINS, value * inverses[j] + zero_points[j])
-                count_into(counts[2], ERROR_BINS, error * inverses[j] * (1.0 - 2.0 * BOUND_SLACK))
-    n = max(count, 1)
+            elif math.isinf(value):
+                infinite += 1
+                end = code == (7 if value > 0 else lowest)
+                saturated += end
+                outside += not end
+            elif math.isnan(value) or math.isnan(level):
+                both = math.isnan(value) and math.isnan(level)
+                missing += both
+                mismatched += not both
+            else:
+                rounding = slack + 2.0 * ulp(max(abs(value), abs(level)), spacings)
+                if size > (1.0 + BOUND_SLACK) * steps[0][(start + i) // shape[2] % shape[1]] / 2.0 + rounding:
+                    clipped = code == (7 if error < 0 else lowest)
+                    saturated += clipped
+                    outside += not clipped
+                    half = 0.0 if clipped else half
+                in_range = max(in_range, half)
     whole[:] = (count, missing, mismatched, infinite, saturated, outside, position)
-    real[:3] = bias / n, mae / n, math.sqrt(square / n)
-    real[3:] = middle + total / n, math.sqrt(max(spread / n - (total / n) ** 2, 0.0)), largest, in_range
+    real[:5] = figures_of(sums, count, middle)
+    real[5:] = largest, in_range

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from quantize.numerics.granularity import granularity_of
 from quantize.numerics.scales import Codes, Scales
-from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, count_into, ulp
+from quantize.numerics.tables import BOUND_SLACK
+from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, bin_of, ulp
 
 
 def bound(
@@ -37,7 +38,7 @@ def codes_of(*codes: int) -> np.ndarray:
 def test_bins_count_as_numpy_does(values, bins):
     counts = np.zeros(bins.number, np.int64)
     for value in values:
-        count_into(counts, bins, value)
+        counts[bin_of(bins, value)] += 1
     numbers = np.array([math.inf if math.isnan(value) else value for value in values], float)
     edges = np.concatenate([[-np.inf], bins.edges(), [np.inf]])
     near = np.abs(numbers[:, None] - bins.edges()).min(axis=1, initial=1) < 1e-9  # of an edge: either side of it
@@ -112,6 +113,56 @@ def test_each_index_of_an_axis_has_its_own_levels(shape, axis):
     part = tuple(slice(1, n) for n in shape)
     sums, _ = own.part(part).compare(exact[part], codes[part], (1,) * len(shape))
     assert (sums.count, sums.largest) == (codes[part].size, 0)
+
+
+@given(
+    st.sampled_from([((700,), None), ((3, 257), 0), ((3, 257), 1), ((2, 5, 64), 1), ((40, 7), 1), ((2, 300, 2), 1)]),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_blocks_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
+    shape, axis = form
+    rng = np.random.default_rng(seed)
+    full = [-1 if along == axis else 1 for along in range(len(shape))]
+    n = 1 if axis is None else shape[axis]
+    scales, zero_points = rng.uniform(0.5, 2, n).reshape(full), rng.integers(-4, 5, n).reshape(full)
+    codes = rng.integers(-7, 8, shape).astype(np.int8)
+    values = (codes - zero_points + rng.uniform(-0.49, 0.49, shape)) * scales
+    chosen = rng.random(shape)
+    away = (chosen > 0.99) & odd  # by more than a step: beyond the outermost level it is saturated
+    values = np.where(away, values + np.sign(codes) * 1.1 * scales, values)
+    infinite, absent = (chosen < 0.01) & odd, (chosen > 0.01) & (chosen < 0.03) & odd
+    values[infinite], values[absent] = np.inf, np.nan
+    lost = (chosen > 0.02) & (chosen < 0.04) & odd
+    codes[lost] = -8
+    own = bound(scales.ravel(), zero_points.ravel(), axis, shape, lowest=-7, nan_code=-8)
+    sums, counts = own.compare(values, codes, (0,) * len(shape))
+
+    there = np.isfinite(values) & ~lost
+    x, restored = values[there], ((codes - zero_points) * scales)[there]
+    errors, steps = restored - x, np.broadcast_to(scales, shape)[there]
+    size = np.abs(errors)
+    clipped = (size > steps / 2) & (codes[there] == np.where(errors < 0, 7, -7))
+    assert (sums.count, sums.infinite, sums.missing) == (there.sum(), infinite.sum(), (absent & lost).sum())
+    assert sums.mismatched == (absent ^ (lost & ~infinite)).sum()
+    assert sums.saturated == clipped.sum() + (infinite & (codes == 7)).sum()
+    assert sums.outside == ((size > steps / 2) & ~clipped).sum() + (infinite & (codes != 7)).sum()
+    figures = (sums.bias, sums.mae, sums.rmse, sums.mean, sums.deviation, sums.largest, sums.in_range)
+    in_range = (2 * size / steps).max(where=~clipped, initial=0)
+    of_numpy = (errors.mean(), size.mean(), np.sqrt(np.square(errors).mean()), x.mean(), x.std(), size.max(), in_range)
+    np.testing.assert_allclose(figures, of_numpy, rtol=1e-12, atol=1e-12)
+    everywhere = np.zeros(shape)
+    everywhere[there] = size
+    assert sums.at == np.unravel_index(everywhere.argmax(), shape)
+    np.testing.assert_array_equal(counts.codes, np.bincount(codes.ravel() + 8, minlength=16))
+    for found, expected, bins in (
+        (counts.values, x / steps + np.broadcast_to(zero_points, shape)[there], VALUE_BINS),
+        (counts.errors, errors / steps * (1 - 2 * BOUND_SLACK), ERROR_BINS),
+    ):
+        edges = np.concatenate([[-np.inf], bins.edges(), [np.inf]])
+        moved = np.abs(found - np.histogram(expected, edges)[0]).sum()
+        assert found.sum() == there.sum()
+        assert moved <= 2  # a value so near an edge that rounding decides
 
 
 def test_the_place_of_the_largest_error_is_that_in_the_whole_array():
