@@ -98,8 +98,8 @@ class ErrorBound:
         return np.asarray(values[self.each(groups)])
 
     def part(self, region: Region) -> ErrorBound:
-        """The bound of a region."""
-        return replace(self, scales=self.scales.part(region))
+        """The bound of a region; where all values share one scale, this one, which has its table already."""
+        return self if self.scales.granularity.single else replace(self, scales=self.scales.part(region))
 
     def compare(self, original: np.ndarray, codes: np.ndarray, corner: Shape) -> tuple[Sums, Counts]:
         """Errors of a piece of the source, given its codes; its first value has the index `corner`.
@@ -229,6 +229,7 @@ def sums_and_counts(
     return Sums(*numbers, bias, mae, rmse, mean, deviation, largest, in_range, at), counts
 
 
+@functools.cache
 def spacing(dtype: np.dtype[Any]) -> tuple[int, int]:
     """Smallest exponent and bits of the mantissa of a dtype; integers are float64 here."""
     info = ml_dtypes.finfo(np.float64 if dtype.kind in "iu" else dtype)
