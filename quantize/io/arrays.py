@@ -98,7 +98,8 @@ class Arrays(Mapping[str, Source]):
             raise ValueError(f"{self.label} is a group without arrays")
         if len(self) > 1:
             found = ", ".join(map(self.described, self))
-            raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{min(self)}")
+            one = next((name for name in self if hasattr(self._arrays[name], "dtype")), min(self))
+            raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{one}")
         return next(iter(self.values()))
 
     def described(self, name: str) -> str:

@@ -327,6 +327,16 @@ def test_a_broken_array_does_not_hide_the_others(tmp_path: Path) -> None:
         as_source(path)
 
 
+def test_the_one_to_name_is_one_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "links.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = h5py.ExternalLink("gone.h5", "/x")
+        file["k"] = VALUES
+        file["z"] = VALUES
+    with pytest.raises(ValueError, match=rf"holds several arrays: a .*\. Name one, as in {path}::/?k$"):
+        as_source(path)
+
+
 def test_bfloat16_is_read_as_the_messages_say(tmp_path: Path) -> None:
     values = VALUES.astype(ml_dtypes.bfloat16)
     path = npy(tmp_path, ml_dtypes.bfloat16)
