@@ -599,7 +599,10 @@ def test_commands_that_read_a_store_use_a_scheduler_that_is_named(
 def test_a_file_that_workers_cannot_write_together_is_refused(tmp_path: Path) -> None:
     result = quantize("restore", tmp_path / "z", tmp_path / "x.npy", "--scheduler", "tcp://127.0.0.1:1")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert re.match(r"error: --scheduler does not go with .*x\.npy, one file .*: name a Zarr array", result.stderr)
+    assert re.match(
+        r"error: --scheduler does not go with .*x\.npy, as several machines .* one \.npy file .*: name a Zarr array",
+        result.stderr,
+    )
 
 
 @pytest.mark.parametrize(

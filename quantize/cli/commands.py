@@ -362,10 +362,11 @@ def restore(
     from ..io import sink_of
     from ..reading.restore import restore
 
-    if scheduler is not None and not sink_of(destination).shared:
+    sink = sink_of(destination)
+    if scheduler is not None and not sink.shared:
         raise click.UsageError(
-            f"--scheduler does not go with {destination}, one file that several machines cannot write at the same "
-            "time: name a Zarr array, such as floats.zarr, or leave it out"
+            f"--scheduler does not go with {destination}, as several machines cannot write one {sink.name} file at the "
+            "same time: name a Zarr array, such as floats.zarr, or leave it out"
         )
     with stoppable(), repeatable() as display, cluster(scheduler):
         restore(store, destination, name, overwrite=overwrite, progress=display)

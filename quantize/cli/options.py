@@ -118,7 +118,7 @@ SCHEDULER = click.option("--scheduler", metavar="tcp://HOST:PORT|FILE", help=SCH
 RESTORE_SCHEDULER = click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT|FILE",
-    help=f"{SCHEDULER_HELP} For a Zarr array; an .npy file is one that several machines cannot write at the same time.",
+    help=f"{SCHEDULER_HELP} For Zarr arrays: several machines cannot write one .npy file at the same time.",
 )
 STRICT = click.option("--strict", is_flag=True, help="Stop where there would be a warning.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
