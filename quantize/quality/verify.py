@@ -124,6 +124,7 @@ class Found(NamedTuple):
     damaged: Sequence[tuple[str, str]] = ()
     differing: Sequence[str] = ()
     scales: tuple[str, str] | None = None
+    more: int = 0  # that are damaged, of a shard of very many
 
 
 @dataclass(frozen=True)
@@ -166,19 +167,24 @@ class Inspection:
         except ValueError as error:
             return Found(damaged=[(self.variable.chunk_key(self.metadata.layout, number), reason(error))])
         expected = None if self.expected is None else self.expected.pack(number, scales)[0]
-        whole, damaged, differing = 0, [], []
+        whole, more = 0, 0
+        damaged: list[tuple[str, str]] = []
+        differing: list[str] = []
         for chunk, shared in self.reader.grid.touched(region):
             try:
                 packed = self.reader.read(chunk)
             except DamagedChunkError as error:
-                damaged.append((error.place, reason(error)))
+                if len(damaged) < NAMED_DAMAGE:
+                    damaged.append((error.place, reason(error)))
+                else:
+                    more += 1
                 continue
             held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
             if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):
                 whole += 1
             else:
                 differing.append(self.reader.place(chunk))
-        return Found(whole, damaged, differing)
+        return Found(whole, damaged, differing, more=more)
 
 
 def reason(error: Exception) -> str:
@@ -216,6 +222,7 @@ class Check:
     def take(self, number: int, found: Found) -> None:
         """Add what was found of a unit."""
         self.whole += found.whole
+        self.more += found.more
         self.differing += found.differing
         for place, why in found.damaged:
             self.damage(place, why)
