@@ -414,7 +414,7 @@ class Job:
         todo = self.own_units & present
         if not todo.any():
             return
-        count = Counter("verify", self.plan.layout, 0, self.report, int(todo.sum()))
+        count = Counter("verify", self.plan.layout.units, self.plan.layout.dtype, 0, self.report, int(todo.sum()))
 
         def done(task: Task, damaged: list[int]) -> None:
             present[damaged] = False
@@ -442,8 +442,8 @@ class Job:
 
     def run(self, phase: str, work: Callable[..., Any], todo: np.ndarray) -> None:
         """Do some units, batch by batch."""
-        total = int(self.own_units.sum())
-        count = Counter(phase, self.plan.layout, total - int(todo.sum()), self.report, total)
+        layout, total = self.plan.layout, int(self.own_units.sum())
+        count = Counter(phase, layout.units, layout.dtype, total - int(todo.sum()), self.report, total)
         tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in self.batches(todo))
         self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))
 

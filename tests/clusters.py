@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -70,7 +71,14 @@ class Processes:
             child.wait(60)
 
 
-METHODS = {"scan": "scan_batch", "scale": "choose_scale_chunk", "write": "write_batch"}  # tasks, by phase
+TASKS = {  # where the tasks of each phase lie
+    "scan": "quantize.runtime.tasks.Tasks.scan_batch",
+    "scale": "quantize.runtime.tasks.Tasks.choose_scale_chunk",
+    "write": "quantize.runtime.tasks.Tasks.write_batch",
+    "verify": "quantize.runtime.passes.some_units",
+    "measure": "quantize.runtime.passes.some_units",
+    "restore": "quantize.runtime.passes.some_units",
+}
 
 
 class Held(distributed.WorkerPlugin):
@@ -82,13 +90,13 @@ class Held(distributed.WorkerPlugin):
         self.folder = folder
 
     def setup(self, worker: Any) -> None:
-        from quantize.runtime.tasks import Tasks
-
         self.undo = ExitStack()
-        for phase, name in METHODS.items():
-            method = getattr(Tasks, name)
-            self.undo.callback(setattr, Tasks, name, method)
-            setattr(Tasks, name, self.held(method, self.folder / phase))
+        for phase, place in TASKS.items():
+            owner, _, name = place.rpartition(".")
+            holder = pkgutil.resolve_name(owner)
+            method = getattr(holder, name)
+            self.undo.callback(setattr, holder, name, method)
+            setattr(holder, name, self.held(method, self.folder / phase))
 
     def teardown(self, worker: Any) -> None:
         self.undo.close()

@@ -5,10 +5,12 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,14 @@ from quantize import (
     UnfinishedStoreError,
     WorkersError,
     __version__,
+    measure_error,
     open_int4,
     plan,
     quantize_to_zarr,
 )
 from quantize.quality.verify import verify
 from quantize.reading.restore import restore
+from quantize.runtime.connection import current_client
 from quantize.runtime.schedulers import Task, run_tasks
 
 VALUES = field((120, 30))
@@ -153,6 +157,67 @@ def test_a_destination_of_this_process_stays_in_it_and_it_is_said(client: distri
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), open_int4(store)[...])
 
 
+def damaged(store: Path, *keys: str) -> Path:
+    """A copy of a store, some of whose files have a bit of their middle the other way round."""
+    copy = store.with_name("damaged")
+    shutil.copytree(store, copy)
+    for key in keys:
+        data = bytearray((copy / key).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / key).write_bytes(data)
+    return copy
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A store and its source, a copy with damage, and what threads make of them."""
+
+    source: Path
+    store: Path
+    damaged: Path
+    found: list[Any]
+    floats: dict[str, bytes]
+
+    def read(self) -> list[Any]:
+        changed = self.source.with_name("changed.npy")
+        return [
+            verify(self.store),
+            verify(self.damaged, source=changed),
+            measure_error(changed, self.store),
+        ]
+
+
+@pytest.fixture
+def read_by_threads(tmp_path: Path) -> Stored:
+    assert current_client() is None
+    source, store = npy(tmp_path), tmp_path / "z"
+    changed = VALUES.copy()
+    changed[30:50, 3] += 50
+    np.save(tmp_path / "changed.npy", changed)
+    quantize_to_zarr(source, store, **JOB, axis=0)
+    broken = damaged(store, "data/c/0/1", "data_scale/c/2", "zarr.json")
+    stored = Stored(source, store, broken, [], {})
+    restore(store, tmp_path / "threads.zarr")
+    found = stored.read()
+    assert (len(found[1].damaged), len(found[1].differing)) == (3, 2)
+    return replace(stored, found=found, floats=files(tmp_path / "threads.zarr"))
+
+
+def test_a_cluster_finds_measures_and_restores_what_threads_do(
+    read_by_threads: Stored, client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("quantize.store.chunks.ChunkReader.read", lambda *_: pytest.fail("is for the workers to do"))
+        assert read_by_threads.read() == read_by_threads.found
+        restore(read_by_threads.store, tmp_path / "cluster.zarr")
+    assert files(tmp_path / "cluster.zarr") == read_by_threads.floats
+    restore(read_by_threads.store, tmp_path / "one.npy")  # which this process writes alone
+    np.testing.assert_array_equal(np.load(tmp_path / "one.npy"), open_int4(read_by_threads.store)[...])
+    chunked = dask.array.from_array(VALUES, chunks=(50, 30))  # whose graph is the cluster's, and the rest is not
+    assert verify(read_by_threads.store, source=chunked).ok
+    assert measure_error(chunked, read_by_threads.store).within_bound
+
+
 def test_a_result_is_read_on_a_cluster(client: distributed.Client, tmp_path: Path) -> None:
     array = quantize_to_zarr(VALUES, tmp_path / "z", **JOB)
     np.testing.assert_array_equal(array.to_dask().compute(), array[...])
@@ -258,6 +323,19 @@ def test_a_worker_that_does_not_see_the_destination_is_refused(
     worker = patched("quantize.storage", "Variable.metadata", lambda self: None)
     with pytest.raises(WorkersError, match=rf"worker {worker} has not the .*z/data that this.*shared folders"):
         quantize_to_zarr(source, tmp_path / "z", **JOB)
+
+
+@pytest.mark.parametrize(
+    ("place", "missing"), [(("quantize.storage", "Variable.metadata"), "z/data"), (("genericpath", "isdir"), "partial")]
+)
+def test_a_worker_that_does_not_see_what_is_restored_is_refused(
+    client: distributed.Client, patched: Any, tmp_path: Path, place: tuple[str, str], missing: str
+) -> None:
+    quantize_to_zarr(VALUES, tmp_path / "z", **JOB)
+    worker = patched(*place, lambda *_: None)
+    with pytest.raises(WorkersError, match=rf"worker {worker} has not the .*{missing} that this.*shared folders"):
+        restore(tmp_path / "z", tmp_path / "floats.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["z"]
 
 
 class Deadly(distributed.WorkerPlugin):

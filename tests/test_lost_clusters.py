@@ -18,13 +18,14 @@ import h5py
 import numpy as np
 import obstore
 import pytest
+import zarr
 from click.testing import CliRunner
 from clusters import Held, Meanwhile, Processes
 from marks import slow
 from stores import expected, field, files
 from zarr.storage import LoggingStore, MemoryStore, ObjectStore
 
-from quantize import WorkersError, plan, quantize_to_zarr
+from quantize import WorkersError, measure_error, open_int4, plan, quantize_to_zarr, restore, verify
 from quantize.cli import commands, terminal
 from quantize.runtime.schedulers import Task, run_tasks
 
@@ -327,6 +328,98 @@ def test_a_worker_that_is_stopped_and_killed_is_not_waited_for(
     is_finished_on_threads(source, tmp_path)
 
 
+# What reads a store --------------------------------------------------------------------------------------------------
+
+READS: dict[str, Callable[..., Any]] = {
+    "verify": lambda folder, **options: verify(folder / "z", source=folder / "x.npy", **options),
+    "measure": lambda folder, **options: measure_error(folder / "x.npy", folder / "z", **options),
+    "restore": lambda folder, **options: restore(folder / "z", folder / "floats.zarr", overwrite=True, **options),
+}
+
+
+@pytest.fixture
+def store(source: Path, tmp_path: Path) -> Path:
+    quantize_to_zarr(source, tmp_path / "z", **JOB)
+    return tmp_path / "z"
+
+
+@pytest.mark.parametrize("phase", [slow(phase) for phase in READS])
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (lambda processes, client: killed(processes), LOST),
+        (lambda processes, client: killed_and_started_again(processes), LOST),
+        (lambda processes, client: client.close(), CLOSED),
+    ],
+    ids=["killed", "killed and started again", "client closed"],
+)
+def test_a_cluster_that_is_lost_ends_what_reads_a_store(
+    store: Path,
+    processes: Processes,
+    client: distributed.Client,
+    tmp_path: Path,
+    event: Callable[[Processes, Any], None],
+    message: str,
+    phase: str,
+) -> None:
+    """It leaves nothing behind, and does all of it when it is called again."""
+    with (
+        Meanwhile(phase, client, tmp_path, functools.partial(event, processes, client)) as meanwhile,
+        pytest.raises(WorkersError, match=message),
+    ):
+        READS[phase](tmp_path, progress=meanwhile)
+    client.close()
+    processes.__exit__()
+    assert not list(tmp_path.glob("*floats.zarr*"))
+    found = [read(tmp_path) for read in READS.values()]
+    assert found[0].ok
+    assert found[1].within_bound
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "floats.zarr")[...], open_int4(store)[...])
+
+
+@pytest.mark.parametrize("phase", [slow(phase) for phase in READS])
+@pytest.mark.usefixtures("impatient")
+def test_ctrl_c_ends_what_reads_a_store(
+    store: Path, lasting: Processes, shared: distributed.Client, tmp_path: Path, phase: str
+) -> None:
+    """Whose scheduler does not answer meanwhile."""
+    scheduler = lasting.children[0]
+    stopped = threading.Event()
+
+    def stop() -> None:
+        scheduler.send_signal(signal.SIGSTOP)
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with (
+            When("does not answer", lambda: stopped.is_set() and os.kill(os.getpid(), signal.SIGINT)),
+            Meanwhile(phase, shared, tmp_path, stop) as meanwhile,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            READS[phase](tmp_path, progress=meanwhile)
+    finally:
+        scheduler.send_signal(signal.SIGCONT)
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.glob("*floats.zarr*"))
+
+
+@pytest.mark.parametrize("phase", [slow(phase) for phase in READS])
+def test_a_worker_that_came_later_and_does_not_see_the_store_is_refused(
+    store: Path, nobody: distributed.LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """To it all chunks would be missing."""
+    nobody.scale(1)
+
+    def changed(event: Any) -> None:
+        if event.done == 0:
+            monkeypatch.setattr("quantize.storage.Variable.metadata", lambda self: None)
+
+    with pytest.raises(WorkersError, match=r"worker inproc://\S+ has not the .*z/data that this.*shared folders"):
+        READS[phase](tmp_path, progress=changed)
+    assert not list(tmp_path.glob("*floats.zarr*"))
+
+
 # Workers that come later ----------------------------------------------------------------------------------------------
 
 
@@ -478,6 +571,64 @@ def test_a_command_uses_a_scheduler_that_is_named(lasting: Processes, source: Pa
     result = quantize("run", *job)
     assert (result.exit_code, "1 at a time on distributed" in result.stderr) == (0, True)
     is_finished_on_threads(source, tmp_path)
+
+
+@pytest.mark.parametrize("named", [slow("by its address"), slow("by its file")])
+def test_commands_that_read_a_store_use_a_scheduler_that_is_named(
+    store: Path, lasting: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """They say what they say without it; of a path that goes by this process's folder too."""
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        ("verify", "z", "x.npy", "--json"),
+        ("report", "z", "x.npy", "-o", "{}.html", "--json"),
+        ("restore", "z", "{}.zarr", "--json"),
+    ]
+
+    def results(name: str, *options: object) -> list[Any]:
+        made = [quantize(*(part.format(name) for part in command), *options) for command in commands]
+        assert [result.exit_code for result in made] == [0, 0, 0], [result.output for result in made]
+        return [{**json.loads(result.stdout), "path": ""} for result in made]
+
+    alone = results("alone")
+    monkeypatch.setattr("quantize.store.chunks.ChunkReader.read", lambda *_: pytest.fail("is for the workers to do"))
+    assert results("cluster", "--scheduler", lasting.address if named == "by its address" else lasting.file) == alone
+    assert files(tmp_path / "cluster.zarr") == files(tmp_path / "alone.zarr")
+
+
+def test_a_file_that_workers_cannot_write_together_is_refused(tmp_path: Path) -> None:
+    result = quantize("restore", tmp_path / "z", tmp_path / "x.npy", "--scheduler", "tcp://127.0.0.1:1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.match(
+        r"error: --scheduler does not go with .*x\.npy, as several machines .* one \.npy file .*: name a Zarr array",
+        result.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [slow(("verify", "z")), slow(("report", "z", "x.npy")), slow(("restore", "z", "y.zarr"))]
+)
+def test_a_command_that_reads_a_store_and_whose_scheduler_is_lost_is_unfinished(
+    store: Path,
+    processes: Processes,
+    client: distributed.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    phase = command[0].replace("report", "measure")
+    call = terminal.Display.__call__
+    with Meanwhile(phase, client, tmp_path, functools.partial(killed, processes)) as meanwhile:
+
+        def display(self: terminal.Display, event: Any) -> None:
+            call(self, event)
+            meanwhile(event)
+
+        monkeypatch.setattr(terminal.Display, "__call__", display)
+        result = quantize(*command, "--scheduler", processes.address)
+    assert result.exit_code == 3
+    assert re.search(rf"error: {LOST}", result.stderr)
 
 
 def test_a_command_whose_scheduler_is_lost_says_how_to_go_on(

@@ -19,7 +19,22 @@ from typing import Any
 import click
 
 from .. import __version__
-from .options import FLOATS, JOB, JSON, MISSING, NAME, OVERWRITE, RAW, STORE, STRICT, part, region, size
+from .options import (
+    FLOATS,
+    JOB,
+    JSON,
+    MISSING,
+    NAME,
+    OVERWRITE,
+    RAW,
+    RESTORE_SCHEDULER,
+    SCHEDULER,
+    STORE,
+    STRICT,
+    part,
+    region,
+    size,
+)
 from .terminal import (
     DONE,
     PIPE,
@@ -256,12 +271,13 @@ def info(store: str, name: str | None, as_json: bool) -> int:
 @STORE
 @click.argument("source", metavar="[SRC]", required=False)
 @NAME
+@SCHEDULER
 @JSON
-def verify(store: str, source: str | None, name: str | None, as_json: bool) -> int:
+def verify(store: str, source: str | None, name: str | None, scheduler: str | None, as_json: bool) -> int:
     """Read and check every chunk of STORE. With SRC, also that its codes are those of the source."""
     from ..quality.verify import verify
 
-    with stoppable(), Display() as display:
+    with stoppable(), repeatable() as display, cluster(scheduler):
         found = verify(store, name, source, progress=display)
     lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
     lines += [f"not what the source gives: {key}" for key in found.differing]
@@ -287,15 +303,18 @@ def verify(store: str, source: str | None, name: str | None, as_json: bool) -> i
 @click.option("-o", "--output", default="report.html", show_default=True, metavar="X.html", help="Where to write it.")
 @NAME
 @OVERWRITE
+@SCHEDULER
 @JSON
-def report(store: str, source: str, output: str, name: str | None, overwrite: bool, as_json: bool) -> int:
+def report(
+    store: str, source: str, output: str, name: str | None, overwrite: bool, scheduler: str | None, as_json: bool
+) -> int:
     """Measure the errors of STORE against SRC and show them on a page.
 
     The page is one HTML file, with pictures of values, errors and codes, and what other scales would give.
     """
     from ..quality.report.report import write_report
 
-    with stoppable(), Display() as display:
+    with stoppable(), repeatable() as display, cluster(scheduler):
         found = write_report(store, source, output, name=name, overwrite=overwrite, progress=display)
     say(as_json, {"path": output, **found.to_json()}, f"{found}\n\nwrote {output}: open it in a browser")
     if not found.figures.within_bound:
@@ -334,12 +353,22 @@ def read(
 @click.argument("destination", metavar="DST")
 @NAME
 @OVERWRITE
+@RESTORE_SCHEDULER
 @JSON
-def restore(store: str, destination: str, name: str | None, overwrite: bool, as_json: bool) -> None:
+def restore(
+    store: str, destination: str, name: str | None, overwrite: bool, scheduler: str | None, as_json: bool
+) -> None:
     """Turn STORE back into floats, an .npy file or a Zarr array."""
+    from ..io import sink_of
     from ..reading.restore import restore
 
-    with stoppable(), Display() as display:
+    sink = sink_of(destination)
+    if scheduler is not None and not sink.shared:
+        raise click.UsageError(
+            f"--scheduler does not go with {destination}, as several machines cannot write one {sink.name} file at the "
+            "same time: name a Zarr array, such as floats.zarr, or leave it out"
+        )
+    with stoppable(), repeatable() as display, cluster(scheduler):
         restore(store, destination, name, overwrite=overwrite, progress=display)
     say(as_json, {"path": destination}, f"wrote {destination}")
 
@@ -497,6 +526,21 @@ def resumable(command: str) -> Iterator[Display]:
         if display.account.last is None and not isinstance(error, KeyboardInterrupt) and not full:
             raise
         raise Unfinished(f"{message(error, main)} ({display.account.place()}). To go on, run\n  {command}") from error
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[Display]:
+    """A display for what begins anew when it is run again, as where its cluster is lost: that is unfinished."""
+    from ..exceptions import WorkersError
+
+    display = Display()
+    try:
+        with display:
+            yield display
+    except WorkersError as error:
+        if display.account.last is None:
+            raise
+        raise Unfinished(message(error, main)) from error
 
 
 if __name__ == "__main__":

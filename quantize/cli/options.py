@@ -113,10 +113,12 @@ RAW = click.option(
 )
 FLOATS = click.option("--floats", is_flag=True, help="Turn integers with missing values into floats, NaN for these.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
-SCHEDULER = click.option(
+SCHEDULER_HELP = "Have the workers of this Dask scheduler do the work; or of the one that wrote FILE."
+SCHEDULER = click.option("--scheduler", metavar="tcp://HOST:PORT|FILE", help=SCHEDULER_HELP)
+RESTORE_SCHEDULER = click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT|FILE",
-    help="Have the workers of this Dask scheduler do the work; or of the one that wrote FILE.",
+    help=f"{SCHEDULER_HELP} For Zarr arrays: several machines cannot write one .npy file at the same time.",
 )
 STRICT = click.option("--strict", is_flag=True, help="Stop where there would be a warning.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import socket
 from abc import ABC, abstractmethod
@@ -58,6 +59,8 @@ class Sink(ABC):
         How the names of its files end, with the dot.
     name : str
         What to call the format in messages.
+    shared : bool
+        Whether several processes may write into one at the same time: what `open` gives then travels to them.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class Sink(ABC):
 
     suffixes: ClassVar[tuple[str, ...]]
     name: ClassVar[str]
+    shared: ClassVar[bool] = False
 
     def stored_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The dtype in which values of a dtype are written: float32 for bfloat16, which few formats have."""
@@ -156,21 +160,23 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
     """
     target = target.absolute()
     check_target(target, overwrite)
-    partial = target.with_name(f".{target.name}.{own_mark()}.partial")
+    partial = target.with_name(f".{target.name}.{own_mark()}-{secrets.token_hex(4)}.partial")
     with naming(target):
         sweep_beside(target)
-        remove(partial)
         try:
             yield partial
             if target.is_dir() or partial.is_dir():
                 remove(target)
             os.replace(partial, target)
-        finally:
-            remove(partial)
+        except BaseException:
+            with suppress(OSError):  # workers of a cluster may be writing into it yet
+                remove(partial)
+            raise
 
 
 def remove(path: Path) -> None:
     if path.is_dir():
+        (path / "zarr.json").unlink(missing_ok=True)  # without which others write no more into an array
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -196,7 +202,7 @@ def machine() -> str:
 
 def sweep_beside(target: Path) -> None:
     """Remove what killed processes left of a target."""
-    sweep(target.absolute().parent, rf"\.{re.escape(target.name)}\.{PROCESS}(-{MACHINE})?\.partial")
+    sweep(target.absolute().parent, rf"\.{re.escape(target.name)}\.{PROCESS}(-{MACHINE}(-\w+)?)?\.partial")
 
 
 def sweep(folder: Path, pattern: str) -> None:

@@ -6,12 +6,9 @@ import functools
 import math
 import operator
 import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,12 +16,13 @@ from ..exceptions import StoreError, UnfinishedStoreError
 from ..io import as_source
 from ..io.decoding import decoded_as
 from ..io.source import Source
-from ..numerics.blocks import blocks, processors
+from ..numerics.blocks import blocks
 from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, open_int4
 from ..runtime.display import reporter
-from ..runtime.pool import result_of, threads
+from ..runtime.passes import Pass
+from ..runtime.pool import Stop
 from ..runtime.progress import Progress
 from .figures import ErrorFigures, PartErrors, Sums
 from .residuals import Counts, ErrorBound, errors_of_arrays
@@ -33,9 +31,6 @@ STORE_BLOCK_VALUES = 1 << 22  # values: what a thread has of a store at a time, 
 STORE_BLOCK_CHUNKS = 1 << 10  # chunks: the most that a thread has of a store at a time
 COMPARED_VALUES = 1 << 17  # values: what is compared at a time, so that its float64 stay in a processor's cache
 MOST_PARTS = 4096  # parts: the most that an array has figures for, each on its own
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # One pass over a store and its source ---------------------------------------------------------------------------------
 
@@ -78,6 +73,8 @@ def measure_error(
         neither floats nor integers.
     DamagedChunkError
         If a chunk of the store is missing or damaged.
+    WorkersError
+        As for `verify`, where the workers of a `distributed.Client` compare a store with its source.
 
     Examples
     --------
@@ -152,38 +149,51 @@ def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
 def measure_store(
     array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
 ) -> Measurement:
-    """The figures of a store and its source, and the distributions, in one pass on all processors."""
+    """The figures of a store and its source, and the distributions, in one pass on all processors or a cluster."""
     origin = decoded_as(as_source(source), array.metadata.fingerprint).with_missing(array.metadata.missing)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
-    report = reporter(progress)
     grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)
-    sums: dict[int, Sums] = {}
-    counts, bound, nbytes = Counts(), 0.0, 0
-    report(Progress("measure", 0, grid.count, 0, 0))
-
-    def work(number: int) -> tuple[list[tuple[int, Sums]], Counts, float]:
-        return errors_of_region(array, origin, grid.region(number), parts)
-
-    for number, (found, own, half) in enumerate(in_order(work, range(grid.count), processors())):
-        for part, one in found:
-            sums[part] = sums.get(part, Sums()) + one
-        counts.add(own)
-        bound = max(bound, half)
-        nbytes += math.prod(shape_of(grid.region(number))) * origin.dtype.itemsize
-        report(Progress("measure", number + 1, grid.count, 0, nbytes))
-    each = [sums[part] for part in range(parts.count)]
+    totals = Totals()
+    reading = Pass("measure", array.variable, array.metadata, grid, 1, origin)
+    work = functools.partial(errors_of_unit, array, origin, grid, parts)
+    reading.run(work, range(grid.count), totals.take, None, reporter(progress), Stop())
+    each = [totals.sums[part] for part in range(parts.count)]
     total = functools.reduce(operator.add, each)
     figures = total.figures(
-        bound=bound,
+        bound=totals.bound,
         largest_in_range=total.in_range,
         saturated=total.saturated,
         outside=total.outside,
-        code_counts=tuple(counts.codes.tolist()),
+        code_counts=tuple(totals.counts.codes.tolist()),
         bits_per_value=8 * array.nbytes_stored / array.size,
         parts=part_errors(parts, each),
     )
-    return Measurement(figures, counts)
+    return Measurement(figures, totals.counts)
+
+
+Errors: TypeAlias = tuple[list[tuple[int, Sums]], Counts, float]  # sums of parts, counts, the largest half step
+
+
+@dataclass
+class Totals:
+    """What regions come to. Sums are added in the order of the regions, since floats depend on it: some wait."""
+
+    sums: dict[int, Sums] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    bound: float = 0.0
+    added: int = 0
+    waiting: dict[int, list[tuple[int, Sums]]] = field(default_factory=dict)
+
+    def take(self, number: int, errors: Errors) -> None:
+        """Add the errors of the region of this number."""
+        self.waiting[number], counts, half = errors
+        self.counts.add(counts)
+        self.bound = max(self.bound, half)
+        while self.added in self.waiting:
+            for part, one in self.waiting.pop(self.added):
+                self.sums[part] = self.sums.get(part, Sums()) + one
+            self.added += 1
 
 
 def part_errors(parts: Grid, each: list[Sums]) -> PartErrors:
@@ -199,9 +209,11 @@ def part_errors(parts: Grid, each: list[Sums]) -> PartErrors:
     )
 
 
-def errors_of_region(
-    array: Int4Array, origin: Source, region: Region, parts: Grid
-) -> tuple[list[tuple[int, Sums]], Counts, float]:
+def errors_of_unit(array: Int4Array, origin: Source, grid: Grid, parts: Grid, number: int) -> Errors:
+    return errors_of_region(array, origin, grid.region(number), parts)
+
+
+def errors_of_region(array: Int4Array, origin: Source, region: Region, parts: Grid) -> Errors:
     """Sums of each part that a region shares in, counts of all of it, and its largest half step."""
     bound = error_bound(array, region)
     codes = array.codes(region)
@@ -249,15 +261,3 @@ def parts_grid(shape: Shape, chunks: Shape) -> Grid:
         box[axis] *= 2
         grid = Grid(shape, tuple(box))
     return grid
-
-
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results of `work` in the order of the items, from several threads that are never far ahead."""
-    with threads(workers, threading.Event()) as pool:
-        running: deque[Future[Result]] = deque()
-        for item in items:
-            running.append(pool.submit(work, item))
-            if len(running) > 2 * workers:
-                yield result_of(running.popleft())
-        while running:
-            yield result_of(running.popleft())

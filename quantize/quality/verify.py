@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from ..io import as_source
 from ..io.decoding import decoded_as
 from ..numerics.grid import packed_region, shape_of, within
 from ..runtime.display import reporter
+from ..runtime.passes import Pass
+from ..runtime.pool import Stop
 from ..runtime.progress import Progress
-from ..runtime.schedulers import each_unit
+from ..runtime.scans import batch_size
 from ..runtime.units import Units
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
@@ -75,7 +77,7 @@ def verify(
     source : path or array, optional
         As for `quantize_to_zarr`.
     workers : int, optional
-        Threads; by default one for each processor.
+        Tasks at a time; by default one for each processor, or each thread of the `distributed.Client` there is.
     progress : callable or True, optional
         Called with `Progress` as it goes on; True draws it.
 
@@ -91,6 +93,9 @@ def verify(
         If there is no such variable, or its metadata is damaged or not ours.
     ValueError
         If the source has another shape or dtype.
+    WorkersError
+        If a worker of the cluster has another version of this library, or does not find store or source; if the
+        connection to the scheduler is lost, the Client closed, or tasks are cancelled again and again.
 
     Examples
     --------
@@ -103,26 +108,100 @@ def verify(
     """
     variable, metadata = sealed_variable(store, name)
     units = None if source is None else expected_units(source, variable, metadata)
-    check = Check(variable, metadata, units)
+    check = Check(Inspection(variable, metadata, units))
     check.documents()
-    stop = None if units is None else units.cache.stop
-    each_unit(check.units, "verify", metadata.layout, workers, reporter(progress), check.promising(), stop)
+    grid, origin = metadata.layout.units, None if units is None else units.source
+    reading = Pass("verify", variable, metadata, grid, batch_size(grid.count), origin)
+    stop = Stop() if units is None else units.cache.stop
+    reading.run(check.inspection.unit, check.promising(), check.take, workers, reporter(progress), stop)
     return check.result()
+
+
+class Found(NamedTuple):
+    """How many chunks of one unit are whole, and what is wrong with the others, or with the scales: place and why."""
+
+    whole: int = 0
+    damaged: Sequence[tuple[str, str]] = ()
+    differing: Sequence[str] = ()
+    scales: tuple[str, str] | None = None
+    more: int = 0  # that are damaged, of a shard of very many
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Units of a variable as they are read and compared; it travels to where that is done."""
+
+    variable: Variable
+    metadata: Metadata
+    expected: Units | None
+    # Places, along the axes on which scales differ, of units whose scales are damaged: these are read once.
+    without_scales: set[tuple[int, ...]] = field(default_factory=set)
+
+    @functools.cached_property
+    def reader(self) -> ChunkReader:
+        return ChunkReader(self.variable.keys, self.variable.name, self.metadata)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the reader: what it knows of the store's files is of this machine."""
+        return {key: value for key, value in self.__dict__.items() if key != "reader"}
+
+    def place_of_scales(self, number: int) -> tuple[int, ...]:
+        """Where a unit lies along the axes on which scales differ."""
+        units = self.metadata.layout.units
+        position = units.position(number)
+        return tuple(position[axis] for axis in self.metadata.granularity.fixed(units))
+
+    def unit(self, number: int) -> Found:
+        """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
+        region = self.metadata.layout.units.region(number)
+        place = self.place_of_scales(number)
+        if place in self.without_scales:
+            return Found()
+        try:
+            scales = self.reader.scales(region)
+            if self.metadata.layout.shards:
+                self.reader.index(number)
+        except DamagedChunkError as error:
+            self.without_scales.add(place)
+            return Found(scales=(error.place, reason(error)))
+        except ValueError as error:
+            return Found(damaged=[(self.variable.chunk_key(self.metadata.layout, number), reason(error))])
+        expected = None if self.expected is None else self.expected.pack(number, scales)[0]
+        whole, more = 0, 0
+        damaged: list[tuple[str, str]] = []
+        differing: list[str] = []
+        for chunk, shared in self.reader.grid.touched(region):
+            try:
+                packed = self.reader.read(chunk)
+            except DamagedChunkError as error:
+                if len(damaged) < NAMED_DAMAGE:
+                    damaged.append((error.place, reason(error)))
+                else:
+                    more += 1
+                continue
+            held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
+            if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):
+                whole += 1
+            else:
+                differing.append(self.reader.place(chunk))
+        return Found(whole, damaged, differing, more=more)
+
+
+def reason(error: Exception) -> str:
+    return str(error.__cause__ or error)
 
 
 class Check:
     """One run of `verify`: what it has found so far, of damaged places at most `NAMED_DAMAGE` by name."""
 
-    def __init__(self, variable: Variable, metadata: Metadata, expected: Units | None) -> None:
-        self.variable, self.metadata, self.layout, self.expected = variable, metadata, metadata.layout, expected
-        self.reader = ChunkReader(variable.keys, variable.name, metadata)
+    def __init__(self, inspection: Inspection) -> None:
+        self.inspection, self.variable, self.metadata = inspection, inspection.variable, inspection.metadata
+        self.layout, self.reader = inspection.metadata.layout, inspection.reader
         self.damaged: dict[str, str] = {}
         self.more = 0
-        self.whole: list[int] = []
+        self.whole = 0
         self.differing: list[str] = []
-        # The units whose scales are damaged, by their place along the axes on which scales differ.
-        self.units_without_scales: set[tuple[int, ...]] = set()
-        self.lock = threading.Lock()
+        self.scales: set[str] = set()  # places of scales that are damaged
 
     def result(self) -> Verification:
         """What was found.
@@ -137,15 +216,25 @@ class Check:
         damaged = sorted(self.damaged.items())
         if self.more:
             damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
-        chunks, whole = self.reader.grid.count, sum(self.whole)
-        return Verification(chunks, tuple(damaged), tuple(sorted(self.differing)), self.expected is not None, whole)
+        compared = self.inspection.expected is not None
+        return Verification(self.reader.grid.count, tuple(damaged), tuple(sorted(self.differing)), compared, self.whole)
 
-    def damage(self, place: str, error: Exception) -> None:
-        with self.lock:
-            if place in self.damaged or len(self.damaged) < NAMED_DAMAGE:
-                self.damaged[place] = str(error.__cause__ or error)
-            else:
-                self.more += 1
+    def take(self, number: int, found: Found) -> None:
+        """Add what was found of a unit."""
+        self.whole += found.whole
+        self.more += found.more
+        self.differing += found.differing
+        for place, why in found.damaged:
+            self.damage(place, why)
+        if found.scales is not None and found.scales[0] not in self.scales:  # which other units have too
+            self.scales.add(found.scales[0])
+            self.damage(*found.scales)
+
+    def damage(self, place: str, why: str) -> None:
+        if place in self.damaged or len(self.damaged) < NAMED_DAMAGE:
+            self.damaged[place] = why
+        else:
+            self.more += 1
 
     def documents(self) -> None:
         """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
@@ -176,7 +265,7 @@ class Check:
                 raise ValueError("it is missing")
             check(data)
         except (StoreError, ValueError) as error:
-            self.damage(key, error)
+            self.damage(key, reason(error))
 
     def promising(self) -> Iterator[int]:
         """The units to read: all; but once very many are damaged, of the rest only those that a listing shows.
@@ -194,50 +283,8 @@ class Check:
         for start in range(number, count, LISTED_UNITS):
             stretch = present[start : start + LISTED_UNITS]
             there = np.flatnonzero(stretch)
-            with self.lock:
-                self.more += len(stretch) - len(there)
+            self.more += len(stretch) - len(there)
             yield from (there + start).tolist()
-
-    def units(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self.unit(number)
-
-    def place_of_scales(self, number: int) -> tuple[int, ...]:
-        """Where a unit lies along the axes on which scales differ."""
-        position = self.layout.units.position(number)
-        return tuple(position[axis] for axis in self.metadata.granularity.fixed(self.layout.units))
-
-    def unit(self, number: int) -> None:
-        """Read the scales, the index and the chunks of one unit, and compare the codes if there is a source."""
-        region = self.layout.units.region(number)
-        place = self.place_of_scales(number)
-        if place in self.units_without_scales:
-            return
-        try:
-            scales = self.reader.scales(region)
-            if self.layout.shards:
-                self.reader.index(number)
-        except DamagedChunkError as error:
-            self.units_without_scales.add(place)
-            self.damage(error.place, error)
-            return
-        except ValueError as error:
-            self.damage(self.variable.chunk_key(self.layout, number), error)
-            return
-        expected = None if self.expected is None else self.expected.pack(number, scales)[0]
-        whole = 0
-        for chunk, shared in self.reader.grid.touched(region):
-            try:
-                packed = self.reader.read(chunk)
-            except DamagedChunkError as error:
-                self.damage(error.place, error)
-                continue
-            held = tuple(slice(0, n) for n in shape_of(packed_region(shared)))
-            if expected is None or np.array_equal(packed[held], expected[packed_region(within(shared, region))]):
-                whole += 1
-            else:
-                self.differing.append(self.reader.place(chunk))
-        self.whole.append(whole)
 
 
 def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units:

@@ -111,7 +111,7 @@ class Int4Array:
 
     def __init__(self, variable: Variable, metadata: Metadata) -> None:
         assert metadata.scale is not None
-        self._variable = variable
+        self.variable = variable
         self.metadata = metadata
         self.layout = metadata.layout
         self.shape = self.layout.shape
@@ -164,12 +164,12 @@ class Int4Array:
 
     @property
     def nbytes_stored(self) -> int:
-        arrays = self._variable.arrays(self.metadata)
-        return sum(stored_bytes(self._variable.keys, name, grid) for name, grid in arrays)
+        arrays = self.variable.arrays(self.metadata)
+        return sum(stored_bytes(self.variable.keys, name, grid) for name, grid in arrays)
 
     @property
     def packed(self) -> zarr.Array[Any]:
-        return self._bound(lambda reader: self._variable.packed())
+        return self._bound(lambda reader: self.variable.packed())
 
     def _bound(self, read: Callable[[ChunkReader], T]) -> T:
         """What a reader reads, all of it of the variable that was opened.
@@ -189,7 +189,7 @@ class Int4Array:
             else:
                 if reader.stands():
                     return found
-            self._reader = ChunkReader(self._variable.keys, self.name, self.metadata)
+            self._reader = ChunkReader(self.variable.keys, self.name, self.metadata)
         raise StoreError(
             f"{self.path}/{self.name} was written anew {READS} times while it was read; read it once that has ended"
         )
@@ -301,7 +301,7 @@ class Int4Array:
 
     @functools.cached_property
     def _reader(self) -> ChunkReader:
-        return ChunkReader(self._variable.keys, self.name, self.metadata)
+        return ChunkReader(self.variable.keys, self.name, self.metadata)
 
     def _read_chunk(
         self,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..io import sink_of
 from ..io.attributes import MISSING, PACKING, UNSIGNED, VALID, without
-from ..io.sink import Outline, check_room, replacing
+from ..io.sink import Outline, Put, check_room, replacing
 from ..runtime.display import reporter
+from ..runtime.passes import Pass
+from ..runtime.pool import Stop
 from ..runtime.progress import Progress
-from ..runtime.schedulers import each_unit
+from ..runtime.scans import batch_size
 from .array import Int4Array, open_int4
 
 
@@ -43,7 +47,8 @@ def restore(
     overwrite : bool
         Replace what is there.
     workers : int, optional
-        Threads; by default one for each processor.
+        Tasks at a time; by default one for each processor or, for a Zarr array, each thread of the
+        `distributed.Client` there is. A ``.npy`` file is written by threads of this process alone.
     progress : callable or True, optional
         Called with `Progress` as it goes on; True draws it.
 
@@ -55,6 +60,9 @@ def restore(
         As for `open_int4`.
     ValueError
         If there is not enough disk.
+    WorkersError
+        If a worker of the cluster has another version of this library, or does not find store or destination; if the
+        connection to the scheduler is lost, the Client closed, or tasks are cancelled again and again.
 
     Examples
     --------
@@ -78,17 +86,35 @@ def restore(
     sink.check(outline)
     with replacing(target, overwrite) as partial:
         check_room(target, array.size * dtype.itemsize, "the floats")
-        stop, report = threading.Event(), reporter(progress)
+        stop, units = Stop(), array.layout.units
+        reading = Pass(
+            "restore",
+            array.variable,
+            array.metadata,
+            units,
+            batch_size(units.count),
+            shared=sink.shared,
+            folder=partial,
+        )
         with sink.open(partial, outline) as put:
+            work = Restoring(array, dtype, put, stop).unit
+            reading.run(work, range(units.count), lambda *_: None, workers, reporter(progress), stop)
 
-            def work(numbers: Iterable[int]) -> None:
-                for number in numbers:
-                    region = array.layout.units.region(number)
-                    values = array[region].astype(dtype, copy=False)
-                    if not stop.is_set():
-                        put(region, values)
 
-            each_unit(work, "restore", array.layout, workers, report, iter(range(array.layout.units.count)), stop)
+@dataclass(frozen=True)
+class Restoring:
+    """Units of an array on their way into a sink; it travels to where they are read and written."""
+
+    array: Int4Array
+    dtype: np.dtype[Any]
+    put: Put
+    stop: Stop
+
+    def unit(self, number: int) -> None:
+        region = self.array.layout.units.region(number)
+        values = self.array[region].astype(self.dtype, copy=False)
+        if not self.stop.is_set():
+            self.put(region, values)
 
 
 def attributes_of_restored(array: Int4Array) -> dict[str, Any]:

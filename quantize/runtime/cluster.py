@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -24,7 +26,7 @@ ABLE: set[tuple[str, str | None]] = set()  # sources that this process, a worker
 SHARED = "Source and destination must lie where every worker finds them under the same name: shared folders, or URLs"
 
 
-def check_workers(source: Source, sample: str | None) -> None:
+def check_workers(source: Source | None, sample: str | None) -> None:
     """Refuse a cluster of which a worker has another version of the library, or does not find the source as it is here.
 
     Raises
@@ -33,20 +35,30 @@ def check_workers(source: Source, sample: str | None) -> None:
         Naming the first such worker, and what to do.
     """
     check(version, (), __version__, lambda answer: another(answer, __version__))
-    if sample is not None:  # a dask source brings its own graph
+    if source is not None and sample is not None:  # a dask source brings its own graph
         check(digest, (source,), sample, lambda answer: others(source))
 
 
 def check_destination(variable: Variable, metadata: Metadata) -> None:
-    """Refuse a cluster of which a worker does not see the variable that this process has just written.
+    """Refuse a cluster of which a worker does not see the variable that this process has just written or opened.
 
     Raises
     ------
     WorkersError
         Naming the first such worker, and what to do.
     """
-    missing = f"not the {variable.where} that this process has just looked at. {SHARED}"
-    check(fingerprint, (variable,), metadata.fingerprint, lambda answer: missing)
+    check(fingerprint, (variable,), metadata.fingerprint, lambda answer: unseen(variable.where))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a cluster of which a worker does not see a folder that this process has just made.
+
+    Raises
+    ------
+    WorkersError
+        Naming the first such worker, and what to do.
+    """
+    check(os.path.isdir, (folder,), True, lambda answer: unseen(folder))
 
 
 def check(
@@ -97,7 +109,7 @@ def await_workers(connection: Connection) -> None:
         run_tasks(str, [Task([0], ("",))], lambda task, result: None, "distributed", None, threading.Event())
 
 
-def on_worker(work: Callable[..., Any], source: Source, sample: str | None, needed: str, *arguments: Any) -> Any:
+def on_worker(work: Callable[..., Any], source: Source | None, sample: str | None, needed: str, *arguments: Any) -> Any:
     """A task on a worker. If it came after the questions, it is asked some of them here, before its first task.
 
     Raises
@@ -109,13 +121,32 @@ def on_worker(work: Callable[..., Any], source: Source, sample: str | None, need
 
     if __version__ != needed:
         raise WorkersError(f"worker {get_worker().address} has {another(__version__, needed)}")
-    if sample is not None and (source.label, sample) not in ABLE and digest(source) != sample:
+    if source is not None and sample is not None and (source.label, sample) not in ABLE and digest(source) != sample:
         raise WorkersError(f"worker {get_worker().address} has {others(source)}")
+    return work(*arguments)
+
+
+def on_reader(work: Callable[..., Any], variable: Variable, *arguments: Any) -> Any:
+    """A task on a worker that reads a variable. To one that does not see it all chunks would be missing.
+
+    Raises
+    ------
+    WorkersError
+        If it does not see it.
+    """
+    from distributed import get_worker
+
+    if variable.metadata() is None:
+        raise WorkersError(f"worker {get_worker().address} has {unseen(variable.where)}")
     return work(*arguments)
 
 
 def another(found: str, needed: str) -> str:
     return f"quantize {found}, and this process {needed}. Install the same version everywhere"
+
+
+def unseen(place: object) -> str:
+    return f"not the {place} that this process has just looked at. {SHARED}"
 
 
 def others(source: Source) -> str:

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 TICK = 0.2  # seconds that the calling thread waits at once: after each it acts on a signal that another thread received
 GRACE = 0.5  # seconds that tasks under way have to end in once Ctrl-C was pressed, before they are left to themselves
 
 Item = TypeVar("Item")
+
+
+class Stop(threading.Event):
+    """The sign to stop, of this process alone: what travels to another has one there that nobody sets."""
+
+    def __reduce__(self) -> Any:
+        return Stop, ()
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..numerics.grid import shape_of
-from ..store.layout import Layout
+import numpy as np
+
+from ..numerics.grid import Grid, shape_of
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,13 @@ class Counter:
     def __init__(
         self,
         phase: str,
-        layout: Layout,
+        units: Grid,
+        dtype: np.dtype[Any],
         skipped: int,
-        report: Callable[[Progress], None],
+        report: Callable[[Progress], object],
         total: int | None = None,
     ) -> None:
-        self.units, self.itemsize, self.report = layout.units, layout.dtype.itemsize, report
+        self.units, self.itemsize, self.report = units, dtype.itemsize, report
         self.state = Progress(phase, skipped, self.units.count if total is None else total, skipped, 0)
         report(self.state)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -25,11 +25,8 @@ from ..exceptions import WorkersError
 from ..io.source import Source
 from ..numerics.blocks import processors
 from ..store.keys import Keys
-from ..store.layout import Layout
 from .connection import Connection, NoAnswer, current_client
 from .pool import GRACE, TICK, threads, waited_for
-from .progress import Counter, Progress
-from .scans import batch_size
 
 WINDOW = 64  # tasks for each worker that a scheduler is handed at once
 QUEUE = 8  # tasks for each worker of a cluster that are under way, so that none waits for the next
@@ -396,7 +393,7 @@ class Room:
         return max(self.found * self.queue, 1)
 
 
-def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str, int, int, list[str]]:
+def chosen_workers(source: Source | None, keys: Keys, workers: int | None) -> tuple[str, int, int, list[str]]:
     """Scheduler, tasks at a time, processes (0 where a cluster has none yet), and what to say of them."""
     import dask.base
 
@@ -405,7 +402,8 @@ def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str
     notes: list[str] = []
     client = current_client()
     if client is not None:
-        if source.shared and keys.shared:
+        here = source is not None and not source.shared
+        if keys.shared and not here:
             connection = Connection(client)
             with Watch(lambda: f". Waiting for the scheduler {connection.address} to answer"):
                 threads = connection.threads()
@@ -413,7 +411,7 @@ def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str
                 notes.append("the cluster has no workers yet, and the run waits for them; the figures are for one task")
             total = max(sum(threads.values()), 1)
             return "distributed", min(total, workers or total), len(threads), notes
-        which = "destination" if source.shared else "source"
+        which = "source" if here else "destination"
         notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
     get = None
     with suppress(RuntimeError):  # a client that was closed in its own `with` block leaves Dask set to it
@@ -421,31 +419,3 @@ def chosen_workers(source: Source, keys: Keys, workers: int | None) -> tuple[str
     if get is not None and get.__module__ == "dask.local":
         return "synchronous", 1, 1, notes
     return "threads", workers or processors(), 1, notes
-
-
-def each_unit(
-    work: Callable[[Iterable[int]], None],
-    phase: str,
-    layout: Layout,
-    workers: int | None,
-    progress: Callable[[Progress], None] | None,
-    units: Iterator[int],
-    stop: threading.Event | None = None,
-) -> None:
-    """Call `work` for some units at a time on threads of this process, of which none is begun after `stop`."""
-    count = Counter(phase, layout, 0, progress or (lambda event: None))
-    size = batch_size(layout.units.count)
-    batches = iter(lambda: list(islice(units, size)), [])
-    stop = stop or threading.Event()
-
-    def until_stopped(numbers: list[int]) -> None:
-        work(takewhile(lambda number: not stop.is_set(), numbers))
-
-    run_tasks(
-        until_stopped,
-        (Task(numbers, (numbers,)) for numbers in batches),
-        lambda task, _: count.add(task.numbers),
-        "threads",
-        workers or processors(),
-        stop,
-    )

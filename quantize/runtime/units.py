@@ -26,6 +26,7 @@ from ..numerics.tables import coefficients
 from ..store.buffers import PACKED
 from ..store.layout import Layout
 from ..store.retrying import retried
+from .pool import Stop
 
 CACHED = PIECE_BYTES  # bytes: values that are scanned and packed while they are in a processor's cache
 
@@ -40,7 +41,7 @@ class UnitCache:
     def __init__(self, room: int = 0) -> None:
         self.room = room
         self.units: dict[int, np.ndarray] = {}
-        self.stop = threading.Event()
+        self.stop = Stop()
         self.lock = threading.Lock()
 
     def __contains__(self, number: int) -> bool:

@@ -137,7 +137,7 @@ def test_verify_of_a_store_that_claims_much_is_bounded(tmp_path: Path) -> None:
 def test_stores_that_are_no_folders(kind: str, job: dict[str, Any], data: bytes) -> None:
     store = MemoryStore() if kind == "memory" else FsspecStore.from_url("memory://attacks")
     array = quantize_to_zarr(VALUES, store, chunks=CHUNKS, overwrite=True, **job)
-    keys = array._variable.keys
+    keys = array.variable.keys
     assert verify(store).ok
     sound = array[CORNER]
     keys.set("data/c/0/0", data)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from strategies import DTYPES
 from quantize.io import sink_of
 from quantize.io.formats.npy import NpySink
 from quantize.io.formats.zarr import ZarrSink
-from quantize.io.sink import Outline, check_room, machine, replacing
+from quantize.io.sink import Outline, check_room, machine, remove, replacing
 from quantize.numerics.grid import Grid
 
 SHAPE = (13, 10, 7)
@@ -57,10 +58,11 @@ def dead_process() -> int:
 
 def test_what_dead_processes_left_of_a_target_is_removed_and_nothing_else(tmp_path: Path) -> None:
     target, dead = tmp_path / "x.npy", dead_process()
-    gone = [f".x.npy.{dead}.partial", f".x.npy.{dead}-{machine()}.partial"]
+    gone = [f".x.npy.{dead}{rest}.partial" for rest in ("", f"-{machine()}", f"-{machine()}-00c0ffee")]
     stays = [
         f".x.npy.{os.getppid()}-{machine()}.partial",  # at work
         f".x.npy.{dead}-{'0' * 8}.partial",  # of another machine, where it may be at work
+        f".x.npy.{dead}-{'0' * 8}-00c0ffee.partial",
         f".y.npy.{dead}.partial",
         f"x.npy.{dead}.partial",
         ".x.npy.partial",
@@ -70,6 +72,7 @@ def test_what_dead_processes_left_of_a_target_is_removed_and_nothing_else(tmp_pa
     (tmp_path / gone[0]).write_text("half of it")
     (tmp_path / gone[1]).mkdir()
     (tmp_path / gone[1] / "zarr.json").write_text("half of it")
+    (tmp_path / gone[2]).mkdir()
     with replacing(target, overwrite=False) as partial:
         assert {path.name for path in tmp_path.iterdir()} == {*stays}
         partial.write_text("whole")
@@ -99,6 +102,26 @@ def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest
         put((slice(0, 4),), np.zeros(4, "f4"))
     assert caught.value.filename == str(tmp_path / "x.npy")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_that_was_removed_is_not_written_to(tmp_path: Path) -> None:
+    """By a worker of a cluster, of whose end nobody waited for: its function travels, and outlives what gave it."""
+    array, ones = tmp_path / "x.zarr", np.ones((2, 2), "f4")
+    with sink_of(array).open(array, Outline((4, 2), ones.dtype, (2, 2))) as put:
+        other = pickle.loads(pickle.dumps(put))
+        other((slice(0, 2), slice(0, 2)), ones)
+        np.testing.assert_array_equal(zarr.open_array(array)[:, 0], [1, 1, 0, 0])
+    remove(array)
+    with pytest.raises(FileNotFoundError, match=r"x\.zarr"):
+        other((slice(2, 4), slice(0, 2)), ones)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_work_on_one_target_do_not_write_into_one_another(tmp_path: Path) -> None:
+    with replacing(tmp_path / "x", False) as one, replacing(tmp_path / "x", False) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one.read_text() == "one"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,5 +1,4 @@
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,11 @@ from strategies import DTYPES, arrays, some_dtypes_at_once
 from zarr.storage import MemoryStore
 
 from quantize import UnfinishedStoreError
+from quantize.io import as_source
+from quantize.numerics.grid import Grid
 from quantize.pipeline import quantize_to_zarr
 from quantize.quality import measure as measuring
-from quantize.quality.measure import in_order, measure_error, measure_store, parts_grid
+from quantize.quality.measure import Totals, errors_of_unit, measure_error, measure_store, parts_grid
 from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
 from quantize.reading.array import Int4Array, open_int4
 
@@ -427,26 +428,22 @@ def test_progress_ends_at_all_blocks(monkeypatch):
     assert (seen[-1].total, seen[-1].nbytes) == (8, values.nbytes)
 
 
-def test_results_come_in_order_and_work_is_not_far_ahead():
-    begun: list[int] = []
-    lock = threading.Lock()
-
-    def work(item: int) -> int:
-        with lock:
-            begun.append(item)
-        return item * item
-
-    results = in_order(work, range(100), workers=2)
-    assert next(results) == 0
-    assert len(begun) <= 6
-    assert list(results) == [item * item for item in range(1, 100)]
+VALUES = np.random.default_rng(1).normal(280, 30, (13, 22)).astype(np.float32)
+STORED = stored(VALUES, chunks=(3, 4), scale_method="mse", axis=0)
+UNITS = Grid(VALUES.shape, (5, 6))
 
 
-def test_a_failure_ends_it():
-    def work(item: int) -> int:
-        if item == 3:
-            raise ValueError("no")
-        return item
-
-    with pytest.raises(ValueError, match="no"):
-        list(in_order(work, range(10**9), workers=2))
+@given(order=st.permutations(range(UNITS.count)))
+def test_sums_are_the_same_bit_for_bit_in_whatever_order_regions_are_done(order):
+    parts = parts_grid(STORED.shape, STORED.chunks)
+    errors = [errors_of_unit(STORED, as_source(VALUES), UNITS, parts, number) for number in range(UNITS.count)]
+    totals, in_turn = Totals(), Totals()
+    for number in order:
+        totals.take(number, errors[number])
+    for number, found in enumerate(errors):
+        in_turn.take(number, found)
+    assert totals.sums == in_turn.sums
+    assert totals.bound == in_turn.bound
+    assert totals.waiting == {}
+    for name in ("codes", "values", "errors"):
+        np.testing.assert_array_equal(getattr(totals.counts, name), getattr(in_turn.counts, name))

@@ -1,5 +1,6 @@
 """A store held to its checksums and to its source."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from stores import JOBS, field, interrupted
 from zarr.storage import MemoryStore
 
 from quantize import UnfinishedStoreError, open_int4, quantize_to_zarr, verify
+from quantize.quality.verify import NAMED_DAMAGE
 
 VALUES = field((17, 9, 7))
 
@@ -50,3 +52,16 @@ def test_progress() -> None:
     verify(store, workers=2, progress=events.append)
     assert [(event.phase, event.done) for event in events] == [("verify", n) for n in range(4 * 3 * 2 + 1)]
     assert events[-1].nbytes == VALUES.nbytes
+
+
+def test_more_damage_in_shards_than_is_named_is_counted(tmp_path: Path) -> None:
+    most = NAMED_DAMAGE * 3 // 4 * 2
+    quantize_to_zarr(np.zeros((2 * most, 2), np.float32), tmp_path, chunks=(1, 2), shards=(most, 2))
+    for shard in ("0/0", "1/0"):
+        path = tmp_path / "data/c" / shard
+        data = np.fromfile(path, np.uint8)
+        data[: -16 * most - 4] ^= 255  # all but the index
+        data.tofile(path)
+    found = verify(tmp_path)
+    assert (found.chunks, found.whole, len(found.damaged)) == (2 * most, 0, NAMED_DAMAGE + 1)
+    assert found.damaged[-1] == ("data/c", f"{2 * most - NAMED_DAMAGE:,} more are missing or damaged")

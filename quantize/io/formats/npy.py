@@ -51,7 +51,8 @@ class FileSource(Source):
         self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
+        return {**state, "path": os.path.abspath(self.path)}  # another process may be in another folder
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -288,6 +289,7 @@ class ZarrSink(Sink):
 
     suffixes = (".zarr", "")
     name = "Zarr"
+    shared = True
 
     def check(self, outline: Outline) -> None:
         super().check(outline)
@@ -312,10 +314,14 @@ class ZarrSink(Sink):
             zarr_format=3,
         )
 
-        def put(region: Region, values: np.ndarray) -> None:
-            floats[region] = values
+        yield functools.partial(put, floats, os.path.join(path, "zarr.json"))
 
-        yield put
+
+def put(floats: Any, document: str, region: Region, values: np.ndarray) -> None:
+    """Write a region of an array, unless that was removed meanwhile: its folder would come back."""
+    if not os.path.exists(document):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), document)
+    floats[region] = values
 
 
 class Zarr(Format):

@@ -95,6 +95,8 @@ def write_report(
         If the shapes differ, the name of the file ends as that of another kind, or there is not enough disk.
     UnfinishedStoreError, StoreError
         As for `open_int4`, and `DamagedChunkError` if a chunk is missing or damaged.
+    WorkersError
+        As for `verify`, where the workers of a `distributed.Client` read store and source.
 
     Examples
     --------
