@@ -5,20 +5,19 @@ held up at every point there is, for as long as the other needs.
 """
 
 import asyncio
-import itertools
 import pickle
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from marks import mostly_slow, slow
+from marks import combined, mostly_slow
 from stores import field
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
@@ -46,11 +45,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "axis": {"chunks": (6, 8), "axis": 0},
     "axis and shards": {"chunks": (3, 8), "shards": (6, 16), "axis": 1, "scale_method": "mse"},
 }
-
-
-def combined(quick: list[tuple[Any, ...]], *values: Iterable[Any]) -> list[Any]:
-    """All combinations, of which the quick run tries some."""
-    return [case if case in quick else slow(*case) for case in itertools.product(*values)]
 
 
 class Overtaken:
