@@ -221,8 +221,8 @@ class DecodedSource(Source):
             if decoding.filler is not None and decoding.ways:
                 attributes["_FillValue"] = decoding.filler
         super().__init__(source.label, source.shape, decoding.dtype, attributes, source.dimension_names)
-        if decoding.declared.missing and decoding.stored.kind in "iu":  # what masked numbers become, to be decoded
-            source = source.with_missing(decoding.declared.bits(decoding.declared.missing[0], decoding.stored))
+        if decoding.ways and decoding.stored.kind in "iu":  # what masked numbers become, to be decoded
+            source = source.with_missing(decoding.declared.bits(filler_of(decoding.declared), decoding.stored))
         self.source, self.decoding, self.asked = source, decoding, asked
         self.chunks, self.order, self.shared = source.chunks, source.order, source.shared
         self.notes = (*source.notes, *decoding.notes)
