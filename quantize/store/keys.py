@@ -27,7 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
-from ..numerics.names import check_suffix
+from ..numerics.names import ZIP, check_suffix
 from .metadata import METADATA_MOST
 from .retrying import naming, retried
 
@@ -182,6 +182,8 @@ class Keys:
 
     def check_name(self) -> None:
         """Refuse, with a ValueError, the name of a new store that ends as files of another kind do."""
+        if self.above() is not None:  # it has a name
+            check_suffix(self.label, STORE_SUFFIXES, "a store")
 
     # Bytes
 
@@ -395,9 +397,6 @@ class FsspecKeys(Keys):
         path, _, name = self.store.path.rstrip("/").rpartition("/")
         return (Keys(FsspecStore(self.store.fs, path=path)), name) if path else None
 
-    def check_name(self) -> None:
-        check_suffix(self.label, STORE_SUFFIXES, "a store")
-
     @property
     def lists(self) -> bool:
         return not self.label.startswith(("http://", "https://"))  # few web servers do, and none says sizes
@@ -508,9 +507,6 @@ class LocalKeys(Keys):
         nearest = self.nearest
         if not nearest.is_dir():
             raise StoreError(f"{nearest} is a file, so {self.label} cannot be a folder; name another destination")
-
-    def check_name(self) -> None:
-        check_suffix(self.label, STORE_SUFFIXES, "a store")
 
     @property
     def synchronous(self) -> bool:
@@ -628,7 +624,7 @@ def is_archive(path: Path) -> bool:
     if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(len(ZIP)) == ZIP
 
 
 def open_locked(path: str, shared: bool) -> int | None:
