@@ -34,7 +34,7 @@ from .runtime.plan import Plan, planned
 from .runtime.progress import Counter, Progress
 from .runtime.schedulers import Task, run_tasks
 from .runtime.settings import Settings, SettingsGiven
-from .runtime.tasks import Tasks
+from .runtime.tasks import Tasks, WriteGuard
 from .runtime.units import UnitCache, Units
 from .storage import Variable, find
 from .store.keys import Keys
@@ -254,7 +254,7 @@ class Job:
                     metadata = self.choose_scales(metadata)
                 except RefusedValuesError:
                     if self.alone:
-                        self.work.variable.remove()
+                        self.work.variable.remove(metadata)
                     raise
             if metadata.status != "sealed":
                 self.write(metadata)
@@ -268,7 +268,9 @@ class Job:
         """Pass 1, if there is one: scan those of this run's batches of which the store has no statistics."""
         if self.plan.passes == 1:
             return
-        self.work.scans.create()
+        with WriteGuard(self.work.variable, metadata).writing() as stands:
+            if stands:
+                self.work.scans.create()
         todo = self.own_units.copy()
         for batch in np.flatnonzero(self.scanned()):
             todo[self.work.scans.batches.numbers(int(batch))] = False
@@ -295,7 +297,9 @@ class Job:
             If the rule takes no code for some values.
         """
         rule, variable = self.plan.rule, self.work.variable
-        stored_scales(variable.keys, variable.name, metadata).create()
+        with WriteGuard(variable, metadata).writing() as stands:
+            if stands:
+                stored_scales(variable.keys, variable.name, metadata).create()
         scale: Scale | ScaleNames = ScaleNames.of(variable.name)
         statistics = None
         if self.plan.passes == 2:

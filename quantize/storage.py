@@ -6,6 +6,7 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,7 +94,7 @@ class Variable:
         codes. What else the groups hold stays.
         """
         for keys in (self.keys, *self.keys.enclosing):
-            with keys.alone(""):
+            with keys.locked(""):
                 data = group_data(keys)
                 kept = None if data is None else without_consolidated(data)
                 if kept is not None and kept != data:
@@ -183,22 +184,27 @@ class Variable:
         Raises
         ------
         StoreError
-            If something else lies where pass 1 would; nothing is changed.
+            If something else lies where pass 1 would; nothing is changed. If another run overwrites it too, or one that
+            writes does not end.
         """
         self.check_owned(self.beside[:2], "whose pass 1 needs")
         self.drop_consolidated()
-        with self.keys.alone(self.name):
-            self.set(replace(new, fingerprint={"overwriting": new.fingerprint}))
+        mark = replace(new, fingerprint={"overwriting": new.fingerprint, "run": uuid.uuid4().hex})
+        self.set(mark)  # whoever looks from now on stops
+        with self.keys.locked(self.name):  # those who looked before have ended, and one may have changed the metadata
+            self.set(mark)
         self.delete_scales()
         for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.name}/c")
             self.delete_scans()
-            left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
-            if not left:
-                break
-        else:
-            raise StoreError(f"{self.keys.label}/{left[0]} still holds files after they were deleted; run again")
-        self.set(new)
+            with self.keys.locked(self.name):
+                if not self.keys.holds(self.key, mark.to_json()):
+                    raise StoreError(f"{self.where} was taken over by another job while this one was overwriting it")
+                left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
+                if not left:
+                    self.set(new)
+                    return
+        raise StoreError(f"{self.keys.label}/{left[0]} still holds files after they were deleted; run again")
 
     def set(self, metadata: Metadata) -> None:
         self.keys.set(self.key, metadata.to_json())
@@ -216,6 +222,10 @@ class Variable:
             raise StoreError(f"{self.where} was taken over by another job while this run was at it")
         return now.status == "sealed"
 
+    def stands(self, metadata: Metadata) -> bool:
+        """Whether there still is something to write under these metadata; raises as `is_sealed` does."""
+        return self.keys.holds(self.key, metadata.to_json()) or not self.is_sealed(metadata)
+
     def advance(self, metadata: Metadata, new: Metadata) -> bool:
         """Replace this job's metadata by new ones, or give False if another run of it has sealed the variable.
 
@@ -224,7 +234,9 @@ class Variable:
         StoreError
             If another job has taken the variable's place.
         """
-        with self.keys.alone(self.name):  # or an overwriting run would go on with chunks that are not its own
+        # Alone in the group, or one run of this job might take the seal of another away; and not while an overwriting
+        # run marks the variable, which would go on with chunks that are not its own.
+        with self.keys.locked(""), self.keys.locked(self.name, shared=True):
             if self.is_sealed(metadata):
                 return False
             self.set(new)
@@ -264,15 +276,24 @@ class Variable:
         """Remove the temporary files that killed writers left behind on a local disk."""
         self.keys.sweep(self.name, *self.beside)
 
-    def remove(self) -> None:
-        """Take the variable out of the store, and the group too if it was made for it and holds nothing else."""
+    def remove(self, metadata: Metadata) -> None:
+        """Take this job's variable out of the store, and the group too if it was made for it and holds nothing else.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the variable's place.
+        """
         self.drop_consolidated()
-        self.delete_scales()
-        self.delete_scans()
-        self.keys.delete_all(f"{self.name}/c")
-        self.sweep()
-        self.keys.delete(self.key)  # last: without it the rest would be nobody's
-        self.keys.remove_empty(self.name)
+        with self.keys.locked(self.name):
+            if self.is_sealed(metadata):
+                return
+            self.delete_scales()
+            self.delete_scans()
+            self.keys.delete_all(f"{self.name}/c")
+            self.sweep()
+            self.keys.delete(self.key)  # last: without it the rest would be nobody's
+            self.keys.remove_empty(self.name)
         rest: list[str] = []
         self.keys.each("", rest.append)
         if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():

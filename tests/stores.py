@@ -1,6 +1,9 @@
 """What the tests out of core share: what a result must be, stores that watch or fail, folders as bytes."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from quantize import StoreError, dequantize_from_packed_int4, open_int4, quantize_to_packed_int4, quantize_to_zarr
 
@@ -185,3 +188,49 @@ def mended_deaths(values: np.ndarray, folder: Path, torn: bool, **job: Any) -> i
             assert read == ([] if torn else [at - 1])
             return at
     raise AssertionError("the job makes more than 100 changes")
+
+
+OVERWRITE = """
+import itertools, sys
+import numpy as np
+from quantize import quantize_to_zarr
+for values in itertools.cycle(np.load(sys.argv[1])):
+    array = quantize_to_zarr(values, sys.argv[2], **eval(sys.argv[3]), overwrite=True)
+    for _ in range(int(sys.argv[4])):
+        array[...]
+"""
+
+
+def read_while_overwritten(
+    values: list[np.ndarray], store: Any, folder: Path, times: int, rests: int = 0, **job: Any
+) -> None:
+    """One process overwrites a variable without end, this one reads: what comes is what was opened, or an error.
+
+    Both come so many times. `store` is a path or a URL. The other `rests` each time for as long as so many reads take.
+    """
+    np.save(folder / "values.npy", np.stack(values))
+    known = {}
+    for one in values:
+        array = quantize_to_zarr(one, MemoryStore(), **job)
+        known[array.metadata.to_json()] = array[...]
+    first = array = quantize_to_zarr(values[-1], store, **job)
+    command = [sys.executable, "-c", OVERWRITE, str(folder / "values.npy"), str(store), repr({**job, "workers": 1})]
+    command.append(str(rests))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment)
+    read = {True: 0, False: 0}
+    try:
+        while min(read.values()) < times:
+            assert process.poll() is None
+            try:
+                right = known[array.metadata.to_json()]
+                np.testing.assert_array_equal(array[...], right)
+                np.testing.assert_array_equal(array[3:9, 5], right[3:9, 5])
+                read[True] += 1
+            except StoreError:
+                read[False] += 1
+            with suppress(StoreError):
+                array = first if read[False] % 3 == 0 else open_int4(store)
+    finally:
+        process.kill()
+        process.wait()

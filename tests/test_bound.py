@@ -5,21 +5,18 @@ held up at every point there is, for as long as the other needs.
 """
 
 import asyncio
-import itertools
 import pickle
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from marks import mostly_slow, slow
-from stores import field
+from marks import combined, mostly_slow
+from stores import field, read_while_overwritten
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
@@ -46,11 +43,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "axis": {"chunks": (6, 8), "axis": 0},
     "axis and shards": {"chunks": (3, 8), "shards": (6, 16), "axis": 1, "scale_method": "mse"},
 }
-
-
-def combined(quick: list[tuple[Any, ...]], *values: Iterable[Any]) -> list[Any]:
-    """All combinations, of which the quick run tries some."""
-    return [case if case in quick else slow(*case) for case in itertools.product(*values)]
 
 
 class Overtaken:
@@ -302,46 +294,8 @@ def test_a_folder_is_asked_for_no_byte_of_the_metadata_once_they_are_known(
 
 # Luck ---------------------------------------------------------------------------------------------------------------
 
-OVERWRITE = """
-import sys
-import numpy as np
-from quantize import quantize_to_zarr
-folder, job = sys.argv[1], eval(sys.argv[2])
-values = [np.load(f"{folder}/{name}.npy") for name in ("new", "old")]
-while True:
-    for one in values:
-        quantize_to_zarr(one, f"{folder}/x", **job, overwrite=True)
-"""
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes(tmp_path: Path, layout: str) -> None:
-    """One overwrites without end, another reads: what comes is what was opened, or an error."""
-    old, new = tmp_path / "old.npy", tmp_path / "new.npy"
-    np.save(old, OLD)
-    np.save(new, NEW)
-    known = {}
-    for values in (NEW, OLD):
-        array = quantize_to_zarr(values, tmp_path / "x", **LAYOUTS[layout], overwrite=True)
-        known[array.metadata.to_json()] = array[...]
-    first: Int4Array = array
-    process = subprocess.Popen(
-        [sys.executable, "-c", OVERWRITE, str(tmp_path), repr({**LAYOUTS[layout], "workers": 1})]
-    )
-    read = {True: 0, False: 0}
-    try:
-        array = first
-        while min(read.values()) < 200:
-            assert process.poll() is None
-            try:
-                np.testing.assert_array_equal(array[...], known[array.metadata.to_json()])
-                np.testing.assert_array_equal(array[3:9, 5], known[array.metadata.to_json()][3:9, 5])
-                read[True] += 1
-            except StoreError:
-                read[False] += 1
-            with suppress(StoreError):
-                array = first if read[False] % 3 == 0 else open_int4(tmp_path / "x")
-    finally:
-        process.kill()
-        process.wait()
+    read_while_overwritten([NEW, OLD], tmp_path / "x", tmp_path, 200, **LAYOUTS[layout])

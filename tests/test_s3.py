@@ -20,7 +20,7 @@ import tenacity
 import zarr
 from click.testing import CliRunner, Result
 from obstore.store import S3Store
-from stores import Died, check, field, files
+from stores import Died, check, field, files, read_while_overwritten
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, ObjectStore
 
@@ -354,6 +354,16 @@ def test_the_same_job_twice_at_once_is_harmless(server: Server, name: str, url: 
         for array in pool.map(lambda _: quantize_to_zarr(VALUES, url, **JOB), range(2)):
             np.testing.assert_array_equal(array[...], open_int4(tmp_path / "z")[...])
     assert server.objects(name) == files(tmp_path / "z")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_read_while_another_process_overwrites_is_right_or_raises(
+    server: Server, url: str, tmp_path: Path, job: dict[str, Any]
+) -> None:
+    """Of many values: that what was opened comes back within one read is what this store does not tell."""
+    values = [field((32, 12), seed=seed) * 2.0**seed for seed in range(20)]
+    read_while_overwritten(values, url, tmp_path, 20, rests=10, **{**JOB, **job})
 
 
 # What is asked of it ------------------------------------------------------------------------------------------------

@@ -158,13 +158,13 @@ def warned(strict: bool, program: click.Group) -> Iterator[None]:
         warnings.simplefilter("error" if strict else "always", QuantizeWarning)
         others = warnings.showwarning
 
-        def show(text: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, QuantizeWarning):
-                tell(f"warning: {worded(text, program)}")
+                tell(f"warning: {worded(message, program)}")
             else:
-                others(text, category, *where)
+                others(message, category, *where, **more)
 
-        setattr(warnings, "showwarning", show)  # noqa: B010  it takes what Python gives it
+        warnings.showwarning = show
         yield
 
 

@@ -240,10 +240,14 @@ def with_zarr_fill(attributes: dict[str, Any], fill: Any, version: int) -> tuple
     means by a fill value only what absent chunks hold; its own default is 0. That xarray wrote the array shows by the
     attribute ``_ARRAY_DIMENSIONS``, without which xarray cannot open it.
     """
-    number = as_number(plain(fill))
-    if number is None or math.isnan(number) or attributes.get(MISSING[0]) is not None:
+    number, said = as_number(plain(fill)), attributes.get(MISSING[0])
+    if number is None or math.isnan(number):
         return attributes, ()
-    if version == 2 and "_ARRAY_DIMENSIONS" in attributes:
+    by_xarray = version == 2 and "_ARRAY_DIMENSIONS" in attributes
+    if said is not None:
+        both = [number, *(said if isinstance(said, list) else [said])]
+        return {**attributes, "_FillValue": both} if by_xarray and number else attributes, ()
+    if by_xarray:
         doubt = "the fill value of this Zarr v2 array is 0, which xarray reads as missing; missing=None takes 0 as data"
         return {**attributes, "_FillValue": number}, () if number else (doubt,)
     if not number or attributes.get(MISSING[1]) is not None:
@@ -252,6 +256,31 @@ def with_zarr_fill(attributes: dict[str, Any], fill: Any, version: int) -> tuple
         f"the fill value {number} of this Zarr array is not taken as missing: nothing says so. Pass missing={number} "
         "if it stands for missing",
     )
+
+
+def decoded_by_xarray(attributes: dict[str, Any], encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of values that xarray has unpacked, with bounds that are of these.
+
+    It leaves them as they are of the stored numbers, and keeps in `encoding` how it unpacked those.
+
+    >>> packed = {"dtype": np.dtype("i2"), "scale_factor": 0.1, "add_offset": 20.0}
+    >>> decoded_by_xarray({"valid_min": -5, "units": "K"}, packed)
+    {'units': 'K', 'valid_min': 19.45}
+    """
+    packing = {name: plain(encoding[name]) for name in (*PACKING, UNSIGNED) if encoding.get(name) is not None}
+    bounds = {name: value for name, value in attributes.items() if name in VALID}
+    if not (packing and bounds):
+        return attributes
+    stored, others = np.dtype(encoding.get("dtype", np.float64)), without(VALID, attributes)
+    try:
+        found = Declared.of({**bounds, **packing}, stored, "")
+    except DeclarationError:  # which says so once it is asked for
+        return {**others, **{name: f"{value} among the stored {stored}" for name, value in bounds.items()}}
+    half = 0.5 if found.dtype.kind in "iu" else 0.0  # no number lies there, so that no rounding matters
+    low = None if found.low is None else (found.low - half) * found.scale_factor + found.add_offset
+    high = None if found.high is None else (found.high + half) * found.scale_factor + found.add_offset
+    ends = (low, high) if found.scale_factor > 0 else (high, low)
+    return {**others, **{name: end for name, end in zip(VALID[1:], ends, strict=True) if end is not None}}
 
 
 def zarr_attributes(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:

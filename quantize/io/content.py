@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 from ..exceptions import SourceError
+from ..numerics.names import ZIP
 
 HEAD_BYTES = 64  # bytes: what is read of a file to tell its format
-ZIP = b"PK\x03\x04"  # the first bytes of a zip archive that holds something
 DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")  # what makes a folder a Zarr array or group
 
 # What a file that no format takes is by its first bytes, and what to do with it.

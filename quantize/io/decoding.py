@@ -221,9 +221,10 @@ class DecodedSource(Source):
             if decoding.filler is not None and decoding.ways:
                 attributes["_FillValue"] = decoding.filler
         super().__init__(source.label, source.shape, decoding.dtype, attributes, source.dimension_names)
-        if decoding.declared.missing and decoding.stored.kind in "iu":  # what masked numbers become, to be decoded
-            source = source.with_missing(decoding.declared.bits(decoding.declared.missing[0], decoding.stored))
+        if decoding.ways and decoding.stored.kind in "iu":  # what masked numbers become, to be decoded
+            source = source.with_missing(decoding.declared.bits(filler_of(decoding.declared), decoding.stored))
         self.source, self.decoding, self.asked = source, decoding, asked
+        self.remembered = {**asked, **decoding.to_json()}
         self.chunks, self.order, self.shared = source.chunks, source.order, source.shared
         self.notes = (*source.notes, *decoding.notes)
         self.held = source.held
@@ -254,10 +255,6 @@ class DecodedSource(Source):
 
     def missing_value(self, asked: Any) -> Number | None:
         return self.missing
-
-    @property
-    def remembered(self) -> dict[str, Any]:  # type: ignore[override]
-        return {**self.asked, **self.decoding.to_json()}
 
 
 def decoded(source: Source, decode: bool = True, missing: Any = "declared", floats: bool = False) -> Source:

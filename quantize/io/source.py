@@ -133,7 +133,7 @@ class Source:
 
     def take_mark(self, array: Any) -> None:
         """Let masked integers become the fill value of a masked array, where no missing value is declared."""
-        if self.missing is None and self.dtype.kind in "iu" and isinstance(array, np.ma.MaskedArray):
+        if isinstance(array, np.ma.MaskedArray) and self.dtype.kind in "iu" and self.missing is None:
             self.missing = self.mark = as_missing(np.asarray(array.fill_value).item(), self.dtype)
             self.sole = True
 

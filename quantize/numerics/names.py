@@ -1,4 +1,4 @@
-"""What settings may be: the names there are; and how files may be called.
+"""What settings may be: the names there are; how files may be called, and how a zip archive begins.
 
 It imports nothing that takes time, so that `quantize --help` can show the names.
 """
@@ -14,6 +14,7 @@ SCALE_METHODS: tuple[ScaleMethod, ...] = get_args(ScaleMethod)
 PERCENTILE = 99.9  # %: the share of the values that the method "percentile" keeps within the range by default
 NAN_POLICIES: tuple[NanPolicy, ...] = get_args(NanPolicy)
 COMPRESSORS = ("zstd", "gzip", "blosc")
+ZIP = b"PK\x03\x04"  # the first bytes of a zip archive that holds something
 
 
 def suffix_of_file(path: str | os.PathLike[str]) -> str:

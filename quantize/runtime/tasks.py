@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -53,12 +54,13 @@ class Tasks:
         if histogram is not None:
             place = np.stack([histogram.histogram.unit.view(np.int64), histogram.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
-        units.heed_stop()
+        counted = None if histogram is None else histogram.histogram
         guard = WriteGuard(self.variable, metadata)
-        if guard.stands():
-            counted = None if histogram is None else histogram.histogram
-            guard.last = scans.rows.key(batch), scans.set(batch, rows, counted)
-            guard.stands()
+        with guard.writing() as stands:
+            units.heed_stop()
+            if stands:
+                guard.last = scans.rows.key(batch), scans.set(batch, rows, counted)
+        guard.stands()
 
     def choose_scale_chunk(self, block: int, *, metadata: Metadata) -> np.ndarray:
         """Choose and write the scales of all units at one place along the axes on which scales differ.
@@ -71,7 +73,10 @@ class Tasks:
             If part of pass 1 is lost.
         """
         rows, scales = self.scales_of_batches(block)
-        stored_scales(self.variable.keys, self.variable.name, metadata).write(block, scales)
+        with WriteGuard(self.variable, metadata).writing() as stands:
+            self.units.heed_stop()
+            if stands:
+                stored_scales(self.variable.keys, self.variable.name, metadata).write(block, scales)
         return folded(rows)
 
     def scales_of_batches(self, block: int) -> tuple[np.ndarray, Scales]:
@@ -144,22 +149,23 @@ class Tasks:
                 packed, now, scales = units.scale_and_pack(number, block)
             else:
                 packed, now = units.pack(number, known, block)
-            units.heed_stop()
-            if not guard.stands():
-                return
-            if rows is None:
-                self.check_values(number, from_row(folded(now)))
-            else:
-                self.check_unchanged(number, rows[places[number]][:, :ROW], now)
-            if known is None:
-                stored.write(self.scans.batches.block(batch), scales)
-            guard.last = self.variable.chunk_key(layout, number), self.variable.write(layout, number, packed)
+            with guard.writing() as stands:
+                units.heed_stop()
+                if not stands:
+                    return
+                if rows is None:
+                    self.check_values(number, from_row(folded(now)))
+                else:
+                    self.check_unchanged(number, rows[places[number]][:, :ROW], now)
+                if known is None:
+                    stored.write(self.scans.batches.block(batch), scales)
+                guard.last = self.variable.chunk_key(layout, number), self.variable.write(layout, number, packed)
         guard.stands()
 
     def damaged_units(self, batch: int, numbers: list[int], *, metadata: Metadata) -> list[int]:
         """Those of some units that are not whole: removed before the seal, so that they do not pass for done."""
         reader = ChunkReader(self.variable.keys, self.variable.name, metadata)
-        layout = self.units.layout
+        guard, layout = WriteGuard(self.variable, metadata), self.units.layout
         found = []
         for number in numbers:
             region = layout.units.region(number)
@@ -170,8 +176,9 @@ class Tasks:
                     reader.read(chunk)
             except DamagedChunkError:
                 found.append(number)
-                if metadata.status != "sealed":
-                    self.variable.keys.delete(self.variable.chunk_key(layout, number))
+                with guard.writing() as stands:
+                    if stands and metadata.status != "sealed":
+                        self.variable.keys.delete(self.variable.chunk_key(layout, number))
         return found
 
     def check_unchanged(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
@@ -199,13 +206,22 @@ class Tasks:
 class WriteGuard:
     """The right of one task to write: looked at before each chunk and after the last.
 
-    A run that overwrites first marks the variable, and then deletes what is there. So only what was written between the
-    last look that found no mark and the first that found one may be left: `last`, its key and its bytes.
+    A run that overwrites first marks the variable, waits for who has it locked, and then deletes what is there. So only
+    where nothing can be locked, what was written between the last look that found no mark and the first that found one
+    may be left: `last`, its key and its bytes.
     """
 
     def __init__(self, variable: Variable, metadata: Metadata) -> None:
         self.variable, self.metadata = variable, metadata
         self.last: tuple[str, np.ndarray] | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Around a write: whether there is something to write, as `stands` says and raises."""
+        with self.variable.keys.locked(self.variable.name, shared=True) as locked:
+            yield self.stands()
+        if locked:
+            self.last = None
 
     def stands(self) -> bool:
         """Whether there still is something to write: not if another run of the same job has sealed the variable.
@@ -215,14 +231,11 @@ class WriteGuard:
         StoreError
             If another job has taken the variable's place; what this task wrote last is gone then.
         """
-        keys = self.variable.keys
-        if keys.holds(self.variable.key, self.metadata.to_json()):
-            return True
         try:
-            return not self.variable.is_sealed(self.metadata)
+            return self.variable.stands(self.metadata)
         except StoreError:
-            if self.last is not None and keys.holds(*self.last):
-                keys.delete(self.last[0])
+            if self.last is not None and self.variable.keys.holds(*self.last):
+                self.variable.keys.delete(self.last[0])
             raise
 
 

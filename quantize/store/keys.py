@@ -6,9 +6,11 @@ import asyncio
 import errno
 import functools
 import itertools
+import logging
 import os
 import re
 import stat
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +27,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
-from ..numerics.names import check_suffix
+from ..numerics.names import ZIP, check_suffix
 from .metadata import METADATA_MOST
 from .retrying import naming, retried
 
@@ -46,9 +48,15 @@ CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
 # What zipfile raises for a file of an archive that is damaged, encrypted, or compressed in a way that it does not know.
 UNZIPPED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
+LOCK_TOLD = 5.0  # seconds that a run waits for another's lock, after which it says so
+LOCK_WAIT = 60.0  # seconds that it waits at most: longer than the attempts of one write take
+LOCK_PAUSE, LONGEST_LOCK_PAUSE = 0.001, 0.1  # seconds between two looks at a lock: at first, and at most
+
 ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
 
 Part = RangeByteRequest | SuffixByteRequest
+
+logger = logging.getLogger("quantize")
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,8 @@ class Keys:
 
     def check_name(self) -> None:
         """Refuse, with a ValueError, the name of a new store that ends as files of another kind do."""
+        if self.above() is not None:  # it has a name
+            check_suffix(self.label, STORE_SUFFIXES, "a store")
 
     # Bytes
 
@@ -345,9 +355,17 @@ class Keys:
     # What only folders need, or can do
 
     @contextmanager
-    def alone(self, prefix: str) -> Iterator[None]:
-        """Have all others who ask for the same folder wait, threads and processes; of other stores nobody waits."""
-        yield
+    def locked(self, prefix: str, shared: bool = False) -> Iterator[bool]:
+        """Have all others who ask for the same folder wait, threads and processes, but those who share it too.
+
+        Whether they do: of other stores nobody waits, nor where a file system has no locks.
+
+        Raises
+        ------
+        StoreError
+            If it has been locked for a minute: whoever has it may be stopped.
+        """
+        yield False
 
     def flush(self, prefix: str, below: bool = True) -> None:
         """Have the disk hold the files of a folder, and of all `below` it; other stores hold what they have taken."""
@@ -378,9 +396,6 @@ class FsspecKeys(Keys):
     def above(self) -> tuple[Keys, str] | None:
         path, _, name = self.store.path.rstrip("/").rpartition("/")
         return (Keys(FsspecStore(self.store.fs, path=path)), name) if path else None
-
-    def check_name(self) -> None:
-        check_suffix(self.label, STORE_SUFFIXES, "a store")
 
     @property
     def lists(self) -> bool:
@@ -493,9 +508,6 @@ class LocalKeys(Keys):
         if not nearest.is_dir():
             raise StoreError(f"{nearest} is a file, so {self.label} cannot be a folder; name another destination")
 
-    def check_name(self) -> None:
-        check_suffix(self.label, STORE_SUFFIXES, "a store")
-
     @property
     def synchronous(self) -> bool:
         """Whether to go without the event loop, which costs more than a small chunk.
@@ -561,22 +573,15 @@ class LocalKeys(Keys):
             return any(not LEFTOVER.fullmatch(path.name) for path in files)
 
     @contextmanager
-    def alone(self, prefix: str) -> Iterator[None]:
+    def locked(self, prefix: str, shared: bool = False) -> Iterator[bool]:
         """As for any store. The system lets go of the lock when a process dies; some network file systems have none."""
-        if fcntl is None:
-            yield
-            return
+        number = open_locked(f"{self.root}/{prefix}".rstrip("/"), shared)
         try:
-            number = os.open(self.folder / prefix, os.O_RDONLY)
-        except FileNotFoundError:  # another run has removed it, which the look that follows will show
-            yield
-            return
-        try:
-            with suppress(OSError):
-                fcntl.flock(number, fcntl.LOCK_EX)
-            yield
+            yield number is not None
         finally:
-            os.close(number)
+            if number is not None:
+                fcntl.flock(number, fcntl.LOCK_UN)  # which closing it alone does not do where a fork has it too
+                os.close(number)
 
     def flush(self, prefix: str, below: bool = True) -> None:
         """As for any store: without it a loss of power may undo what was written."""
@@ -619,7 +624,44 @@ def is_archive(path: Path) -> bool:
     if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(len(ZIP)) == ZIP
+
+
+def open_locked(path: str, shared: bool) -> int | None:
+    """A folder, opened and locked; None where there is none, or no locks. Raises as `Keys.locked` does."""
+    if fcntl is None:
+        return None
+    operation = fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    began, told, pause = time.monotonic(), False, LOCK_PAUSE
+    while True:
+        try:
+            number = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # another run has removed it, which the look that follows will show
+            return None
+        try:
+            fcntl.flock(number, operation)
+            if os.path.samestat(os.fstat(number), os.stat(path)):
+                return number
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError:
+            os.close(number)
+            return None
+        except BaseException:
+            os.close(number)
+            raise
+        os.close(number)
+        waited = time.monotonic() - began
+        if waited > LOCK_WAIT:
+            raise StoreError(
+                f"{path} has been locked for {waited:.0f} s by another run, which may be stopped: let that go on or "
+                "end it (fuser names its process), and run again"
+            )
+        if waited > LOCK_TOLD and not told:
+            told = True
+            logger.warning("waiting for another run that has locked %s", path)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_LOCK_PAUSE)
 
 
 def file_size(path: str) -> int | None:

@@ -121,8 +121,10 @@ def test_fill_values_of_zarr() -> None:
         same, said = with_zarr_fill(attributes, -9999, version)
         assert same == attributes
         assert "missing=-9999" in said[0]
-    declares = {"_FillValue": -1, **dims}
-    assert with_zarr_fill(declares, -9999, 2) == (declares, ())
+    both = {"_FillValue": -1, **dims}
+    assert with_zarr_fill(both, -9999, 2) == ({**dims, "_FillValue": [-9999, -1]}, ())
+    for fill, version in ((0, 2), (-9999, 3)):
+        assert with_zarr_fill(both, fill, version) == (both, ())
 
 
 def test_strict_json() -> None:

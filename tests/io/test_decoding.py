@@ -3,7 +3,7 @@
 import math
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array
 import h5py
@@ -17,8 +17,9 @@ from zarr.storage import MemoryStore
 from quantize import RefusedValuesError, measure_error, open_int4, plan, quantize_to_zarr, suggest, verify
 from quantize.exceptions import DeclarationError, StoreError
 from quantize.io import as_source
-from quantize.io.attributes import encoded_fill
+from quantize.io.attributes import encoded_fill, plain
 from quantize.io.decoding import DecodedSource, decoded, decoding_of
+from quantize.io.source import Source
 
 COUNTS = np.random.default_rng(0).integers(-20000, 20000, (30, 40)).astype(np.int16)
 PACKING = {"scale_factor": 0.01, "add_offset": 273.15}
@@ -29,7 +30,10 @@ def zarr_of(values: np.ndarray, **attributes: Any) -> Any:
 
 
 def values_of(source: Any, **how: Any) -> np.ndarray:
-    opened = decoded(as_source(source), **how)
+    return all_of(decoded(as_source(source), **how))
+
+
+def all_of(opened: Source) -> np.ndarray:
     out = np.empty(opened.shape, opened.dtype)
     for piece in opened.pieces(tuple(slice(0, n) for n in opened.shape)):
         out[piece] = opened.read(piece)
@@ -223,105 +227,205 @@ def test_commands_read_a_source_as_it_was_read() -> None:
 # As xarray reads the same ---------------------------------------------------------------------------------------------
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "f4", "f8"]
+FORMS = ["hdf5", "zarr2", "zarr3", "xarray", "npy", "array", "dask"]
+FREE = 120  # a number that every dtype has and none is drawn
+
+
+class Drawn(NamedTuple):
+    """A source: the numbers that it stores, what it says of them, which are masked, and how it is kept."""
+
+    form: str
+    numbers: np.ndarray
+    said: dict[str, Any]
+    mask: np.ndarray | None
+    chunks: tuple[int, int]
+
+    @property
+    def taken(self) -> np.ndarray:
+        """The numbers as they are taken, unsigned or not."""
+        kind = {"true": "u", "false": "i"}.get(self.said.get("_Unsigned", ""), self.numbers.dtype.kind)
+        return np.ascontiguousarray(self.numbers).view(f"{self.numbers.dtype.byteorder}{kind}{self.numbers.itemsize}")
+
+    @property
+    def invalid(self) -> np.ndarray:
+        """What is missing by declarations that xarray passes over: text, and bounds, of which netCDF4 has the rule."""
+        as_taken = {
+            name: np.asarray(value, self.numbers.dtype).reshape(-1).view(self.taken.dtype)
+            for name, value in self.said.items()
+            if name in ("valid_range", "valid_min", "valid_max")
+        }
+        low, high = as_taken.get("valid_range", (as_taken.get("valid_min"), as_taken.get("valid_max")))
+        found = np.zeros(self.numbers.shape, bool)
+        if low is not None:
+            found |= self.taken < low
+        if high is not None:
+            found |= self.taken > high
+        if isinstance(self.said.get("missing_value"), str):
+            found |= self.numbers == float(self.said["missing_value"])
+        return found
 
 
 @st.composite
-def variables(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any], bool]:
-    """Stored numbers, what is said of them, and whether integers are to become floats."""
+def sources(draw: st.DrawFn) -> Drawn:
+    form = draw(st.sampled_from(FORMS))
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     rng = np.random.default_rng(draw(st.integers(0, 999)))
-    low, high = (-100, 100) if dtype.kind != "u" else (0, 200)
-    numbers = rng.integers(low, high, shape).astype(dtype)
-    attributes: dict[str, Any] = {"units": "K"}
-    fills = draw(st.lists(st.integers(low, high), max_size=2, unique=True))
-    names = draw(st.permutations(["_FillValue", "missing_value"]))
-    attributes |= {name: dtype.type(fill) for name, fill in zip(names, fills, strict=False)}
-    for fill in fills:
-        numbers[rng.random(shape) < 0.2] = fill
+    low, high = (-100, 100) if dtype.kind != "u" else (0, 119)
+    numbers = rng.integers(low, high, shape, endpoint=True).astype(dtype)
+    if dtype.kind == "f" and draw(st.booleans()):
+        numbers[rng.random(shape) < 0.2] = np.nan
+    number = st.integers(low, high).map(dtype.type)
+    said: dict[str, Any] = {}
+    if form in FORMS[:4]:
+        said = {"units": "K"} | draw(declarations(dtype, number))
+        if form == "xarray" and isinstance(said.get("missing_value"), str):
+            del said["missing_value"]  # which xarray does not open
+        for fill in [said.get("_FillValue", []), said.get("missing_value", [])]:
+            for one in np.ravel(np.asarray(fill, dtype)):
+                numbers[rng.random(shape) < 0.2] = one
+    mask = rng.random(shape) < draw(st.sampled_from([0, 0.3, 1])) if form in ("array", "dask") else None
+    if form in ("hdf5", "npy"):
+        numbers = numbers.astype(dtype.newbyteorder(draw(st.sampled_from("<>"))))
+    return Drawn(form, numbers, said, mask, draw(st.tuples(*(st.integers(1, n) for n in shape))))
+
+
+@st.composite
+def declarations(draw: st.DrawFn, dtype: np.dtype[Any], number: st.SearchStrategy[Any]) -> dict[str, Any]:
+    """Attributes about numbers, as NumPy's numbers and arrays, or text."""
+    said: dict[str, Any] = {}
     if draw(st.booleans()):
-        attributes["scale_factor"] = draw(st.sampled_from([0.01, 0.5, 3.0]))
-        if draw(st.booleans()):
-            attributes["add_offset"] = draw(st.sampled_from([-10.0, 273.15]))
+        said["_FillValue"] = draw(number)
+    some = st.lists(number, min_size=2, max_size=3, unique=True).map(lambda many: np.array(many, dtype))
+    if (missing := draw(st.none() | number | some | number.map(str))) is not None:
+        said["missing_value"] = missing
+    if draw(st.booleans()):
+        bounds = sorted([draw(number), draw(number)])
+        names = draw(st.sampled_from([["valid_range"], ["valid_min"], ["valid_max"], ["valid_min", "valid_max"]]))
+        if names == ["valid_range"]:
+            said["valid_range"] = np.array(bounds, dtype)
+        else:
+            said |= {name: bounds[name == "valid_max"] for name in names}
+    if draw(st.booleans()):
+        said["scale_factor"] = np.float64(draw(st.sampled_from([0.01, -0.5, 3.0])))
+    if draw(st.booleans()):
+        said["add_offset"] = np.float64(draw(st.sampled_from([-10.0, 273.15])))
     if dtype.kind == "i" and draw(st.booleans()):
-        attributes["_Unsigned"] = draw(st.sampled_from(["true", "false"]))
-        if attributes["_Unsigned"] == "true" and attributes.get("missing_value", 0) < 0:
-            del attributes["missing_value"]  # which netCDF4 takes as unsigned too, and xarray does not
-    return numbers, attributes, draw(st.booleans())
+        said["_Unsigned"] = draw(st.sampled_from(["true", "false"]))
+        if said["_Unsigned"] == "true" and (np.asarray(said.get("missing_value", 0), float) < 0).any():
+            del said["missing_value"]  # which netCDF4 takes as unsigned too, and xarray does not
+    return said
 
 
-def written(folder: Path, form: str, numbers: np.ndarray, attributes: dict[str, Any], chunks: tuple[int, int]) -> str:
-    """A file as netCDF-4 or xarray writes it."""
-    if form == "hdf5":
+def written(folder: Path, drawn: Drawn) -> Any:
+    """The source, a file as NumPy, netCDF-4 or xarray writes it, or an array of a library."""
+    numbers, said = drawn.numbers, dict(drawn.said)
+    if drawn.form == "npy":
+        np.save(folder / "x.npy", numbers)
+        return str(folder / "x.npy")
+    if drawn.form == "array":
+        return np.ma.MaskedArray(numbers, drawn.mask)
+    if drawn.form == "dask":
+        return dask.array.from_array(np.ma.MaskedArray(numbers, drawn.mask), chunks=drawn.chunks, asarray=False)
+    if drawn.form == "hdf5":
         with h5py.File(folder / "x.h5", "w") as file:
-            made = file.create_dataset("x", data=numbers, chunks=chunks)
-            for name, value in attributes.items():
-                made.attrs[name] = value if isinstance(value, str) else np.array([value])
+            made = file.create_dataset("x", data=numbers, chunks=drawn.chunks)
+            made.attrs.update(
+                {name: value if isinstance(value, str) else np.ravel(value) for name, value in said.items()}
+            )
         return f"{folder}/x.h5::x"
-    version = 2 if form == "zarr2" else 3
-    group = zarr.open_group(folder / "x.zarr", mode="w", zarr_format=version)
-    fill = attributes.pop("_FillValue", None)
-    said = {name: value.item() if isinstance(value, np.generic) else value for name, value in attributes.items()}
-    if version == 2:
+    group = zarr.open_group(folder / "x.zarr", mode="w", zarr_format=2 if drawn.form == "zarr2" else 3)
+    fill = said.pop("_FillValue", None)
+    said = {name: plain(value) for name, value in said.items()}
+    if drawn.form == "zarr2":
         more: dict[str, Any] = {"fill_value": fill}
         said["_ARRAY_DIMENSIONS"] = ["y", "x"]
     else:
         more = {"dimension_names": ("y", "x")}
         if fill is not None:
             said["_FillValue"] = encoded_fill(float(fill)) if numbers.dtype.kind == "f" else int(fill)
-    array = group.create_array("x", shape=numbers.shape, dtype=numbers.dtype, chunks=chunks, attributes=said, **more)
-    array[...] = numbers
+    more |= {"shape": numbers.shape, "dtype": numbers.dtype, "chunks": drawn.chunks}
+    group.create_array("x", attributes=said, **more)[...] = numbers
     return f"{folder}/x.zarr/x"
 
 
-def as_xarray_reads(path: str) -> np.ndarray:
+def as_others_read(path: Any, drawn: Drawn) -> np.ndarray:
+    """What NumPy, or xarray with h5py or Zarr, reads of it, as float64 with NaN for what is missing."""
     import xarray
 
-    if ".h5" not in path:
-        with xarray.open_zarr(path.rpartition("/")[0], consolidated=False, decode_times=False) as opened:
-            return np.asarray(opened["x"].values)
-    with h5py.File(path.partition("::")[0]) as file:
-        # xarray's engines give one element as a number
-        said = {name: value if isinstance(value, str) else value[0] for name, value in file["x"].attrs.items()}
-        stored = xarray.Variable(("y", "x"), file["x"][...], said)
-    return np.asarray(xarray.conventions.decode_cf_variable("x", stored, decode_times=False).values)
+    if drawn.form == "npy":
+        return np.load(path).astype(np.float64)
+    if drawn.mask is not None:
+        return np.ma.MaskedArray(drawn.numbers, drawn.mask).astype(np.float64).filled(np.nan)
+    if drawn.form == "hdf5":
+        with h5py.File(path.partition("::")[0]) as file:
+            # xarray's engines give one element as a number; of big-endian unsigned ones xarray takes others as missing
+            said = {name: plain(value) for name, value in file["x"].attrs.items()}
+            stored = xarray.Variable(("y", "x"), file["x"][...].astype(drawn.numbers.dtype.newbyteorder("=")), said)
+    else:
+        with xarray.open_zarr(path.rpartition("/")[0], consolidated=False, decode_cf=False) as opened:
+            stored = opened["x"].variable.load()
+    if isinstance(drawn.said.get("missing_value"), str):
+        del stored.attrs["missing_value"]
+    read = xarray.conventions.decode_cf_variable("x", stored, decode_times=False).values
+    return np.where(drawn.invalid, np.nan, np.asarray(read).astype(np.float64))
+
+
+def as_floats(values: np.ndarray, missing: Any) -> np.ndarray:
+    """Values with NaN for what is missing."""
+    found = values.astype(np.float64)
+    return found if missing is None else np.where(values == missing, np.nan, found)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 @settings(max_examples=40)
-@given(variables(), st.sampled_from(["hdf5", "zarr2", "zarr3"]), st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_sources_are_what_xarray_reads(
-    tmp_path_factory: pytest.TempPathFactory,
-    variable: tuple[np.ndarray, dict[str, Any], bool],
-    form: str,
-    box: tuple[int, int],
-) -> None:
-    pytest.importorskip("xarray")
-    numbers, attributes, floats = variable
-    chunks = (min(box[0], numbers.shape[0]), min(box[1], numbers.shape[1]))
-    path = written(tmp_path_factory.mktemp("x"), form, numbers, dict(attributes), chunks)
-    expected = as_xarray_reads(path).astype(np.float64)
-    found = decoded(as_source(path), floats=floats)
-    values = values_of(path, floats=floats)
-    if values.dtype.kind != "f":
-        absent = np.zeros(values.shape, bool) if found.missing is None else values == found.missing
-        values = np.where(absent, np.nan, values.astype(np.float64))
-    elif found.missing is not None:
-        values = np.where(values == found.missing, np.nan, values)
+@given(sources(), st.booleans())
+def test_sources_are_what_xarray_reads(tmp_path_factory: pytest.TempPathFactory, drawn: Drawn, floats: bool) -> None:
+    """Values, and the levels that come back: missing where others have NaN, else within half a step."""
+    xarray = pytest.importorskip("xarray")
+    source = written(tmp_path_factory.mktemp("x"), drawn)
+    expected = as_others_read(source, drawn)
+    if drawn.form == "xarray":
+        chunks = drawn.chunks[0] if floats else None
+        source = xarray.open_zarr(source.rpartition("/")[0], chunks=chunks, consolidated=False, decode_times=False)["x"]
+    how: dict[str, Any] = {"floats": floats}
+    if drawn.mask is not None and drawn.numbers.dtype.kind in "iu":  # the masked array's own number is not one of i1
+        how["missing"] = FREE
+    found = decoded(as_source(source), **how).with_missing(how.get("missing"))
+    values = as_floats(all_of(found), how.get("missing", found.missing))
     np.testing.assert_array_equal(np.isnan(values), np.isnan(expected))
     largest = np.nanmax(np.abs(expected), initial=1.0)
     np.testing.assert_allclose(values, expected, rtol=0, atol=3e-7 * largest)
     try:
-        array = quantize_to_zarr(path, MemoryStore(), nan_policy="propagate", floats=floats)
+        array = quantize_to_zarr(source, MemoryStore(), nan_policy="propagate", **how)
     except RefusedValuesError as refusal:
         assert "floats=True" in str(refusal)  # noqa: PT017
-        array = quantize_to_zarr(path, MemoryStore(), nan_policy="propagate", floats=True)
-    restored = array[...].astype(np.float64)
-    if array.dtype.kind != "f" and array.missing is not None:
-        restored[restored == array.missing] = np.nan
+        array = quantize_to_zarr(source, MemoryStore(), nan_policy="propagate", **{**how, "floats": True})
+    restored = as_floats(array[...], array.missing if array.dtype.kind in "iu" else None)
     np.testing.assert_array_equal(np.isnan(restored), np.isnan(expected))
     slack = 0.5 if array.dtype.kind != "f" else 4e-7 * largest
     assert np.nanmax(np.abs(restored - expected), initial=0.0) <= array.max_error * (1 + 1e-5) + slack
+
+
+@pytest.mark.parametrize("chunks", [None, 9])
+@pytest.mark.parametrize("factor", [0.01, -0.01])
+def test_bounds_stay_of_the_stored_numbers_where_xarray_has_unpacked_them(chunks: int | None, factor: float) -> None:
+    """As netCDF4 masks them in the same file."""
+    xarray = pytest.importorskip("xarray")
+    said = {"scale_factor": factor, "add_offset": 280.0, "_FillValue": np.int16(5)}
+    for bounds in ({"valid_range": [-1000, 900]}, {"valid_min": -1000}, {"valid_max": 900}):
+        stored = xarray.Dataset({"x": (("y", "x"), COUNTS, said | bounds)})
+        decoded_one = xarray.decode_cf(stored.chunk(chunks) if chunks else stored)["x"]
+        source = decoded_one if chunks else decoded_one.copy()
+        low, high = bounds.get("valid_range", (bounds.get("valid_min", -32768), bounds.get("valid_max", 32767)))
+        absent = ~np.isin(COUNTS, np.arange(low, high + 1)) | np.equal(COUNTS, 5)
+        array = quantize_to_zarr(source, MemoryStore(), nan_policy="propagate")
+        np.testing.assert_array_equal(np.isnan(array[...]), absent)
+        assert array.attributes == {}
+    source.attrs["valid_max"] = 900.5
+    with pytest.raises(DeclarationError, match=r"valid_max = '900\.5 among the stored int16', which is not understood"):
+        plan(source, MemoryStore())
+    assert plan(source, MemoryStore(), missing=None).missing is None
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -81,6 +81,15 @@ def test_what_a_variable_masks_beside_its_fill_value_is_missing_too() -> None:
     np.testing.assert_array_equal(array[...] == -9999, HIDDEN)
 
 
+@pytest.mark.parametrize("packing", [{}, {"scale_factor": 0.5}], ids=str)
+def test_what_a_variable_masks_by_its_bounds_alone_is_missing(packing: dict[str, float]) -> None:
+    stored = np.where(HIDDEN, 32000, VALUES).astype("i2")
+    variable = Variable(stored, valid_max=np.int16(31000), **packing)
+    array = quantize_to_zarr(variable, MemoryStore(), nan_policy="propagate")
+    restored = array[...]
+    np.testing.assert_array_equal(np.isnan(restored) if packing else restored == 32767, HIDDEN)
+
+
 def test_a_variable_is_read_as_it_is_stored_and_left_as_it_was() -> None:
     variable = Variable(WHOLE_NUMBERS, scale_factor=0.1)
     source = as_source(variable)

@@ -224,6 +224,7 @@ def data_array(data: Any, chunks: Any) -> Any:
         "dtype": data.dtype,
         "dims": ("t", "y", "x"),
         "attrs": {"units": "K", "_FillValue": np.float32(-9999), "range": np.array([0, 1])},
+        "encoding": {},
         "__getitem__": lambda self, index: data[index],
     }
     return type("DataArray", (), {**members, "__module__": "xarray.core.dataarray"})()

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...numerics.foreign import as_array
 from ...numerics.grid import Region, shifted
-from ..attributes import plain
-from ..format import Format
+from ..attributes import decoded_by_xarray, plain
+from ..format import Format, library
 from ..source import Source
 
 
@@ -21,6 +21,8 @@ class GenericSource(Source):
 
     def __init__(self, array: Any) -> None:
         attributes = {key: plain(value) for key, value in attributes_of(array).items()}
+        if library(array) == "xarray":
+            attributes = decoded_by_xarray(attributes, array.encoding)
         super().__init__(type(array).__name__, array.shape, array.dtype, attributes, names_of(array))
         self.array = array
         self.origin = origin_of(array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..attributes import plain
+from ..attributes import decoded_by_xarray, plain
 from ..format import Format, library
 from ..source import Source
 from .dask import DaskSource
@@ -16,7 +16,7 @@ class Xarray(Format):
         return library(thing) == "xarray" and hasattr(thing, "variable") and thing.chunks is not None
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        attributes = {key: plain(value) for key, value in thing.attrs.items()}
+        attributes = decoded_by_xarray({key: plain(value) for key, value in thing.attrs.items()}, thing.encoding)
         return {"": DaskSource(thing.data, attributes, tuple(map(str, thing.dims)))}
 
 
