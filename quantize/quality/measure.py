@@ -29,7 +29,7 @@ from .residuals import Counts, ErrorBound, errors_of_arrays
 
 STORE_BLOCK_VALUES = 1 << 22  # values: what a thread has of a store at a time, unless a single chunk is larger
 STORE_BLOCK_CHUNKS = 1 << 10  # chunks: the most that a thread has of a store at a time
-COMPARED_VALUES = 1 << 17  # values: what is compared at a time, so that its float64 stay in a processor's cache
+COMPARED_VALUES = 1 << 18  # values: what is compared at a time, so that its float64 stay in a processor's cache
 MOST_PARTS = 4096  # parts: the most that an array has figures for, each on its own
 
 # One pass over a store and its source ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels import compiled
 from ..numerics.grid import Region, Shape, index_at
-from ..numerics.scales import LOWEST, Codes, Scales
+from ..numerics.scales import HIGHEST, LOWEST, Codes, Scales
 from ..numerics.tables import BOUND_SLACK, LevelTable, level_table
 from .figures import Sums
 
@@ -41,21 +41,51 @@ class EvenBins(NamedTuple):
         return np.arange(-self.reach * self.per_unit, self.reach * self.per_unit + 1) / self.per_unit
 
 
-VALUE_BINS = EvenBins(24, 32)  # steps: bins of values, in which the level of code q lies at q
+VALUE_BINS = EvenBins(24, 42)  # steps: bins of values, in which the level of code q lies at q
 ERROR_BINS = EvenBins(1, 126)  # steps: bins of errors; 126 has the divisors that let joined bins end at half a step
+ERRORS_A_VALUE = ERROR_BINS.per_unit // VALUE_BINS.per_unit  # bins of errors, all of which a bin of values has
+EXACT_LEVELS = 1 / 32  # steps: levels that rounding to the dtype moves by no more tell where values lie
+PAIRS = 16 * ERROR_BINS.number  # of a code and a bin of errors; the one behind the last is of what has no error
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """How many values have each code, lie in each of `VALUE_BINS`, and have errors in each of `ERROR_BINS`."""
+    """How many values have each code, lie in each of `VALUE_BINS`, and have errors in each of `ERROR_BINS`.
 
-    codes: np.ndarray = field(default_factory=lambda: np.zeros(16, np.int64))
-    values: np.ndarray = field(default_factory=lambda: np.zeros(VALUE_BINS.number, np.int64))
-    errors: np.ndarray = field(default_factory=lambda: np.zeros(ERROR_BINS.number, np.int64))
+    The loops count `near` pairs of code and error: where a value lies that is near its level follows from both. Of
+    those that are `far` from theirs it has been counted into `places`, and of those without an error, `others`, the
+    codes.
+    """
+
+    near: np.ndarray = field(default_factory=functools.partial(np.zeros, PAIRS + 1, np.int64))
+    far: np.ndarray = field(default_factory=functools.partial(np.zeros, PAIRS + 1, np.int64))
+    places: np.ndarray = field(default_factory=functools.partial(np.zeros, VALUE_BINS.number, np.int64))
+    others: np.ndarray = field(default_factory=functools.partial(np.zeros, 16, np.int64))
 
     def add(self, other: Counts) -> None:
         for one in fields(self):
             getattr(self, one.name)[...] += getattr(other, one.name)
+
+    @property
+    def pairs(self) -> np.ndarray:
+        return np.asarray((self.near + self.far)[:-1].reshape(16, ERROR_BINS.number))
+
+    @property
+    def codes(self) -> np.ndarray:
+        return np.asarray(self.pairs.sum(axis=1) + self.others)
+
+    @property
+    def errors(self) -> np.ndarray:
+        return np.asarray(self.pairs.sum(axis=0))
+
+    @property
+    def values(self) -> np.ndarray:
+        found = self.places.copy()
+        error = np.arange(ERROR_BINS.number) - 1 - ERROR_BINS.reach * ERROR_BINS.per_unit  # lower ends of the bins
+        level = (np.arange(LOWEST, HIGHEST + 1) + VALUE_BINS.reach) * VALUE_BINS.per_unit + 1
+        bins = level[:, np.newaxis] - 1 - error // ERRORS_A_VALUE
+        np.add.at(found, bins, self.near[:-1].reshape(bins.shape))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +119,25 @@ class ErrorBound:
         return self.scales.granularity.spread(entries, self.scales.shape)
 
     @functools.cached_property
-    def table(self) -> np.ndarray:
-        """The values of the codes, in float64, shape ``(places, 16)``; that of missing ones is NaN."""
+    def levels(self) -> np.ndarray:
+        """The values of the codes, in float64, shape ``(groups, 16)``; that of missing ones is NaN."""
         values = self.exact.rows.astype(np.float64)
         if self.codes.nan_code is not None:
             values[:, self.codes.nan_code - LOWEST] = np.nan
-        groups = np.arange(self.scales.count).reshape(self.scales.scale.shape)
-        return np.asarray(values[self.each(groups)])
+        return values
+
+    @functools.cached_property
+    def table(self) -> np.ndarray:
+        """The same for each place along the middle of a `cube` of the region, shape ``(places, 16)``."""
+        return np.asarray(self.levels[self.each(np.arange(self.scales.count).reshape(self.scales.scale.shape))])
+
+    @functools.cached_property
+    def rounds_little(self) -> bool:
+        """Whether values lie where their codes and errors say: rounding to the dtype moves no level far."""
+        scale, zero_point = self.scales.scale.reshape(-1, 1), self.scales.zero_point.reshape(-1, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = self.levels / scale + zero_point - np.arange(LOWEST, HIGHEST + 1)
+        return not (np.abs(moved) > EXACT_LEVELS).any()
 
     def part(self, region: Region) -> ErrorBound:
         """The bound of a region; where all values share one scale, this one, which has its table already."""
@@ -114,9 +156,7 @@ class ErrorBound:
             absent = original == np.asarray(self.codes.missing).astype(original.dtype)
             original = np.where(absent, np.nan, original.astype(np.float64))
         block = np.ascontiguousarray(codes).reshape(self.scales.granularity.cube(codes.shape))
-        restored = np.empty(block.shape)
-        compiled(restore_loop, "float64")(block, self.table, restored)
-        return errors_of_block(original, restored, block, self, corner)
+        return errors_of_block(original, block, self, corner)
 
 
 def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) -> Sums:
@@ -142,41 +182,46 @@ def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) 
         ), None
 
     x, y = (np.ascontiguousarray(values, np.float64).reshape(-1) for values in (original, restored))
-    found, _ = without_overflow(sums, x, y)
+    found, _ = without_overflow(sums, np.asarray, x, y)
     return with_index(found, original.shape, corner)
 
 
-def errors_of_block(
-    original: np.ndarray, restored: np.ndarray, codes: np.ndarray, bound: ErrorBound, corner: Shape
-) -> tuple[Sums, Counts]:
-    """Errors of values of any shape, given what is restored of them and their codes, both as a cube."""
+def errors_of_block(original: np.ndarray, codes: np.ndarray, bound: ErrorBound, corner: Shape) -> tuple[Sums, Counts]:
+    """Errors of values of any shape, given their codes as a cube."""
     scales = bound.each(bound.scales.scale)
     spacings = np.array([spacing(original.dtype), spacing(bound.dtype)], np.int64)
 
-    def sums(x: np.ndarray, y: np.ndarray, power: int) -> tuple[Sums, Counts]:
-        return sums_and_counts(x, y, codes, bound, np.ldexp(scales, power), spacings + np.array([power, 0]))
+    def sums(x: np.ndarray, table: np.ndarray, power: int) -> tuple[Sums, Counts]:
+        return sums_and_counts(x, codes, table, bound, np.ldexp(scales, power), spacings + np.array([power, 0]))
 
-    x = np.ascontiguousarray(original, np.float64).reshape(codes.shape)
-    found, counts = without_overflow(sums, x, restored)
+    def restored(table: np.ndarray) -> np.ndarray:
+        return np.asarray(table[np.arange(len(table))[:, np.newaxis], codes.astype(np.intp) - LOWEST])
+
+    x = np.ascontiguousarray(original, np.float32 if original.dtype == np.float32 else np.float64)
+    found, counts = without_overflow(sums, restored, x.reshape(codes.shape), bound.table)
     return with_index(found, original.shape, corner), counts
 
 
 def without_overflow(
-    sums: Callable[[np.ndarray, np.ndarray, int], tuple[Sums, Distribution]], x: np.ndarray, restored: np.ndarray
+    sums: Callable[[np.ndarray, np.ndarray, int], tuple[Sums, Distribution]],
+    restored: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    levels: np.ndarray,
 ) -> tuple[Sums, Distribution]:
-    """Call `sums` on original and restored values, in units in which no square overflows or vanishes.
+    """Call `sums` on original values and on what gives the restored ones, in units in which no square overflows.
 
-    `sums` takes both, and the power of two that they are multiplied with.
+    Nor does one vanish. `sums` takes both, and the power of two that they are multiplied with.
     """
-    found, counts = sums(x, restored, 0)
+    found, counts = sums(x, levels, 0)
     if ordinary(found):
         return found, counts
     # Errors have a unit of their own.
     with np.errstate(over="ignore"):
-        rmse = root_mean_square(x, restored, found.largest)
+        x = x.astype(np.float64)
+        rmse = root_mean_square(x, restored(levels), found.largest)
         largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
         power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
-        other, others = sums(np.ldexp(x, -power), np.ldexp(restored, -power), -power)
+        other, others = sums(np.ldexp(x, -power), np.ldexp(levels, -power), -power)
         other = other.times(power)
     # Large numbers made smaller may lose small steps and errors; their counts and means are right as found.
     found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
@@ -207,25 +252,22 @@ def root_mean_square(x: np.ndarray, restored: np.ndarray, largest: float) -> flo
 
 
 def sums_and_counts(
-    x: np.ndarray, restored: np.ndarray, codes: np.ndarray, bound: ErrorBound, scales: np.ndarray, spacings: np.ndarray
+    x: np.ndarray, codes: np.ndarray, table: np.ndarray, bound: ErrorBound, scales: np.ndarray, spacings: np.ndarray
 ) -> tuple[Sums, Counts]:
     """Sums and counts of a block, in which `at` is the position of the largest error, in C order."""
-    pairs = np.zeros(17 * 16, np.int64)
-    values, errors = (np.zeros(bins.number + 1, np.int64) for bins in (VALUE_BINS, ERROR_BINS))
+    counts = Counts()
     whole, real = np.zeros(7, np.int64), np.zeros(7)
     slack = 0.5 if bound.dtype.kind in "iu" else 0.0
     with np.errstate(over="ignore", divide="ignore"):
         steps = (scales, 1 / scales, bound.each(bound.scales.zero_point).astype(np.float64))
-    loop, lowest = compiled(compare_loop, "float64"), bound.codes.lowest
-    loop(x, restored, codes, steps, lowest, spacings, slack, (pairs, values, errors), whole, real)
+    lowest, arrays = bound.codes.lowest, tuple(getattr(counts, one.name) for one in fields(counts))
+    loop = compiled(compare_loop, x.dtype)
+    loop(x, codes, table, steps, lowest, spacings, slack, bound.rounds_little, arrays, whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
     bias, mae, rmse, mean, deviation, largest, in_range = real.tolist()
     outside = outside if bound.clips else outside + saturated
     numbers = (count, missing, mismatched, infinite, saturated, outside)
     at = (position,) if count else None
-    first_and_second, alone = pairs[:256].reshape(16, 16), pairs[256:]
-    each = first_and_second.sum(axis=1) + first_and_second.sum(axis=0) + alone
-    counts = Counts(each, values[:-1], errors[:-1])
     return Sums(*numbers, bias, mae, rmse, mean, deviation, largest, in_range, at), counts
 
 
@@ -237,13 +279,6 @@ def spacing(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 # Loops ----------------------------------------------------------------------------------------------------------------
-
-
-def restore_loop(codes, table, out):  # type: ignore[no-untyped-def]
-    for i in range(codes.shape[0]):
-        for j in range(codes.shape[1]):
-            for k in range(codes.shape[2]):
-                out[i, j, k] = table[j, codes[i, j, k] + 8]
 
 
 @numba.njit
@@ -275,7 +310,7 @@ def first_restored(x, y):  # type: ignore[no-untyped-def]
 # A block is compared in strips of so many values. What is done with all values of a strip are loops without branches,
 # which vectorize, and what few values need comes after.
 STRIP = 256
-NO_VALUE, NO_ERROR = VALUE_BINS.number, ERROR_BINS.number  # bins of what has no error
+ERRORS = ERROR_BINS.number
 INFINITE = 0x7FF << 52  # the bits of float64's infinity: those of sizes below it are less, those of NaN more
 
 
@@ -365,23 +400,10 @@ def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def place_values(x, y, inverses, zero_points, places):  # type: ignore[no-untyped-def]
+def place_pairs(x, y, codes, inverses, pairs):  # type: ignore[no-untyped-def]
     for i in range(x.size):
-        place = bin_of(VALUE_BINS, x[i] * inverses[i] + zero_points[i])
-        places[i] = place if known(x[i], y[i]) else NO_VALUE
-
-
-@numba.njit
-def place_errors(x, y, inverses, places):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        place = bin_of(ERROR_BINS, (y[i] - x[i]) * inverses[i] * (1.0 - 2.0 * BOUND_SLACK))
-        places[i] = place if known(x[i], y[i]) else NO_ERROR
-
-
-@numba.njit
-def place_pairs(codes, places):  # type: ignore[no-untyped-def]
-    for i in range(codes.size // 2):
-        places[i] = (np.int32(codes[2 * i]) + 8) * 16 + (np.int32(codes[2 * i + 1]) + 8)
+        error = bin_of(ERROR_BINS, (y[i] - x[i]) * inverses[i] * (1.0 - 2.0 * BOUND_SLACK))
+        pairs[i] = (np.int32(codes[i]) + 8) * ERRORS + error if known(x[i], y[i]) else PAIRS
 
 
 @numba.njit
@@ -391,58 +413,73 @@ def count_into(counts, places):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def steps_of_strip(steps, start, shape, inverses, zero_points):  # type: ignore[no-untyped-def]
-    """Give each value of a strip the step of its place along the middle of the block."""
+def widen(x, values):  # type: ignore[no-untyped-def]
+    for i in range(values.size):
+        values[i] = x[i]
+
+
+@numba.njit
+def restore(levels, codes, restored):  # type: ignore[no-untyped-def]
+    for i in range(codes.size):
+        restored[i] = levels[codes[i] + 8]
+
+
+@numba.njit
+def fill_strip(start, shape, codes, table, inverse, restored, inverses):  # type: ignore[no-untyped-def]
+    """Give each value of a strip what is restored of it, and the step of its place along the middle of the block."""
     _, along, behind = shape
-    place, i = start // behind % along, 0
-    held = behind - start % behind  # values from here on that have the place
-    while i < inverses.size:
+    place, held = start // behind % along, behind - start % behind  # the place, and values from here on that have it
+    i = 0
+    while i < codes.size:
         if behind == 1:
-            stop = min(i + along - place, inverses.size)
-            inverses[i:stop] = steps[1][place : place + stop - i]
-            zero_points[i:stop] = steps[2][place : place + stop - i]
+            n = min(along - place, codes.size - i)
+            for k in range(n):
+                restored[i + k] = table[place + k, codes[i + k] + 8]
+                inverses[i + k] = inverse[place + k]
             place = 0
         else:
-            stop = min(i + held, inverses.size)
-            inverses[i:stop] = steps[1][place]
-            zero_points[i:stop] = steps[2][place]
+            n = min(held, codes.size - i)
+            restore(table[place], codes[i : i + n], restored[i : i + n])
+            if along > 1 or start == 0:
+                inverses[i : i + n] = inverse[place]
             place, held = (place + 1) % along, behind
-        i = stop
+        i += n
 
 
-def compare_loop(x, y, codes, steps, lowest, spacings, slack, counts, whole, real):  # type: ignore[no-untyped-def]
-    shape, x, y, codes = codes.shape, x.reshape(-1), y.reshape(-1), codes.reshape(-1)
-    middle = first_restored(x, y)
+def compare_loop(  # type: ignore[no-untyped-def]
+    x, codes, table, steps, lowest, spacings, slack, rounds_little, counts, whole, real
+):
+    shape, x, codes = codes.shape, x.reshape(-1), codes.reshape(-1)
+    scales, inverse, zero_points = steps
+    near, far, places, others = counts
     count, missing, mismatched, infinite, saturated, outside, position = 0, 0, 0, 0, 0, 0, 0
-    largest, in_range, sums = -1.0, 0.0, np.zeros(5)
-    room, inverses, zero_points = np.empty(STRIP, np.int32), np.empty(STRIP), np.empty(STRIP)
+    middle, largest, in_range, sums = 0.0, -1.0, 0.0, np.zeros(5)
+    strips, room = np.empty((3, STRIP)), np.empty(STRIP, np.int32)
     for start in range(0, x.size, STRIP):
-        values, restored, own = x[start : start + STRIP], y[start : start + STRIP], codes[start : start + STRIP]
-        n = values.size
-        inverse, zero_point, places = inverses[:n], zero_points[:n], room[:n]
-        steps_of_strip(steps, start, shape, inverse, zero_point)
-        place_pairs(own, places)
-        count_into(counts[0], places[: n // 2])
-        if n % 2:
-            counts[0][256 + own[n - 1] + 8] += 1
-        there, size, half = add_strip(values, restored, inverse, middle, sums)
+        own = codes[start : start + STRIP]
+        n = own.size
+        values, restored, inverses, pairs = strips[0, :n], strips[1, :n], strips[2, :n], room[:n]
+        widen(x[start : start + n], values)
+        fill_strip(start, shape, own, table, inverse, restored, inverses)
+        if count == 0:
+            middle = first_restored(values, restored)
+        there, size, half = add_strip(values, restored, inverses, middle, sums)
         count += there
         if size > largest:
             largest, position = size, start + place_of(values, restored, size)
-        if there > 0:
-            place_values(values, restored, inverse, zero_point, places)
-            count_into(counts[1], places)
-            place_errors(values, restored, inverse, places)
-            count_into(counts[2], places)
-        if there == n and half <= 1.0:
+        place_pairs(values, restored, own, inverses, pairs)
+        count_into(near, pairs)
+        if there == n and half <= 1.0 and rounds_little:
             in_range = max(in_range, half)
             continue
         for i in range(n):
             value, level, code = values[i], restored[i], own[i]
             error = level - value
-            size, half = abs(error), 2.0 * abs(error) * inverse[i]
+            size, half = abs(error), 2.0 * abs(error) * inverses[i]
             if half <= 1.0:
                 in_range = max(in_range, half)
+                if rounds_little:
+                    continue
             elif math.isinf(value):
                 infinite += 1
                 end = code == (7 if value > 0 else lowest)
@@ -454,12 +491,19 @@ def compare_loop(x, y, codes, steps, lowest, spacings, slack, counts, whole, rea
                 mismatched += not both
             else:
                 rounding = slack + 2.0 * ulp(max(abs(value), abs(level)), spacings)
-                if size > (1.0 + BOUND_SLACK) * steps[0][(start + i) // shape[2] % shape[1]] / 2.0 + rounding:
+                if size > (1.0 + BOUND_SLACK) * scales[(start + i) // shape[2] % shape[1]] / 2.0 + rounding:
                     clipped = code == (7 if error < 0 else lowest)
                     saturated += clipped
                     outside += not clipped
                     half = 0.0 if clipped else half
                 in_range = max(in_range, half)
+            if pairs[i] == PAIRS:
+                others[code + 8] += 1
+            else:
+                near[pairs[i]] -= 1
+                far[pairs[i]] += 1
+                zero_point = zero_points[(start + i) // shape[2] % shape[1]]
+                places[bin_of(VALUE_BINS, value * inverses[i] + zero_point)] += 1
     whole[:] = (count, missing, mismatched, infinite, saturated, outside, position)
     real[:5] = figures_of(sums, count, middle)
     real[5:] = largest, in_range

@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 from quantize.quality.report import pictures
 from quantize.quality.report.pictures import compare_picture, drawn, folded_map
 
-VALUE_JOINS, ERROR_JOINS = (4, 8, 16, 32), (2, 6, 14, 18, 42, 126)
+VALUE_JOINS, ERROR_JOINS = (6, 14, 42), (2, 6, 14, 18, 42, 126)
 
 
 def counted(values: Any, bins: Any = VALUE_BINS) -> np.ndarray:

@@ -162,7 +162,7 @@ def test_blocks_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
         edges = np.concatenate([[-np.inf], bins.edges(), [np.inf]])
         moved = np.abs(found - np.histogram(expected, edges)[0]).sum()
         assert found.sum() == there.sum()
-        assert moved <= 2  # a value so near an edge that rounding decides
+        assert moved <= 6  # values so near an edge that rounding decides
 
 
 def test_the_place_of_the_largest_error_is_that_in_the_whole_array():

@@ -103,7 +103,7 @@ def value_histogram(
     label : str
         What the values are.
     """
-    bars = drawn(counts, VALUE_BINS, (4, 8, 16, 32), (lowest - 0.5 - STEPS_BEYOND, HIGHEST + 0.5 + STEPS_BEYOND), whole)
+    bars = drawn(counts, VALUE_BINS, (6, 14, 42), (lowest - 0.5 - STEPS_BEYOND, HIGHEST + 0.5 + STEPS_BEYOND), whole)
     one, zero, text = 1.0, 0, f"{label}, in steps from the level of code 0, each index by its own scale"
     if scale is not None:
         drawable = SMALLEST_SCALE < scale < LARGEST_SCALE and abs(zero_point) < 2**40
