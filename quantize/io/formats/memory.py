@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region, Shape
+from ...numerics.grid import Batches, Region, Shape
 from ...store.buffers import Buffer
 from ..format import Format
 from ..source import PIECE_BYTES, Source
@@ -50,6 +51,9 @@ class MaskedSource(Source):
     def load(self, region: Region) -> Any:
         return np.ma.MaskedArray(self.values.read(region), self.mask[region])
 
+    def bytes_read(self, units: Batches) -> int:
+        return self.values.bytes_read(units)
+
     def memory(self, unit: Shape) -> int:
         return self.values.memory(unit) + PIECE_BYTES
 
@@ -63,6 +67,7 @@ class MappedSource(ArraySource):
 
     def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
         super().__init__(array, "memory map")
+        self.order = "F" if abs(array.strides[0]) < abs(array.strides[-1]) else "C"
         self._map = mapped
         self._start = address_of(mapped)
         self.held = len(mapped) if private else 0
@@ -86,6 +91,20 @@ class MappedSource(ArraySource):
         stop = min(high + AROUND_BYTES - self._start, len(self._map))
         with contextlib.suppress(OSError):  # a system that knows no such advice
             self._map.madvise(self._advice, start, stop - start)
+
+    def bytes_read(self, units: Batches) -> int:
+        box = tuple(map(min, units.grid.box, self.shape))
+        return math.prod(self.shape) * self._touched(box) // math.prod(box)
+
+    def _touched(self, lengths: Shape) -> int:
+        """Bytes of the pages that are mapped for a part of the array: those about each run of bytes, and the gaps."""
+        runs, run = 1, self.dtype.itemsize
+        for stride, n in sorted((abs(stride), n) for stride, n in zip(self.array.strides, lengths, strict=True)):
+            if runs == 1 and stride - run <= AROUND_BYTES:
+                run += (n - 1) * stride
+            else:
+                runs *= n
+        return runs * (run + AROUND_BYTES) if runs > 1 else run
 
     def memory(self, unit: Shape) -> int:
         return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES

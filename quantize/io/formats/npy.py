@@ -14,15 +14,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...exceptions import SourceChangedError, SourceError
-from ...numerics.grid import Region, Shape, shape_of, within
+from ...numerics.grid import Batches, Region, Shape, shape_of, within
 from ...store.buffers import Buffer
 from ..content import head, is_zip, reason
 from ..format import Format, is_url, suffix_of
 from ..sink import Outline, Put, Sink
-from ..source import PIECE_BYTES, Source
+from ..source import PIECE_BYTES, Source, bytes_of_runs
 
 MAGIC = b"\x93NUMPY"  # the first bytes of a file
 TWO_BYTES = np.dtype("V2")  # what NumPy calls bfloat16 in a file, which has no other name for it
+PAGE_BYTES = 1 << 12  # bytes: what a system reads at least; so many more than a run has, which begins anywhere in one
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
@@ -128,6 +129,10 @@ class FileSource(Source):
         rows = max(PIECE_BYTES // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
         for start in range(last.start, last.stop, rows):
             yield (*outer, slice(start, min(start + rows, last.stop)))
+
+    def bytes_read(self, units: Batches) -> int:
+        gap = GAP_BYTES if self.order == "C" else 0
+        return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
 
     def memory(self, unit: Shape) -> int:
         smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
