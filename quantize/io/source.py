@@ -146,13 +146,19 @@ class Source:
         return other
 
     def pieces(self, region: Region) -> Iterator[Region]:
-        """Regions that cover `region` once, in C order.
+        """Regions that cover `region` once, in the order in which its values lie.
 
         The last axis is cut only at even distances from the region's start.
         """
         most = max(PIECE_BYTES // self.dtype.itemsize, 2)
-        for part in blocks(shape_of(region), most):
-            yield shifted(part, region)
+        if self.order == "C":
+            for part in blocks(shape_of(region), most):
+                yield shifted(part, region)
+            return
+        *outer, last = region
+        rows = max(most // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
+        for start in range(last.start, last.stop, rows):
+            yield (*outer, slice(start, min(start + rows, last.stop)))
 
     def graph(self, region: Region) -> Any | None:
         """The values of a region as part of a dask graph; None where `read` is the way to them."""
@@ -160,7 +166,8 @@ class Source:
 
     def memory(self, unit: Shape) -> int:
         """Bytes that one thread holds at most to read the pieces of a region of this shape."""
-        return 2 * PIECE_BYTES
+        smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
+        return 2 * max(PIECE_BYTES, smallest)
 
     def bytes_read(self, units: Batches) -> int:
         """Bytes that are read of where the values lie, if each unit is read once, in the order of its batches.

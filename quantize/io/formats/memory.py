@@ -107,7 +107,7 @@ class MappedSource(ArraySource):
         return runs * (run + AROUND_BYTES) if runs > 1 else run
 
     def memory(self, unit: Shape) -> int:
-        return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
+        return super().memory(unit) + SPAN_BYTES + 2 * AROUND_BYTES
 
 
 def close_parts(part: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

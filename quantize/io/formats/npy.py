@@ -116,27 +116,13 @@ class FileSource(Source):
             done += count
 
     def pieces(self, region: Region) -> Iterator[Region]:
-        if self.order == "C":
-            wide = self._widened(region)
-            if wide == region:
-                yield from super().pieces(region)
-                return
-            for part in super().pieces(wide):
-                yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
-            return
-        # The buffer is in the order of the file; the packed bytes need an even cut of its slowest axis, the last.
-        *outer, last = region
-        rows = max(PIECE_BYTES // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
-        for start in range(last.start, last.stop, rows):
-            yield (*outer, slice(start, min(start + rows, last.stop)))
+        wide = self._widened(region) if self.order == "C" else region
+        for part in super().pieces(wide):
+            yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
 
     def bytes_read(self, units: Batches) -> int:
         gap = GAP_BYTES if self.order == "C" else 0
         return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
-
-    def memory(self, unit: Shape) -> int:
-        smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
-        return 2 * max(PIECE_BYTES, smallest)
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
