@@ -208,7 +208,7 @@ def test_what_a_budget_leaves_over_keeps_pass_1() -> None:
     ("shape", "options"),
     [
         ((5_000_000, 8), {"memory": "140MiB", "workers": 1}),
-        ((5_000_000, 8), {"memory": "512MiB", "axis": 0, "scale_method": "mse"}),
+        ((5_000_000, 8), {"memory": "220MiB", "axis": 0, "scale_method": "mse"}),
         ((8, 5_000_000), {"memory": "190MiB", "axis": 0, "scale_method": "mse"}),
         ((4000, 300, 200), {"memory": "140MiB"}),
     ],
