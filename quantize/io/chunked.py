@@ -100,17 +100,17 @@ class ChunkedSource(Source):
         return whole[within(region, chunk)]
 
     def bytes_read(self, units: Batches) -> int:
-        """What the chunks hold that are decoded for the units; once for those in a chunk that follow one another."""
+        """What the chunks hold that are decoded; for units in one chunk that follow one another it is decoded once."""
         if self.chunks is None or self.cells is None:
             return bytes_of_runs(units, self.dtype.itemsize, SIEVE_BYTES, SIEVE_BYTES)
         chunks = tuple(map(min, self.chunks, self.shape))
         lengths = zip(self.shape, chunks, units.grid.box, strict=True)
-        across = {axis for axis, (n, chunk, box) in enumerate(lengths) if chunk < n and chunk % box}  # chunks' borders
+        crossing = {axis for axis, (n, chunk, box) in enumerate(lengths) if chunk < n and chunk % box}
         total, follow = self.dtype.itemsize, True
         for axis in reversed(units.axes):
             n, chunk = self.shape[axis], chunks[axis]
-            alone = not across or (across == {axis} and chunk == self.cells.box[axis])
-            total *= n if follow and alone else read_along(lengths_along(n, chunk), units.grid.box[axis])
+            kept = not crossing or (crossing == {axis} and chunk == self.cells.box[axis])  # the last chunk of a unit
+            total *= n if follow and kept else read_along(lengths_along(n, chunk), units.grid.box[axis])
             follow = follow and chunk == n
         return total
 

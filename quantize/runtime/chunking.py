@@ -30,9 +30,10 @@ def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) ->
     """
     shape = source.shape
     outer = None if shards is None else box(shards, shape, "shards")
-    inner = (
-        box(chunks, shape, "chunks") if outer is None or chunks is not None else divided(outer, source.dtype.itemsize)
-    )
+    if outer is not None and chunks is None:
+        inner = divided(outer, source.dtype.itemsize)
+    else:
+        inner = box(chunks, shape, "chunks")
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 
@@ -112,20 +113,22 @@ def spanning(source: Source, granularity: Granularity, target: int = TARGET_BYTE
 def instead(source: Source, granularity: Granularity, target: int = TARGET_BYTES) -> Iterator[Shape]:
     """Chunks to take where those of `spanning` would read the source too often, the most usual first.
 
-    They are the default ones; the source's own, if larger ones; and ones that are ever shorter along the axes on which
-    scales differ, as the statistics and histograms of fewer scales take less memory.
+    They are the default ones; the source's own, if those are parts of them; and ones that are ever shorter along the
+    axes on which scales differ, as the statistics and histograms of fewer scales take less memory.
     """
     shape = source.shape
     yield default_chunks(source, target)
     if source.chunks is not None:
-        yield even(tuple(map(min, source.chunks, shape)), shape)
+        own = tuple(map(min, source.chunks, shape))
+        if math.prod(own) * source.dtype.itemsize > target * RANGE:
+            yield even(own, shape)
     axes, steps = granularity.fixed(Grid(shape, shape)), source.chunks or (2,) * len(shape)
-    within, last = list(shape), None
-    while within != last:
-        last = within.copy()
+    most, before = list(shape), None
+    while most != before:
+        before = most.copy()
         for axis in axes:
-            within[axis] = min(within[axis], -(-within[axis] // 2 // steps[axis]) * steps[axis])
-        yield even(default_chunks(source, target, tuple(within)), shape)
+            most[axis] = min(most[axis], -(-most[axis] // 2 // steps[axis]) * steps[axis])
+        yield even(default_chunks(source, target, tuple(most)), shape)
 
 
 def c_order_block(shape: Shape, itemsize: int, target: int) -> Shape:

@@ -227,12 +227,13 @@ def default_cut(source: Source, settings: Settings, rule: Rule, room: int | None
     least.
     """
     tried: list[Cut] = []
+    most = READ_MOST * bytes_once(source)
 
     def has_room(cut: Cut) -> bool:
         return room is None or cut.task <= room
 
     def is_good(cut: Cut) -> bool:
-        return has_room(cut) and cut.read <= READ_MOST * bytes_once(source)
+        return has_room(cut) and cut.read <= most
 
     def cuts(shapes: Iterable[Shape]) -> Iterator[Cut]:
         for chunks in dict.fromkeys(shapes):

@@ -15,7 +15,7 @@ import numpy as np
 from ...numerics.grid import Batches, Region, Shape
 from ...store.buffers import Buffer
 from ..format import Format
-from ..source import PIECE_BYTES, Source
+from ..source import Source
 from .npy import FileSource
 
 SPAN_BYTES = 4 << 20  # bytes: pages of a map that a thread has at once, from the first to the last that it needs
@@ -44,7 +44,7 @@ class MaskedSource(Source):
     def __init__(self, array: np.ma.MaskedArray[Any, Any]) -> None:
         super().__init__("masked array in memory", array.shape, array.dtype)
         self.values = array_source(np.ma.getdata(array))
-        self.held = self.values.held
+        self.held, self.order = self.values.held, self.values.order
         self.mask = np.ma.getmaskarray(array)
         self.take_mark(array)
 
@@ -55,7 +55,7 @@ class MaskedSource(Source):
         return self.values.bytes_read(units)
 
     def memory(self, unit: Shape) -> int:
-        return self.values.memory(unit) + PIECE_BYTES
+        return self.values.memory(unit) + super().memory(unit) // 2
 
 
 class MappedSource(ArraySource):
@@ -67,7 +67,7 @@ class MappedSource(ArraySource):
 
     def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
         super().__init__(array, "memory map")
-        self.order = "F" if abs(array.strides[0]) < abs(array.strides[-1]) else "C"
+        self.order = "F" if 0 < abs(array.strides[0]) < abs(array.strides[-1]) else "C"
         self._map = mapped
         self._start = address_of(mapped)
         self.held = len(mapped) if private else 0

@@ -23,7 +23,7 @@ from ..source import PIECE_BYTES, Source, bytes_of_runs
 
 MAGIC = b"\x93NUMPY"  # the first bytes of a file
 TWO_BYTES = np.dtype("V2")  # what NumPy calls bfloat16 in a file, which has no other name for it
-PAGE_BYTES = 1 << 12  # bytes: what a system reads at least; so many more than a run has, which begins anywhere in one
+PAGE_BYTES = 1 << 12  # bytes: what a system reads at least: a run that begins anywhere in one costs so many more
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
