@@ -172,7 +172,7 @@ class Source:
     def bytes_read(self, units: Batches) -> int:
         """Bytes that are read of where the values lie, if each unit is read once, in the order of its batches.
 
-        Decoded, of what is compressed. Values that are in memory are no more than they are.
+        Decoded, of what is compressed. Of values in memory, or where nobody knows how they lie, their own.
         """
         return math.prod(self.shape) * self.dtype.itemsize
 

@@ -8,6 +8,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,15 @@ class MappedSource(ArraySource):
             self._map.madvise(self._advice, start, stop - start)
 
     def bytes_read(self, units: Batches) -> int:
-        box = tuple(map(min, units.grid.box, self.shape))
-        return math.prod(self.shape) * self._touched(box) // math.prod(box)
+        along = [
+            [(box, n // box)] * (n >= box) + [(n % box, 1)] * (n % box > 0)
+            for n, box in zip(self.shape, units.grid.box, strict=True)
+        ]
+        total = 0
+        for parts in product(*along):  # units of one shape, and how many have it
+            lengths, counts = zip(*parts, strict=True)
+            total += math.prod(counts) * self._touched(lengths)
+        return total
 
     def _touched(self, lengths: Shape) -> int:
         """Bytes of the pages that are mapped for a part of the array: those about each run of bytes, and the gaps."""
