@@ -17,6 +17,7 @@ from llvmlite import binding
 
 from quantize.numerics.blocks import processors
 
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 # The widest vectors that loops are compiled for: a feature as LLVM names it, and in words.
@@ -29,7 +30,7 @@ def in_child(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(function, *arguments).result()
 
 
-def interleaved(cases: Mapping[str, Callable[[], Result]], repeats: int) -> dict[str, list[Result]]:
+def interleaved(cases: Mapping[Key, Callable[[], Result]], repeats: int) -> dict[Key, list[Result]]:
     """What each case gives in every repeat, in which they take turns.
 
     A first round, which compiles and fills caches, does not count.

@@ -26,7 +26,7 @@ import dask.base
 import numpy as np
 import zarr
 
-from quantize import quantize_to_zarr
+from quantize import plan, quantize_to_zarr
 
 from .floors import (
     COLUMNS,
@@ -48,6 +48,8 @@ CODECS: dict[str, Any] = {"none": None, "default": "auto"}
 MOST_OF_FLOOR = {"none": 2.5, "default": 3.5}  # times the floor, by the codecs of the result
 MOST_OF_PASSES = 1.25  # times the passes over a Zarr array in zstd
 LEAST = {"none": 8.0, "default": None}  # times as fast as the script, whose codecs are those of Zarr
+AXES = {"one": None, "for each row": 0, "for each column": 1}  # which values share a scale, and `axis` for that
+MOST_OF_ONE = {"minmax": 2.0, "mse": None}  # times one scale for all
 KEEPING = "4GiB"  # of memory: more than any of the sources in chunks
 
 
@@ -55,13 +57,14 @@ class Size(NamedTuple):
     """How much is measured: rows of 4 KiB of each source, and repeats."""
 
     npy: int
+    axes: int
     chunked: int
     script: int
     repeats: int
 
 
-FULL = Size(npy=1 << 19, chunked=1 << 16, script=1 << 17, repeats=3)
-QUICK = Size(npy=1 << 9, chunked=1 << 9, script=1 << 9, repeats=1)
+FULL = Size(npy=1 << 19, axes=1 << 17, chunked=1 << 16, script=1 << 17, repeats=3)
+QUICK = Size(npy=1 << 9, axes=1 << 9, chunked=1 << 9, script=1 << 9, repeats=1)
 
 
 def run(quick: bool) -> list[Table]:
@@ -71,6 +74,10 @@ def run(quick: bool) -> list[Table]:
         Table(
             f"A .npy file of {mebibytes(size.npy)} MiB to a sealed store, ms",
             of_file(size.npy, lambda path: in_child(file_rows, path, size.repeats)),
+        ),
+        Table(
+            f"A .npy file of {mebibytes(size.axes)} MiB, with one scale or one for each row or column, ms",
+            of_file(size.axes, lambda path: in_child(axis_rows, path, size.repeats)),
         ),
         Table(
             f"Sources in chunks, {mebibytes(size.chunked)} MiB, to a sealed store with default codecs, ms",
@@ -117,6 +124,27 @@ def file_rows(path: str, repeats: int) -> list[dict[str, Any]]:
         }
         for name in CODECS
     ]
+
+
+def axis_rows(path: str, repeats: int) -> list[dict[str, Any]]:
+    """Scales for all, for each row and for each column, by methods that look for the range and for the least error."""
+    jobs = {(method, scales): (method, axis) for method in MOST_OF_ONE for scales, axis in AXES.items()}
+    found = interleaved({job: sealed(path, scale_method=one[0], axis=one[1]) for job, one in jobs.items()}, repeats)
+    rows = []
+    for method, scales in jobs:
+        made = plan(path, "unwritten.zarr", scale_method=method, axis=AXES[scales], workers=THREADS)
+        rows.append(
+            {
+                "method": method,
+                "scales": scales,
+                "chunks": str(made.layout.chunks),
+                "times read": made.read / made.read_once,
+                "memory, plan, MiB": made.memory / MIB,
+                "ms": milliseconds(found[method, scales]),
+                **at_most(ratio(found[method, scales], found[method, "one"]), MOST_OF_ONE[method]),
+            }
+        )
+    return rows
 
 
 # Sources in chunks ----------------------------------------------------------------------------------------------------

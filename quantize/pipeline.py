@@ -81,7 +81,7 @@ def quantize_to_zarr(
         As for `quantize_to_int4`. With a `value_range` the source is read once and not twice.
     axis : int, optional
         The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
-        do if they can, the source is read once.
+        do if they can and the source is not read in too small parts for that, it is read once.
     missing : "declared", number or None
         The stored number that counts as missing, beside NaN: by default all that the source declares, by
         ``_FillValue``, ``missing_value`` and valid bounds; None for none.

@@ -108,6 +108,24 @@ def check_axis(array: Int4Array, **options: Any) -> None:
     assert array[...].tobytes() == floats.tobytes()
 
 
+@pytest.mark.parametrize("scale_method", ["minmax", slow("mse")])
+@pytest.mark.parametrize("axis", AXES[:3])
+def test_scales_of_a_unit_that_are_chosen_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, axis: int, scale_method: str
+) -> None:
+    monkeypatch.setattr("quantize.runtime.units.ROWS_AT_ONCE", 4)
+    values = VALUES.copy()
+    values[5, 7, 3] = np.nan
+    job: dict[str, Any] = {"axis": axis, "scale_method": scale_method, "chunks": -1}
+    whole = quantize_to_zarr(values, MemoryStore(), **job, nan_policy="propagate")
+    assert (
+        whole[...].tobytes()
+        == expected(values, axis=axis, scale_method=scale_method, nan_policy="propagate")[1].tobytes()
+    )
+    with pytest.raises(RefusedValuesError, match=r"1 NaN.* at index \(5, 7, 3\)"):
+        quantize_to_zarr(values, MemoryStore(), **job)
+
+
 @pytest.mark.parametrize("shards", [None, (6, 5, 8)])
 @pytest.mark.parametrize("axis", AXES)
 def test_what_is_indexed_has_the_scales_of_its_indices(axis: int, shards: Any) -> None:

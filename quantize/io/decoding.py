@@ -26,7 +26,7 @@ import numpy as np
 
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import FLOATS
-from ..numerics.grid import Region, Shape
+from ..numerics.grid import Batches, Region, Shape
 from .attributes import ABOUT_VALUES, MISSING, PACKING, VALID, Attributes, Declared, Number, held_as, without
 from .source import Source
 
@@ -243,6 +243,9 @@ class DecodedSource(Source):
             return None
         meta = np.empty((0,) * len(self.shape), self.dtype)
         return graph.map_blocks(self.decoding.apply, dtype=self.dtype, meta=meta)
+
+    def bytes_read(self, units: Batches) -> int:
+        return self.source.bytes_read(units)
 
     def memory(self, unit: Shape) -> int:
         """What reading takes, which is at least a piece; that piece decoded; a table."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
-from ..numerics.grid import Region, Shape, shape_of, shifted
+from ..numerics.grid import Batches, Region, Shape, shape_of, shifted
 from .attributes import PACKING, Declared, without
 from .gate import accepted
 
@@ -146,13 +146,19 @@ class Source:
         return other
 
     def pieces(self, region: Region) -> Iterator[Region]:
-        """Regions that cover `region` once, in C order.
+        """Regions that cover `region` once, in the order in which its values lie.
 
         The last axis is cut only at even distances from the region's start.
         """
         most = max(PIECE_BYTES // self.dtype.itemsize, 2)
-        for part in blocks(shape_of(region), most):
-            yield shifted(part, region)
+        if self.order == "C":
+            for part in blocks(shape_of(region), most):
+                yield shifted(part, region)
+            return
+        *outer, last = region
+        rows = max(most // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
+        for start in range(last.start, last.stop, rows):
+            yield (*outer, slice(start, min(start + rows, last.stop)))
 
     def graph(self, region: Region) -> Any | None:
         """The values of a region as part of a dask graph; None where `read` is the way to them."""
@@ -160,7 +166,15 @@ class Source:
 
     def memory(self, unit: Shape) -> int:
         """Bytes that one thread holds at most to read the pieces of a region of this shape."""
-        return 2 * PIECE_BYTES
+        smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
+        return 2 * max(PIECE_BYTES, smallest)
+
+    def bytes_read(self, units: Batches) -> int:
+        """Bytes that are read of where the values lie, if each unit is read once, in the order of its batches.
+
+        Decoded, of what is compressed. Of values in memory, or where nobody knows how they lie, their own.
+        """
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def digest(self) -> str | None:
         """Digest of the first and the last values; None where reading them is not for this process to do."""
@@ -201,3 +215,44 @@ class Source:
             rest //= n
         for n, length in zip(self.shape, reversed(lengths), strict=True):
             yield slice(n - length, n) if end else slice(0, length)
+
+
+def bytes_of_runs(
+    units: Batches, itemsize: int, more: int, gap: int = 0, row: int | None = None, order: Literal["C", "F"] = "C"
+) -> int:
+    """`Source.bytes_read` of an array that lies somewhere as one run of bytes, of which a unit takes several.
+
+    Parameters
+    ----------
+    more : int
+        Bytes that are read with each run, beside its own: of the pages in which it begins and ends, or of a buffer.
+    gap : int
+        So many bytes between two runs are read with them.
+    row : int, optional
+        But not where they would be more than so many together.
+
+    Examples
+    --------
+    Columns of a matrix with rows of 4 kB, each run with a page more; the same, with what lies between them; and rows:
+
+    >>> from quantize.numerics.grid import Grid
+    >>> columns, rows = (Batches(Grid((100, 1000), box), (), 1) for box in [(100, 10), (10, 1000)])
+    >>> bytes_of_runs(columns, 4, 4096), bytes_of_runs(columns, 4, 4096, gap=16384), bytes_of_runs(rows, 4, 4096)
+    (41360000, 40000000, 400000)
+    """
+    shape, counts = units.grid.shape, units.grid.counts
+    axes = list(range(len(shape)) if order == "C" else reversed(range(len(shape))))
+    times, size = 1, itemsize
+    while axes:
+        axis = axes.pop()
+        between = (shape[axis] - min(units.grid.box[axis], shape[axis])) * size
+        size *= shape[axis]
+        if between > gap or (between and row is not None and size > row):
+            break
+        times *= counts[axis]
+    else:
+        return times * size
+    follows = next(one for one in reversed(units.axes) if counts[one] > 1)
+    go_on = axis == follows and all(units.grid.box[one] == 1 for one in axes)  # where the last one ended
+    runs = 0 if go_on else math.prod(shape[one] for one in axes) * counts[axis]
+    return times * (math.prod(shape) * itemsize + runs * more)

@@ -96,6 +96,11 @@ class Batches:
         return Grid(counts, (1,) * len(counts))
 
     @property
+    def axes(self) -> Shape:
+        """The axes from the slowest to the fastest: boxes that follow one another differ in the last with several."""
+        return (*self.fixed, *(axis for axis in range(len(self.grid.counts)) if axis not in self.fixed))
+
+    @property
     def blocks(self) -> int:
         """How many places there are along the fixed axes; 1 without any."""
         return self.places.count
@@ -123,7 +128,7 @@ class Batches:
         if not self.fixed:
             return list(others)
         here = self.places.position(block)
-        free = [axis for axis in range(len(self.grid.counts)) if axis not in self.fixed]
+        free = self.axes[len(self.fixed) :]
         position = [0] * len(self.grid.counts)
         for axis, along in zip(self.fixed, here, strict=True):
             position[axis] = along

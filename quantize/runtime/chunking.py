@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..io.source import Source
-from ..numerics.granularity import PER_TENSOR, Granularity
+from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Shape, covers
 from ..numerics.names import COMPRESSORS
 from ..store.codec import Compressor
@@ -19,15 +20,8 @@ TARGET_BYTES, SMALLEST_TARGET = 16 * MIB, MIB // 4  # bytes of a chunk's values,
 RANGE = 4  # times: what chunks may be smaller or larger than that, where those of the source are
 
 
-def chosen_layout(
-    source: Source,
-    chunks: Any,
-    shards: Any,
-    compressors: Any,
-    granularity: Granularity = PER_TENSOR,
-    target: int = TARGET_BYTES,
-) -> Layout:
-    """The layout for a source and what the user asked for; chunks that were not given hold some `target` bytes.
+def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) -> Layout:
+    """The layout for a source and what the user asked for: chunks or shards, or both.
 
     Raises
     ------
@@ -36,10 +30,10 @@ def chosen_layout(
     """
     shape = source.shape
     outer = None if shards is None else box(shards, shape, "shards")
-    if chunks is not None:
-        inner = box(chunks, shape, "chunks")
+    if outer is not None and chunks is None:
+        inner = divided(outer, source.dtype.itemsize)
     else:
-        inner = spanning(source, granularity, target) if outer is None else divided(outer, source.dtype.itemsize)
+        inner = box(chunks, shape, "chunks")
     return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
 
 
@@ -60,13 +54,13 @@ def box(value: Any, shape: Shape, what: str) -> Shape:
     return tuple(n if part == -1 else part for part, n in zip(parts, shape, strict=True))
 
 
-def default_chunks(source: Source, target: int = TARGET_BYTES) -> Shape:
+def default_chunks(source: Source, target: int = TARGET_BYTES, shape: Shape | None = None) -> Shape:
     """The source's own chunks where they hold 4 to 64 MiB, else boxes near 16 MiB; with another `target` in proportion.
 
     Those are whole multiples of smaller chunks, and C-order blocks of larger ones or of a source without any. Along the
-    packed axis they are even, or the whole axis.
+    packed axis they are even, or the whole axis. Within a `shape` they are no longer than that along any axis.
     """
-    shape, itemsize = source.shape, source.dtype.itemsize
+    shape, itemsize = shape or source.shape, source.dtype.itemsize
     chunks = source.chunks
     if chunks is None:
         if source.order == "F":
@@ -114,6 +108,27 @@ def spanning(source: Source, granularity: Granularity, target: int = TARGET_BYTE
             lengths[axis] = max(target // one // step * step, step)
     uncut = all(length % cut == 0 or length >= n for length, cut, n in zip(lengths, cuts, shape, strict=True))
     return tuple(lengths) if uncut and math.prod(lengths) * itemsize <= target * RANGE else chunks
+
+
+def instead(source: Source, granularity: Granularity, target: int = TARGET_BYTES) -> Iterator[Shape]:
+    """Chunks to take where those of `spanning` would read the source too often, the most usual first.
+
+    They are the default ones; the source's own, if those are parts of them; and ones that are ever shorter along the
+    axes on which scales differ, as the statistics and histograms of fewer scales take less memory.
+    """
+    shape = source.shape
+    yield default_chunks(source, target)
+    if source.chunks is not None:
+        own = tuple(map(min, source.chunks, shape))
+        if math.prod(own) * source.dtype.itemsize > target * RANGE:
+            yield even(own, shape)
+    axes, steps = granularity.fixed(Grid(shape, shape)), source.chunks or (2,) * len(shape)
+    most, before = list(shape), None
+    while most != before:
+        before = most.copy()
+        for axis in axes:
+            most[axis] = min(most[axis], -(-most[axis] // 2 // steps[axis]) * steps[axis])
+        yield even(default_chunks(source, target, tuple(most)), shape)
 
 
 def c_order_block(shape: Shape, itemsize: int, target: int) -> Shape:

@@ -15,6 +15,7 @@ from ..store.keys import Keys
 from ..store.layout import Layout
 from .chunking import MIB
 from .scans import scan_batches
+from .units import ROWS_AT_ONCE
 
 OVERHEAD = 128 * MIB  # bytes a process: compiled kernels take 50 to 60 MiB, the allocator and Zarr the rest
 SEARCH = 48 * MIB  # bytes a process, beside those: compiling what counts into histograms and searches them
@@ -22,6 +23,7 @@ METADATA = 1 << 14  # bytes of all zarr.json
 SCAN = 68 + 64  # bytes a unit: its row of statistics in the store, and its share of the last batch, which is padded
 HISTOGRAMS = 5  # copies of a histogram that a task holds: counted, encoded, and those that the encoding makes
 ROWS = 10  # copies of the row of each group that a task holds beside its batch's: folded, compared, scales, tables
+SCALE = 4 * 16  # bytes a group whose rows are gone: its scale and zero point, found, joined, encoded and written
 COPIES = 4  # copies of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
@@ -36,10 +38,11 @@ def statistics_memory(layout: Layout, rule: Rule) -> int:
     histogram = bins_for(granularity, 0).nbytes if rule.method.needs == "histogram" else 0
     if granularity.single:
         return HISTOGRAMS * histogram
-    rows = groups * 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
+    row = 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
     if granularity.complete(layout.units):
+        rows = min(groups, ROWS_AT_ONCE) * row + max(groups - ROWS_AT_ONCE, 0) * SCALE
         return rows + math.prod(layout.unit) * layout.dtype.itemsize + min(groups, GROUPS_AT_ONCE) * histogram
-    return rows + HISTOGRAMS * groups * histogram
+    return groups * (row + HISTOGRAMS * histogram)
 
 
 def statistics_disk(layout: Layout, rule: Rule) -> int:

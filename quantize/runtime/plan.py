@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -12,18 +14,22 @@ from ..io import as_source
 from ..io.decoding import decoded
 from ..io.source import Source
 from ..numerics.granularity import granularity_of
+from ..numerics.grid import Batches, Grid, Shape
 from ..numerics.scales import Rule, check_percentile
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from ..store.zarr_json import to_json
-from .chunking import SMALLEST_TARGET, TARGET_BYTES, chosen_layout, joined
+from .chunking import MIB, SMALLEST_TARGET, TARGET_BYTES, chosen_layout, instead, joined, spanning
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
-from .scans import passes, scan_batches
+from .scans import bytes_read, passes, scan_batches
 from .schedulers import chosen_workers
 from .settings import Settings, SettingsGiven, parsed_bytes
 from .tables import html_facts
 
+READ_MOST = 2.2  # times the source: what default chunks read at most, where there are such
+READ_UNSAID = 64 * MIB  # bytes: nothing is said of chunks that were given and read no more
+STATISTICS = 64 * MIB  # bytes: so much more a task may take with the more usual of the chunks that read little
 MANY_FILES = 10_000  # chunks: from so many on it is worth while to put several in one file
 
 
@@ -50,6 +56,11 @@ class Plan:
         How many tasks run at a time; on a cluster by the workers that it has now.
     limit : int or None
         How many do at most, whatever workers come to a cluster later; None for as many as those can do.
+    read : int
+        Bytes that the run reads of the source, at most: what a file's pages hold that runs of values begin or end in,
+        and what is decoded of chunks that are compressed. Where workers are processes, each may decode a chunk anew.
+    read_once : int
+        Bytes that one read of all of the source takes.
     memory : int
         Bytes that the run will hold at most, above the imports; an estimate for a dask source.
     kept : int
@@ -70,6 +81,8 @@ class Plan:
     scheduler: str
     workers: int
     limit: int | None
+    read: int
+    read_once: int
     memory: int
     kept: int
     disk: int
@@ -122,6 +135,8 @@ class Plan:
             "workers": self.workers,
             "limit": self.limit,
             "nbytes": layout.nbytes,
+            "read": self.read,
+            "read_once": self.read_once,
             "memory": self.memory,
             "kept": self.kept,
             "disk": self.disk,
@@ -143,6 +158,7 @@ class Plan:
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
             "scale": f"{self.rule}, {self.reads}",
+            "reads": f"{format_bytes(self.read)}, {times(self.read / self.read_once)}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
             "disk": f"{format_bytes(self.disk)} at most{free}",
@@ -194,33 +210,99 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     return planned(decoded(as_source(source), checked.decode, checked.missing, checked.floats), Keys.of(store), checked)
 
 
-def fitting_layout(
-    source: Source, settings: Settings, rule: Rule, room: int | None, notes: list[str]
-) -> tuple[Layout, int]:
-    """The layout, and the bytes that a task takes; chunks that were not given are smaller where that is too much.
+@dataclass(frozen=True)
+class Cut:
+    """A way to cut a result: the layout, the bytes that a task takes then, and those that are read of the source."""
 
-    Where none are small enough, they are those that take least.
+    layout: Layout
+    task: int
+    read: int
+
+
+def default_cut(source: Source, settings: Settings, rule: Rule, room: int | None) -> Cut:
+    """The cut where no chunks were given: smaller ones where a task takes more than there is room.
+
+    First those of `spanning`. Where they read too much, the first of the others that does not and takes little more
+    memory than the least; else of those that have room the one that reads least, and if none has, the one that takes
+    least.
     """
-    given = settings.chunks is not None or settings.shards is not None
+    tried: list[Cut] = []
+    most = READ_MOST * bytes_once(source)
 
-    def made(target: int) -> tuple[Layout, int]:
-        layout = chosen_layout(source, settings.chunks, settings.shards, settings.compressors, rule.granularity, target)
-        return layout, task_memory(source, layout) + statistics_memory(layout, rule)
+    def has_room(cut: Cut) -> bool:
+        return room is None or cut.task <= room
 
-    target = TARGET_BYTES
-    tried = [made(target)]
-    while room is not None and tried[-1][1] > room and target > SMALLEST_TARGET and not given:
-        target //= 2
-        try:
-            tried.append(made(target))
-        except ValueError:  # too many chunks
+    def is_good(cut: Cut) -> bool:
+        return has_room(cut) and cut.read <= most
+
+    def cuts(shapes: Iterable[Shape]) -> Iterator[Cut]:
+        for chunks in dict.fromkeys(shapes):
+            try:
+                layout = chosen_layout(source, chunks, None, settings.compressors)
+            except ValueError:  # too many chunks
+                if not tried:
+                    raise
+                continue
+            tried.append(cut_of(source, layout, rule))
+            yield tried[-1]
+
+    targets = [TARGET_BYTES]
+    while room is not None and targets[-1] > SMALLEST_TARGET:
+        targets.append(targets[-1] // 2)
+    for cut in cuts(spanning(source, rule.granularity, target) for target in targets):
+        if has_room(cut):
+            if is_good(cut):
+                return cut
             break
-    layout, task = min(tried, key=lambda one: one[1])
-    if layout != tried[0][0]:
-        notes.append(
-            f"chunks of {layout.unit} values instead of {tried[0][0].unit}, to stay within memory={settings.memory!r}"
-        )
-    return layout, task
+    for target in targets:
+        good = list(filter(is_good, cuts(instead(source, rule.granularity, target))))
+        if good:
+            least = min(good, key=lambda cut: cut.task)
+            return next((cut for cut in good if cut.task <= least.task + STATISTICS), least)
+    return min(filter(has_room, tried), key=lambda cut: cut.read, default=min(tried, key=lambda cut: cut.task))
+
+
+def cut_of(source: Source, layout: Layout, rule: Rule) -> Cut:
+    task = task_memory(source, layout) + statistics_memory(layout, rule)
+    return Cut(layout, task, bytes_read(source, layout, rule))
+
+
+def bytes_once(source: Source) -> int:
+    """Bytes that are read of a source if all of it is read at once."""
+    return source.bytes_read(Batches(Grid(source.shape, source.shape), (), 1))
+
+
+def chosen_cut(source: Source, settings: Settings, rule: Rule, room: int | None) -> tuple[Cut, list[str]]:
+    """The cut, as the user asks or by default, and what to say of it."""
+    default = functools.partial(default_cut, source, settings, rule)
+    if settings.chunks is None and settings.shards is None:
+        found = default(room)
+        usual = found if room is None else default(None)
+        if found.layout == usual.layout:
+            return found, []
+        instead = f"chunks of {found.layout.unit} values instead of {usual.layout.unit}"
+        return found, [f"{instead}, to stay within memory={settings.memory!r}"]
+    asked = chosen_layout(source, settings.chunks, settings.shards, settings.compressors)
+    found, once = cut_of(source, asked, rule), bytes_once(source)
+    if found.read <= max(READ_MOST * once, READ_UNSAID):
+        return found, []
+    better = default(room)
+    if better.read >= found.read:
+        return found, []
+    return found, [
+        f"chunks of {asked.unit} values read {format_bytes(found.read)}, {times(found.read / once)}; "
+        f"chunks={better.layout.chunks}, the default, {format_bytes(better.read)}, {times(better.read / once)}"
+    ]
+
+
+def times(number: float) -> str:
+    """How often a source is read, in words.
+
+    >>> times(1), times(2.004), times(1234.56)
+    ('the source once', '2 times the source', '1,234.6 times the source')
+    """
+    said = f"{number:,.1f}".removesuffix(".0")
+    return "the source once" if said == "1" else f"{said} times the source"
 
 
 def note_on_files(layout: Layout) -> list[str]:
@@ -249,7 +331,9 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     overhead = process * max(processes, 1) + source.held
     budget = parsed_bytes(settings.memory)
     room = None if budget is None else budget - overhead
-    layout, task = fitting_layout(source, settings, rule, room, notes)
+    cut, said_of_it = chosen_cut(source, settings, rule, room)
+    layout, task = cut.layout, cut.task
+    notes += said_of_it
     if layout.shards is None and layout.units.count >= MANY_FILES:
         notes += note_on_files(layout)
     if budget is not None:
@@ -282,6 +366,8 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         scheduler=scheduler,
         workers=workers,
         limit=limit,
+        read=cut.read - cut.read // 2 * kept // layout.nbytes,
+        read_once=bytes_once(source),
         memory=said + kept,
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),

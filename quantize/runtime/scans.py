@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..calibration.histogram import COARSE, FloatBins, Histogram, bins_for
+from ..io.source import Source
 from ..numerics.grid import Batches, Grid, shape_of
 from ..numerics.scales import Rule
 from ..numerics.statistics import ROW
@@ -140,6 +141,11 @@ def scan_batches(layout: Layout, rule: Rule) -> Batches:
         stored = max(math.prod(layout.unit) // 2, 1)
         size = max(size, min(-(-HISTOGRAM_SHARE * counts // stored), units.count // HISTOGRAM_BATCHES))
     return Batches(units, fixed, max(1, min(size, units.count // Batches(units, fixed, 1).blocks)))
+
+
+def bytes_read(source: Source, layout: Layout, rule: Rule) -> int:
+    """Bytes that all passes read of a source."""
+    return passes(layout, rule) * source.bytes_read(scan_batches(layout, rule))
 
 
 def passes(layout: Layout, rule: Rule) -> int:

@@ -28,6 +28,7 @@ from ..store.layout import Layout
 from ..store.retrying import retried
 from .pool import Stop
 
+ROWS_AT_ONCE = 1 << 14  # groups: a task holds the statistics of so many at once, where it chooses their scales
 CACHED = PIECE_BYTES  # bytes: values that are scanned and packed while they are in a processor's cache
 
 
@@ -113,19 +114,21 @@ class Units:
         return packed, rows
 
     def scale_and_pack(self, number: int, block: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Scales]:
-        """As `pack`, of a unit that holds all values of its groups; their scales too, chosen here."""
+        """As `pack`, of a unit that holds all values of its groups; their scales too, chosen here.
+
+        Some groups at a time, of which the rows are folded.
+        """
         region = self.layout.units.region(number)
-        values = self.whole(number, block)
-        rows = self.no_rows(region)
-        for part, small in self.cached_blocks(region, values):
-            if self.rule.looks:
-                self.scan_part(part, small, region, rows)
-        scales = self.cleared(scales_by_rows(values, self.rule, rows, self.missing, heed=self.heed_stop), rows)
-        packed = self.room(region)
-        table = coefficients(scales, self.source.dtype, self.codes)
-        for part, small in self.cached_blocks(region, values):
-            self.pack_part(small, table, within(part, region), shape_of(region), packed)
-        return packed, rows, scales
+        values, packed = self.whole(number, block), self.room(region)
+        parts = self.rule.granularity.regions(values.shape, ROWS_AT_ONCE)
+        rows, found = no_rows(parts.count), []
+        for place in range(parts.count):
+            part = parts.region(place)
+            own, scales = self.scale_and_pack_part(values[part], shifted(part, region), packed[packed_region(part)])
+            rows[place] = folded(own)
+            found.append((scales.scale.reshape(-1), scales.zero_point.reshape(-1)))
+        scale, zero_point = map(np.concatenate, zip(*found, strict=True))
+        return packed, rows, Scales.of(scale, zero_point, self.rule.granularity, values.shape)
 
     def cleared(self, scales: Scales, rows: np.ndarray) -> Scales:
         """The scales of values with these statistics, moved where a value would come back as the missing one.
@@ -191,6 +194,18 @@ class Units:
         if shape_of(region) != self.layout.unit:
             packed[...] = 0
         return packed
+
+    def scale_and_pack_part(self, values: np.ndarray, region: Region, packed: np.ndarray) -> tuple[np.ndarray, Scales]:
+        """Rows of statistics and scales of a region of whole groups, whose values are packed by them."""
+        rows = self.no_rows(region)
+        for part, small in self.cached_blocks(region, values):
+            if self.rule.looks:
+                self.scan_part(part, small, region, rows)
+        scales = self.cleared(scales_by_rows(values, self.rule, rows, self.missing, heed=self.heed_stop), rows)
+        table = coefficients(scales, self.source.dtype, self.codes)
+        for part, small in self.cached_blocks(region, values):
+            self.pack_part(small, table, within(part, region), shape_of(region), packed)
+        return rows, scales
 
     def pack_part(
         self, small: np.ndarray, table: np.ndarray, inside: Region, unit: tuple[int, ...], packed: np.ndarray

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -12,15 +11,16 @@ class Buffer(threading.local):
     """Bytes of each thread's own, that live until it asks for them again."""
 
     data = np.empty(0, np.uint8)
-    tag: Any = None  # what is in it, for whoever put it there
 
     def of(self, size: int) -> np.ndarray:
         """So many bytes, uint8; what they hold is what they held."""
-        self.tag = None
         if len(self.data) < size:
             self.data = np.empty(0, np.uint8)  # not both at once
             self.data = np.empty(size, np.uint8)
         return self.data[:size]
+
+    def let_go(self) -> None:
+        self.data = np.empty(0, np.uint8)
 
 
 PACKED = Buffer()  # the packed codes of a unit

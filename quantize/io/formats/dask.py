@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region, Shape
+from ...numerics.grid import Batches, Region, Shape
+from ..chunked import read_along
 from ..format import Format, library
 from ..gate import accepted
 from ..source import Source
@@ -102,6 +103,10 @@ class DaskSource(Source):
 
     def pieces(self, region: Region) -> Iterator[Region]:
         yield region
+
+    def bytes_read(self, units: Batches) -> int:
+        """What the blocks hold that are computed for each unit."""
+        return self.dtype.itemsize * math.prod(map(read_along, self.array.chunks, units.grid.box))
 
     def memory(self, unit: Shape) -> int:
         """An estimate: eight blocks for the steps of the graph, and a region put together while another waits."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from ...numerics.grid import Region, Shape
+from ...numerics.grid import Batches, Region, Shape
 from ...store.buffers import Buffer
 from ..format import Format
-from ..source import PIECE_BYTES, Source
+from ..source import Source
 from .npy import FileSource
 
 SPAN_BYTES = 4 << 20  # bytes: pages of a map that a thread has at once, from the first to the last that it needs
@@ -43,15 +45,18 @@ class MaskedSource(Source):
     def __init__(self, array: np.ma.MaskedArray[Any, Any]) -> None:
         super().__init__("masked array in memory", array.shape, array.dtype)
         self.values = array_source(np.ma.getdata(array))
-        self.held = self.values.held
+        self.held, self.order = self.values.held, self.values.order
         self.mask = np.ma.getmaskarray(array)
         self.take_mark(array)
 
     def load(self, region: Region) -> Any:
         return np.ma.MaskedArray(self.values.read(region), self.mask[region])
 
+    def bytes_read(self, units: Batches) -> int:
+        return self.values.bytes_read(units)
+
     def memory(self, unit: Shape) -> int:
-        return self.values.memory(unit) + PIECE_BYTES
+        return self.values.memory(unit) + super().memory(unit) // 2
 
 
 class MappedSource(ArraySource):
@@ -63,6 +68,7 @@ class MappedSource(ArraySource):
 
     def __init__(self, array: np.ndarray, mapped: mmap.mmap, private: bool) -> None:
         super().__init__(array, "memory map")
+        self.order = "F" if 0 < abs(array.strides[0]) < abs(array.strides[-1]) else "C"
         self._map = mapped
         self._start = address_of(mapped)
         self.held = len(mapped) if private else 0
@@ -87,8 +93,29 @@ class MappedSource(ArraySource):
         with contextlib.suppress(OSError):  # a system that knows no such advice
             self._map.madvise(self._advice, start, stop - start)
 
+    def bytes_read(self, units: Batches) -> int:
+        along = [
+            [(box, n // box)] * (n >= box) + [(n % box, 1)] * (n % box > 0)
+            for n, box in zip(self.shape, units.grid.box, strict=True)
+        ]
+        total = 0
+        for parts in product(*along):  # units of one shape, and how many have it
+            lengths, counts = zip(*parts, strict=True)
+            total += math.prod(counts) * self._touched(lengths)
+        return total
+
+    def _touched(self, lengths: Shape) -> int:
+        """Bytes of the pages that are mapped for a part of the array: those about each run of bytes, and the gaps."""
+        runs, run = 1, self.dtype.itemsize
+        for stride, n in sorted((abs(stride), n) for stride, n in zip(self.array.strides, lengths, strict=True)):
+            if runs == 1 and stride - run <= AROUND_BYTES:
+                run += (n - 1) * stride
+            else:
+                runs *= n
+        return runs * (run + AROUND_BYTES) if runs > 1 else run
+
     def memory(self, unit: Shape) -> int:
-        return 2 * PIECE_BYTES + SPAN_BYTES + 2 * AROUND_BYTES
+        return super().memory(unit) + SPAN_BYTES + 2 * AROUND_BYTES
 
 
 def close_parts(part: np.ndarray, out: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,15 +14,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...exceptions import SourceChangedError, SourceError
-from ...numerics.grid import Region, Shape, shape_of, within
+from ...numerics.grid import Batches, Region, Shape, shape_of, within
 from ...store.buffers import Buffer
 from ..content import head, is_zip, reason
 from ..format import Format, is_url, suffix_of
 from ..sink import Outline, Put, Sink
-from ..source import PIECE_BYTES, Source
+from ..source import PIECE_BYTES, Source, bytes_of_runs
 
 MAGIC = b"\x93NUMPY"  # the first bytes of a file
 TWO_BYTES = np.dtype("V2")  # what NumPy calls bfloat16 in a file, which has no other name for it
+PAGE_BYTES = 1 << 12  # bytes: what a system reads at least: a run that begins anywhere in one costs so many more
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
@@ -116,23 +117,13 @@ class FileSource(Source):
             done += count
 
     def pieces(self, region: Region) -> Iterator[Region]:
-        if self.order == "C":
-            wide = self._widened(region)
-            if wide == region:
-                yield from super().pieces(region)
-                return
-            for part in super().pieces(wide):
-                yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
-            return
-        # The buffer is in the order of the file; the packed bytes need an even cut of its slowest axis, the last.
-        *outer, last = region
-        rows = max(PIECE_BYTES // self.dtype.itemsize // math.prod(shape_of(tuple(outer))), 2) // 2 * 2
-        for start in range(last.start, last.stop, rows):
-            yield (*outer, slice(start, min(start + rows, last.stop)))
+        wide = self._widened(region) if self.order == "C" else region
+        for part in super().pieces(wide):
+            yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
 
-    def memory(self, unit: Shape) -> int:
-        smallest = 2 * math.prod(unit[:-1]) * self.dtype.itemsize if self.order == "F" else 0
-        return 2 * max(PIECE_BYTES, smallest)
+    def bytes_read(self, units: Batches) -> int:
+        gap = GAP_BYTES if self.order == "C" else 0
+        return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
