@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.calibrate import calibrate
+from .calibration.blocks import at_once, scales_of_blocks
+from .calibration.calibrate import calibrate, check_statistics, scanned
 from .exceptions import RefusedValuesError
 from .numerics.blocks import block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
 from .numerics.foreign import as_array, numbers, unmasked
-from .numerics.granularity import granularity_of
+from .numerics.granularity import PER_TENSOR, Granularity, granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
 from .numerics.names import NanPolicy, ScaleMethod
 from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_percentile, check_scale
-from .numerics.tables import CODES, LevelTable, coefficients, level_table
+from .numerics.tables import CODES, CodeLevels, coefficients, level_table
 
 
 class Int4Values(NamedTuple):
@@ -57,6 +58,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["raise"] = "raise",
@@ -69,6 +71,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["propagate"],
@@ -81,6 +84,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy,
@@ -92,6 +96,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
@@ -146,7 +151,13 @@ def quantize_to_int4(
     """
     array = as_array(values, "values")
     result = quantize_to_packed_int4(
-        array, scale_method, axis=axis, percentile=percentile, value_range=value_range, nan_policy=nan_policy
+        array,
+        scale_method,
+        axis=axis,
+        blocks=blocks,
+        percentile=percentile,
+        value_range=value_range,
+        nan_policy=nan_policy,
     )
     quantized = unpack_int8_to_int4(result.packed, result.size).reshape(array.shape)
     if result.nan_code is None:
@@ -159,6 +170,7 @@ def dequantize_from_int4(
     scale: Any,
     zero_point: Any = 0,
     *,
+    blocks: int | tuple[int, ...] | None = None,
     nan_code: int | None = None,
     dtype: DTypeLike = np.float32,
 ) -> np.ndarray:
@@ -192,7 +204,7 @@ def dequantize_from_int4(
     [-12.0, -6.0, 0.0, 6.0, 10.5]
     """
     codes = checked_codes(quantized, "quantized")
-    return table_of(scale, zero_point, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
+    return table_of(scale, zero_point, blocks, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
 
 
 def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
@@ -270,6 +282,7 @@ def quantize_to_packed_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
@@ -306,13 +319,16 @@ def quantize_to_packed_int4(
     given = as_array(values, "values")
     array = checked_values(given)
     check_percentile(percentile)
-    granularity = granularity_of(axis, array.ndim)
+    granularity = granularity_of(axis, array.ndim, blocks)
     if array.ndim == 0:
         array = array.reshape(1)
     rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity)
     if rule.nan_code is None:
         check_mask(given)
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))
+    if granularity.fraction > 1:
+        scales = scaled_and_packed(array, rule, packed, workers)
+        return PackedInt4Values(packed, *scales.plain(), array.shape[-1], rule.nan_code)
     scales, codes = calibrate(array, rule, workers), rule.codes()
 
     def pack(region: Region) -> None:
@@ -325,12 +341,46 @@ def quantize_to_packed_int4(
     return PackedInt4Values(packed, *scales.plain(), array.shape[-1], rule.nan_code)
 
 
+def scaled_and_packed(array: np.ndarray, rule: Rule, packed: np.ndarray, workers: int | None) -> Scales:
+    """Pack an array in blocks, whose scales are found in the same read, and return those.
+
+    Raises
+    ------
+    RefusedValuesError
+        If there are values that the rule refuses.
+    """
+    granularity = rule.granularity
+    counts = granularity.groups(array.shape).counts
+    scales = Scales(np.empty(counts), np.empty(counts), granularity, array.shape)
+
+    def work(region: Region) -> bool:
+        values = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
+        target = packed[packed_region(region)]
+        room = target if target.flags.c_contiguous else np.empty(target.shape, np.int8)
+        found = scales_of_blocks(values, rule, out=room.view(np.uint8))
+        if found is None:
+            return False
+        own = granularity.scales_of(region, array.shape)
+        scales.scale[own], scales.zero_point[own] = found.scale, found.zero_point
+        if room is not target:
+            target[...] = room
+        return True
+
+    parts = each_block(
+        work, array.shape, workers, at_once(granularity, array.shape), granularity.whole_cuts(array.shape)
+    )
+    if not all(parts):
+        check_statistics(array, rule, scanned(array, PER_TENSOR, workers))
+    return scales
+
+
 def dequantize_from_packed_int4(
     packed: ArrayLike,
     scale: Any,
     zero_point: Any = 0,
     *,
     size: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     nan_code: int | None = None,
     dtype: DTypeLike = np.float32,
     out: np.ndarray | None = None,
@@ -368,7 +418,7 @@ def dequantize_from_packed_int4(
     [[0.0, 1.600000023841858, 3.0]]
     """
     array, size = checked_packed(packed, "packed", size)
-    table = table_of(scale, zero_point, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
+    table = table_of(scale, zero_point, blocks, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
     return unpacked(array, size, table, out, workers)
 
 
@@ -376,17 +426,24 @@ def dequantize_from_packed_int4(
 
 
 def unpacked(
-    packed: np.ndarray, size: int, table: LevelTable, out: np.ndarray | None = None, workers: int | None = None
+    packed: np.ndarray, size: int, table: CodeLevels, out: np.ndarray | None = None, workers: int | None = None
 ) -> np.ndarray:
     """The value of every code of an array of packed bytes, whose last axis holds `size` of them."""
     result = checked_out(out, (*packed.shape[:-1], size), table.dtype)
     contiguous = np.ascontiguousarray(packed)
 
-    def work(region: Region) -> None:
-        kernels.unpack_values(table.part(region), contiguous[packed_region(region)], result[region])
+    def work(region: Region) -> bool:
+        target = result[region]
+        room = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
+        beyond = kernels.unpack_values(
+            table.part(region), np.ascontiguousarray(contiguous[packed_region(region)]), room
+        )
+        if room is not target:
+            target[...] = room
+        return beyond
 
-    each_block(work, result.shape, workers)
-    if table.outside.any():
+    cuts = table.granularity.whole_cuts(result.shape) if table.granularity.fraction > 1 else None
+    if any(each_block(work, result.shape, workers, cuts=cuts)):
         table.check(unpacked(contiguous, size, CODES, workers=workers))
     return result
 
@@ -475,41 +532,67 @@ def bytes_of(array: np.ndarray, name: str) -> np.ndarray:
     raise ValueError(f"{name} holds {array[index]} at index {index}, but must hold bytes: -128..127, or 0..255")
 
 
-def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape) -> LevelTable:
-    """The values of codes of this shape, with one scale, or with an array of them that has them along one axis."""
+def table_of(
+    scale: Any, zero_point: Any, blocks: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape
+) -> CodeLevels:
+    """The values of codes of this shape, with one scale, or with an array of them along one axis or for each block."""
     if nan_code is not None and nan_code not in range(LOWEST, HIGHEST + 1):
         raise ValueError(f"nan_code is {nan_code!r}, but must be a code from {LOWEST} to {HIGHEST}, or None")
-    return level_table(checked_scales(scale, zero_point, shape), dtype, Codes(nan_code=nan_code))
+    granularity = None if blocks is None else granularity_of(None, len(shape), blocks)
+    return level_table(checked_scales(scale, zero_point, granularity, shape), dtype, Codes(nan_code=nan_code))
 
 
-def checked_scales(scale: Any, zero_point: Any, shape: Shape) -> Scales:
-    """Scales and zero points as a user has them, for codes of this shape.
+def checked_scales(scale: Any, zero_point: Any, granularity: Granularity | None, shape: Shape) -> Scales:
+    """Scales and zero points as a user has them, for codes of this shape; by their shape where nothing else tells.
 
     Raises
     ------
     ValueError
-        If they are neither numbers nor arrays with an entry for each index of one axis; or as of `check_scale`.
+        If they are neither numbers nor arrays with an entry for each index of one axis, or for each of the blocks that
+        are named; or as of `check_scale`.
     """
     scale, zero_point = (
         unmasked(as_array(x, name), name) if isinstance(x, np.ndarray | list | tuple) else x
         for x, name in ((scale, "scale"), (zero_point, "zero_point"))
     )
-    if max(np.size(scale), np.size(zero_point)) == 1:
+    in_blocks = granularity is not None and granularity.fraction > 1
+    if not in_blocks and max(np.size(scale), np.size(zero_point)) == 1:
         scale, zero_point = (np.reshape(x, ())[()] if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
         return Scales.one(Scale(*check_scale(scale, zero_point)), shape)
     scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
-    axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
-    if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
+    if granularity is None:
+        axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
+        if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
+            raise ValueError(
+                f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
+                "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the "
+                "codes. Scales of blocks need blocks=, as it was when they were quantized"
+            )
+        granularity = granularity_of(axes[0], len(shape))
+    counts = granularity.groups(shape).counts
+    if scales.shape != counts:
         raise ValueError(
-            f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
-            "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the codes"
+            f"scale and zero_point have shape {scales.shape} together, but codes of shape {shape} have "
+            f"{granularity.label or 'one scale'}, and so scales of shape {counts}"
         )
+    if in_blocks:
+        return block_scales(scales, zero_points, granularity, shape)
     plain = scales.dtype.kind in "iuf" and zero_points.dtype.kind == "i"
     doubtful = ~(np.isfinite(scales) & (scales > 0)) if plain else np.ones(scales.shape, bool)
     for index in zip(*np.nonzero(doubtful), strict=True):
         check_scale(scales[index], zero_points[index])
-    whole = zero_points.astype(np.int64)
-    return Scales(scales.astype(np.float64), whole, granularity_of(axes[0], len(shape)), shape)
+    return Scales(scales.astype(np.float64), zero_points.astype(np.int64), granularity, shape)
+
+
+def block_scales(scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+    """Scales and zero points of blocks, checked; zero points are whole numbers of quarters."""
+    if scale.dtype.kind not in "iuf" or zero_point.dtype.kind not in "iuf":
+        raise ValueError(f"scale and zero_point hold {scale.dtype} and {zero_point.dtype}, but must hold numbers")
+    scales, zero_points = (np.asarray(x, np.float64, order="C") for x in (scale, zero_point))
+    place = kernels.first_invalid(scales, zero_points)
+    if place >= 0:
+        check_scale(scale.flat[place], zero_point.flat[place], granularity.fraction)
+    return Scales(scales, zero_points, granularity, shape)
 
 
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
