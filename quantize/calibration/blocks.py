@@ -75,7 +75,8 @@ def scales_of_blocks(
         if not find(flat, lines, choice, packing, scale, zero_point, room):
             if refused(values, rule, missing):
                 return None
-            find(flat, lines, choice._replace(refill=True), packing, scale, zero_point, room)
+            find(flat, lines, choice._replace(refill=True), packing, scale, zero_point)
+            packed = False
         if packed and out is not None:
             put_codes(room, out, lines)
     scales = Scales.of(*clear_blocks(rule, values, scale, zero_point, missing), granularity, shape)

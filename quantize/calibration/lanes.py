@@ -75,7 +75,7 @@ def find(
 ) -> bool:
     """Write the scale and zero point of each block of values, flat float32 or float64; False if one is not finite.
 
-    Codes are written too, where there is room for them.
+    Codes are written too, where there is room for them and no value is missing.
     """
     loop = compiled(find_loop, values.dtype)
     factor = MOST_FACTOR[values.dtype.type]
@@ -96,12 +96,10 @@ def find_loop(values, source, choice, most_factor, windows, scales, zero_points,
         n = min(LANES, source.starts.shape[0] - first)
         gather(values, source, first, lanes)
         find_ends(lanes, size, ends)
-        all_there = are_finite(ends, n)
-        if not all_there:
+        if not are_finite(ends, n):
             if not choice.refill:
                 return False
             refill(lanes, size, n, ends)
-            find_ends(lanes, size, ends)
         if by_error:
             centre(lanes, size, most_factor, ends, centred, by)
             search(centred, size, choice, windows, ends, by)
@@ -113,8 +111,6 @@ def find_loop(values, source, choice, most_factor, windows, scales, zero_points,
             scales[source.owners[first + lane]] = found[SCALE + lane]
             zero_points[source.owners[first + lane]] = found[ZERO_POINT + lane]
         if codes.size:
-            if not all_there:
-                gather(values, source, first, lanes)
             pack_lanes(lanes, size, found, packing, pack_by, nibbles, codes, target, first)
     return True
 
@@ -176,7 +172,11 @@ def refill(lanes, size, n, ends):  # type: ignore[no-untyped-def]
                 x = lanes[k * ROW + lane]
                 if x == x:
                     lanes[count * ROW + lane] = x
+                    ends[LOWER + lane] = x if count == 0 else smaller(x, ends[LOWER + lane])
+                    ends[UPPER + lane] = x if count == 0 else larger(x, ends[UPPER + lane])
                     count += 1
+            if count == 0:
+                ends[LOWER + lane] = ends[UPPER + lane] = 0
             for k in range(count, size):
                 lanes[k * ROW + lane] = lanes[(k - count) * ROW + lane] if count else 0
 
@@ -305,27 +305,46 @@ def search(centred, size, choice, windows, ends, by):  # type: ignore[no-untyped
     for lane in range(LANES):
         by[FULL + lane] = TWO * by[HALF + lane] / steps
         by[ERROR + lane], by[STEP + lane], by[START + lane] = INFINITY, NOTHING, NOTHING
-    for i in range(windows.shape[0]):
-        part, place = windows[i, 0], windows[i, 1]
-        for lane in range(LANES):
-            step, half = by[FULL + lane] * part, by[HALF + lane]
-            by[INVERSE + lane] = np.float32(1) / step if step > TINY else NOTHING
-            by[SHIFT + lane] = (TWO * half - steps * step) * place - half - low * step
+    count = windows.shape[0]
+    for i in range(count + 2):
+        if i < count:
+            set_window(windows[i, 0], windows[i, 1], steps, low, by)
+        elif i == count:
+            set_whole(low + high, ends, by, integers)
+        else:
+            set_best(by)
         fit(centred, size, low, high, by, integers)
+
+
+@helper
+def set_window(part, place, steps, low, by):  # type: ignore[no-untyped-def]
+    """The levels spread over a part of the range that lies at this place in it."""
+    for lane in range(LANES):
+        step, half = by[FULL + lane] * part, by[HALF + lane]
+        by[INVERSE + lane] = np.float32(1) / step if step > TINY else NOTHING
+        by[SHIFT + lane] = (TWO * half - steps * step) * place - half - low * step
+
+
+@helper
+def set_whole(ends_of_codes, ends, by, integers):  # type: ignore[no-untyped-def]
+    """Levels a power of two apart, of which one is zero."""
     for lane in range(LANES):
         integers[INVERSE + lane] = (integers[FULL + lane] + NEXT_POWER) & POWER
     for lane in range(LANES):
         step = np.float64(by[INVERSE + lane])
         middle = np.float64(ends[MIDDLE + lane]) * np.float64(ends[FACTOR + lane])
         nearest = np.rint(middle / step) * step - middle if step > 0 else 0.0
-        by[SHIFT + lane] = nearest - np.rint(0.5 * (low + high) + 0.5) * step
+        by[SHIFT + lane] = nearest - np.rint(0.5 * ends_of_codes + 0.5) * step
         by[INVERSE + lane] = 1 / step if step > 0 else 0.0
-    fit(centred, size, low, high, by, integers)
+
+
+@helper
+def set_best(by):  # type: ignore[no-untyped-def]
+    """The best levels so far."""
     for lane in range(LANES):
         step = by[STEP + lane]
         by[SHIFT + lane] = by[START + lane]
         by[INVERSE + lane] = np.float32(1) / step if step > TINY else NOTHING
-    fit(centred, size, low, high, by, integers)
 
 
 @helper
