@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.blocks import at_once, scales_of_blocks
+from .calibration.blocks import at_once, holds_zeros, scales_of_blocks
 from .calibration.calibrate import calibrate, check_statistics, scanned
 from .exceptions import RefusedValuesError
 from .numerics.blocks import block_of, each_block, first_index, packed_block_of
@@ -350,14 +350,14 @@ def scaled_and_packed(array: np.ndarray, rule: Rule, packed: np.ndarray, workers
         If there are values that the rule refuses.
     """
     granularity = rule.granularity
-    counts = granularity.groups(array.shape).counts
+    counts, keep_zero = granularity.groups(array.shape).counts, holds_zeros(array)
     scales = Scales(np.empty(counts), np.empty(counts), granularity, array.shape)
 
     def work(region: Region) -> bool:
         values = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
         target = packed[packed_region(region)]
         room = target if target.flags.c_contiguous else np.empty(target.shape, np.int8)
-        found = scales_of_blocks(values, rule, out=room.view(np.uint8))
+        found = scales_of_blocks(values, rule, keep_zero=keep_zero, out=room.view(np.uint8))
         if found is None:
             return False
         own = granularity.scales_of(region, array.shape)

@@ -20,7 +20,7 @@ from quantize import (
     quantize_to_packed_int4,
 )
 from quantize.calibration import blocks as calibration
-from quantize.calibration.blocks import scales_of_blocks
+from quantize.calibration.blocks import holds_zeros, scales_of_blocks
 from quantize.numerics.granularity import PerBlock, granularity_of
 from quantize.numerics.scales import Rule, Scales
 from quantize.quantize import unpack_int8_to_int4
@@ -147,8 +147,8 @@ def test_missing_values_are_kept(case: tuple[np.ndarray, tuple[int, ...]], scale
         if there.size == 0:
             assert (scale[place], zero_point[place]) == (1, 0)
         elif scale_method != "mse":  # as of those that are there, alone
-            alone = quantize_to_int4(there, scale_method, blocks=there.size + 1, nan_policy="propagate")
-            assert (scale[place], zero_point[place]) == (alone.scale[0], alone.zero_point[0])
+            alone = of_one_block(there, scale_method, holds_zeros(values), "propagate")
+            assert (scale[place], zero_point[place]) == (alone.scale.item(), alone.zero_point.item())
 
 
 RANGES = {
@@ -209,6 +209,13 @@ def test_zero_is_kept_where_that_is_asked(scale_method: str) -> None:
     assert (scales.zero_point[about_zero] % 1 == 0).all()
 
 
+def test_zeros_of_data_that_hold_many_are_exact() -> None:
+    rain = np.maximum(np.random.default_rng(0).normal(-0.5, 1, (100, 64)), 0).astype(np.float32)
+    for scale_method in METHODS:
+        codes, scale, zero_point = quantize_to_int4(rain, scale_method, blocks=32)
+        assert not dequantize_from_int4(codes, scale, zero_point, blocks=32)[rain == 0].any()
+
+
 def test_the_law_in_plain_numpy() -> None:
     values = np.random.default_rng(0).normal(280, 1, (7, 83)).astype(np.float32)
     packed, scale, zero_point, size, _ = quantize_to_packed_int4(values, "mse", blocks=16)
@@ -227,12 +234,19 @@ def test_the_law_in_plain_numpy() -> None:
 @given(with_blocks(arrays([np.dtype(np.float32)], SHAPES)), st.sampled_from(METHODS))
 def test_a_block_is_quantized_as_it_would_be_alone(case: tuple[np.ndarray, Any], scale_method: str) -> None:
     values, blocks = case
-    codes, scale, zero_point = quantize_to_int4(values, scale_method, blocks=blocks)
+    _, scale, zero_point = quantize_to_int4(values, scale_method, blocks=blocks)
     for region, place in in_blocks(values, blocks):
-        own = values[region].reshape(-1)
-        alone = quantize_to_int4(own, scale_method, blocks=own.size + 1)
-        assert (scale[place], zero_point[place]) == (alone.scale[0], alone.zero_point[0])
-        np.testing.assert_array_equal(codes[region].reshape(-1), alone.quantized)
+        alone = of_one_block(values[region], scale_method, holds_zeros(values))
+        assert (scale[place], zero_point[place]) == (alone.scale.item(), alone.zero_point.item())
+
+
+def of_one_block(values: np.ndarray, scale_method: str, keep_zero: bool, nan_policy: str = "raise") -> Scales:
+    """The scale of values that are a block, in whatever shape."""
+    own = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).reshape(-1)
+    rule = Rule.of(scale_method, nan_policy=nan_policy, granularity=PerBlock((own.size,)))
+    found = scales_of_blocks(own, rule, keep_zero=keep_zero)
+    assert found is not None
+    return found
 
 
 SHAPED = [

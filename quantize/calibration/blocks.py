@@ -13,7 +13,7 @@ from ..kernels import LANES, Packing, pack, put_codes, room_for_codes, widened_b
 from ..numerics.blocks import BLOCK_VALUES
 from ..numerics.clearance import clear_blocks, may_come_back
 from ..numerics.dtypes import FLOATS
-from ..numerics.granularity import ONE, Granularity, Lines, PerAxis, PerBlock
+from ..numerics.granularity import ONE, PER_TENSOR, Granularity, Lines, PerAxis, PerBlock
 from ..numerics.grid import Region, Shape, shape_of
 from ..numerics.scales import HIGHEST, UNIT_SHIFT, Rule, Scales
 from ..numerics.statistics import bounds, from_row
@@ -24,7 +24,18 @@ from .scan import scan_rows
 
 METHODS = {"minmax": BY_BOUNDS, "absmax": BY_LARGEST, "mse": BY_ERROR}
 LONGEST = 1 << 12  # values: longer blocks do not fit side by side into a cache, and are searched by histograms
+SAMPLE, ZEROS = 1 << 14, 0.01  # values that are looked at for zeros, and the share from which on those are kept
 ROWS_AT_ONCE = 1 << 18  # values: short blocks are scaled and packed so many at a time, while they are in a cache
+
+
+def holds_zeros(array: np.ndarray) -> bool:
+    """Whether more than 1 % of a sample of an array is exactly 0: then zeros mean something, and are kept exact.
+
+    >>> holds_zeros(np.maximum(np.random.default_rng(0).normal(size=1000), 0)), holds_zeros(np.arange(1000))
+    (True, False)
+    """
+    sample = PER_TENSOR.sample(array, SAMPLE)
+    return bool(np.count_nonzero(sample == 0) > ZEROS * sample.size)
 
 
 def at_once(granularity: Granularity, shape: Shape) -> int:
