@@ -247,7 +247,7 @@ def of_constants(choice, ends, n, found):  # type: ignore[no-untyped-def]
                 bits = np.float64(value).view(np.int64)
                 exponent = (bits >> 52) & 0x7FF
                 mantissa = (bits & FRACTION) | (FRACTION + 1)
-                kept = max(exponent - 28, exponent - 52 + trailing_zeros(mantissa))
+                kept = max(exponent - 27, exponent - 52 + trailing_zeros(mantissa))
                 scale = np.int64(min(max(kept, 3), 2043) << 52).view(np.float64)
                 found[SCALE + lane], found[ZERO_POINT + lane] = scale, 0.0 - np.rint(value / scale * 4) / 4
 

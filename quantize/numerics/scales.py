@@ -24,7 +24,7 @@ from .statistics import Statistics, bounds, from_row
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
 UNIT_SHIFT = 48  # bits of a float64 that a unit of blocks leaves out
-MOST_ZERO_POINT = 1 << 29  # steps: zero points of blocks, in quarters, have 32 bits
+MOST_ZERO_POINT = (1 << 29) - 1  # steps: zero points of blocks, in quarters, have 32 bits
 
 LEAST_PERCENTILE = 50  # %: the least that may be asked for; stores of any are read
 
