@@ -580,13 +580,14 @@ def prepare(own, bounds, by):  # type: ignore[no-untyped-def]
         scale, zero_point = own[STEP + lane], own[ZERO + lane]
         factor = large if scale < small else (small if scale > large else 1.0)
         inverse = 1 / (scale * factor)
-        level = -zero_point * scale
+        part = -zero_point * (0.0625 * scale)  # a sixteenth of the level, which itself may overflow
+        level = 16 * part
         nearest = level if level > -most else -most
         anchor = as_number(nearest if nearest < most else most, by[0])
         by[FACTOR + lane] = factor
         by[ANCHOR + lane] = anchor * factor
         by[INVERSE + lane] = inverse if inverse > tiny else tiny
-        by[OFFSET + lane] = (np.float64(anchor) - level) * factor * inverse
+        by[OFFSET + lane] = 16 * (0.0625 * np.float64(anchor) - part) * factor * inverse
 
 
 @helper
