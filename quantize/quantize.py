@@ -25,7 +25,8 @@ from .numerics.tables import CODES, CodeLevels, coefficients, level_table
 class Int4Values(NamedTuple):
     """Codes -8..7 as int8, of the shape of the values, with their `scale` and `zero_point`.
 
-    Those are a float and an int; with an `axis` float64 and int64 arrays, of length 1 along every other axis.
+    Those are a float and an int; with an `axis` float64 and int64 arrays, of length 1 along every other axis; with
+    `blocks` float64 arrays with an entry for each block.
     """
 
     quantized: np.ndarray
@@ -114,9 +115,13 @@ def quantize_to_int4(
         values are distributed, by a histogram; what lies outside their range saturates.
     axis : int, optional
         The axis that keeps a scale for each of its indices; by default there is one scale for all values.
+    blocks : int or tuple of int, optional
+        Lengths of the blocks that share a scale, one for each axis, -1 for a whole one; a number is the length along
+        the last axis, with 1 along the others. Blocks at the far ends may be shorter.
     percentile : float, optional
         Share of the values, in %, that the method percentile keeps: by default 99.9, the range
-        ``np.percentile(x, [0.05, 99.95])`` to within a bin, or that of all values where both are the same.
+        ``np.percentile(x, [0.05, 99.95])`` to within a bin, or that of all values where both are the same. Not with
+        blocks, which have too few values.
     value_range : (float, float), optional
         The range to cover instead of that of the data. What lies outside saturates, infinities included.
     nan_policy : {"raise", "propagate"}
@@ -126,7 +131,8 @@ def quantize_to_int4(
     -------
     Int4Values or NanInt4Values
         ``(quantized, scale, zero_point)``: int8 codes of the shape of `values`, a float and an int. With an `axis`
-        they are arrays that broadcast against the codes: of length 1 along every other axis.
+        they are arrays that broadcast against the codes: of length 1 along every other axis. With `blocks` they have
+        an entry for each block, and zero points are whole numbers of quarters.
 
     Raises
     ------
@@ -139,6 +145,8 @@ def quantize_to_int4(
     -----
     Pass `zero_point` on to `dequantize_from_int4`: it is 0 only where the range happens to lie around zero.
     For every value within the range, ``abs(x - x') <= scale / 2 * (1 + 1e-5)``, plus the rounding of the dtypes.
+    Scales of blocks have five significant bits: for the methods minmax and absmax they are rounded up, so that the
+    bound holds with them. With blocks the method mse looks at the values themselves and not at a histogram.
     QuantizeLinear: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 
     Examples
@@ -148,6 +156,8 @@ def quantize_to_int4(
     ([-8, -3, 2, 7], 0.2, -8)
     >>> quantize_to_int4([[0.0, 15.0], [0.0, 30.0]], axis=0).scale.tolist()
     [[1.0], [2.0]]
+    >>> quantize_to_int4([[0.0, 15.0, 0.0, 60.0]], blocks=2).scale.tolist()
+    [[1.0, 4.0]]
     """
     array = as_array(values, "values")
     result = quantize_to_packed_int4(
@@ -181,7 +191,9 @@ def dequantize_from_int4(
     quantized : array_like of int
         Codes -8..7, any shape.
     scale, zero_point : float and int, or arrays
-        As `quantize_to_int4` gave them; arrays have length 1 along every axis but one.
+        As `quantize_to_int4` gave them; arrays have length 1 along every axis but one, or an entry for each block.
+    blocks : int or tuple of int, optional
+        The blocks that share a scale, as they were when the values were quantized.
     nan_code : int, optional
         The code that stands for NaN.
     dtype : dtype
@@ -194,7 +206,8 @@ def dequantize_from_int4(
     Raises
     ------
     ValueError
-        If a code lies outside -8..7 or its value outside the range of `dtype`; if `scale` is not finite and above 0.
+        If a code lies outside -8..7 or its value outside the range of `dtype`; if `scale` is not finite and above 0;
+        if scales and zero points are not those of the codes' axis or blocks.
     TypeError
         If the codes are not integers, or `dtype` is not a float or integer type.
 
@@ -293,7 +306,7 @@ def quantize_to_packed_int4(
 
     Parameters
     ----------
-    values, scale_method, axis, percentile, value_range, nan_policy
+    values, scale_method, axis, blocks, percentile, value_range, nan_policy
         As for `quantize_to_int4`.
     out : ndarray of int8, optional
         Where to put the packed codes: shape ``(..., ceil(n / 2))``, C-contiguous.
@@ -392,7 +405,7 @@ def dequantize_from_packed_int4(
     ----------
     packed : array_like of int8 or uint8
         Shape ``(..., m)``.
-    scale, zero_point, nan_code, dtype
+    scale, zero_point, blocks, nan_code, dtype
         As for `dequantize_from_int4`.
     size : int, optional
         Length of the last axis of the result, ``2m`` or ``2m - 1``; ``2m`` if not given.

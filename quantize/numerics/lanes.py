@@ -39,7 +39,7 @@ class Lanes(NamedTuple):
 def lanes_of(shape: Shape, box: Shape, most: int | None = None) -> tuple[Lanes, ...]:
     """The blocks of an array, those of one size together; with `most` each in parts of at most so many values.
 
-    >>> [(lanes.starts[0], lanes.offsets.tolist(), lanes.run) for lanes in lanes_of((4, 5), (2, 3))]
+    >>> [(int(lanes.starts[0]), lanes.offsets.tolist(), lanes.run) for lanes in lanes_of((4, 5), (2, 3))]
     [(0, [0, 5], 3), (3, [0, 5], 2)]
     """
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
