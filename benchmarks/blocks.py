@@ -3,8 +3,8 @@
 Bits are those of codes and scales together, compressed as a store would: codes by zstd at level 1, 16-bit units and
 32-bit zero points by the same after a byte shuffle. One scale, and one for each row, are kept as 16 bytes each.
 
-The bars in dB are those of a prototype of the same search, less 0.03 dB; that of blocks of 24 is the best that GGUF's
-Q4_K (llama.cpp, d99724f, importance matrix of ones; 4.5 bits, 4.40 compressed) had on samples of the same distributions.
+The bars in dB are those of a prototype of the same search, less 0.03 dB; that of blocks of 24 is the best that Q4_K of
+GGUF (llama.cpp, d99724f, importance matrix of ones; 4.5 bits, 4.40 compressed) had on samples of these distributions.
 """
 
 from __future__ import annotations

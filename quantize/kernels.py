@@ -653,22 +653,21 @@ UNSURE, OUTSIDE = 1, 2
 def unpack_blocks(levels: BlockLevels, packed: np.ndarray, out: np.ndarray) -> bool:
     """As `unpack_values`, of blocks: each value is reckoned, and rounded once."""
     lines = levels.granularity.lines(out.shape)
-    paired = in_pairs(lines)
     codes = packed.reshape(-1).view(np.uint8)
-    if not paired:
-        single = np.empty((codes.size // packed.shape[-1], out.shape[-1]), np.int8)
-        unpack(packed.reshape(len(single), -1).view(np.uint8), single, CODES.pairs)
-        codes = single.reshape(-1).view(np.uint8)
+    if out.shape[-1] % 2 and not in_pairs(lines):  # a padded row of bytes is no longer than one without: of codes each
+        even = np.zeros((codes.size // packed.shape[-1], out.shape[-1] + 1), np.int8)
+        unpack(packed.reshape(len(even), -1).view(np.uint8), even, CODES.pairs)
+        codes = np.ascontiguousarray(even[:, :-1]).reshape(-1).view(np.uint8)
     if out.dtype in EXACT:
         wide = out if out.dtype == np.float32 else np.empty(out.shape, np.float32)
-        found = unpack_lanes(levels, codes, wide, lines, paired, EXACT[out.dtype])
+        found = unpack_lanes(levels, codes, wide, lines, EXACT[out.dtype])
         if wide is out:
             return bool(found & OUTSIDE)
         if not found:
             narrow(wide, out)
             return False
     wide = out if out.dtype == np.float64 else np.empty(out.shape)
-    found = unpack_lanes(levels, codes, wide, lines, paired, math.inf)
+    found = unpack_lanes(levels, codes, wide, lines, math.inf)
     if wide is not out:
         out[...] = rounded_within(wide, out.dtype, levels.codes.missing)
     return bool(found & OUTSIDE) or (levels.codes.nan_code is not None and levels.codes.missing is None)
@@ -680,17 +679,19 @@ EXACT = {np.dtype(np.float32): 2.0**22 - 16, np.dtype(np.float16): 2.0**17 - 16,
 NO_CODE = 99
 
 
-def unpack_lanes(
-    levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines: Lines, paired: bool, exact: float
-) -> int:
+PAIRED, SINGLE, MIXED = range(3)  # bytes with two codes of one block each; with one code; with two of whatever block
+
+
+def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines: Lines, exact: float) -> int:
     """Write the values of codes into `out`, float32 or float64, within the range of the dtype of the levels."""
+    layout = PAIRED if in_pairs(lines) else SINGLE if codes.size == out.size else MIXED
     scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
     found, values = 0, out.reshape(-1)
     loop = compiled(unpack_lanes_loop, values.dtype)
     for source, target in zip(places_of_codes(lines, PIECE), lanes_of(lines.shape, lines.box, PIECE), strict=True):
-        found |= loop(read_only(codes), source, values, target, *scales, limits, nan_code, paired)
+        found |= loop(read_only(codes), source, values, target, *scales, limits, nan_code, layout)
     return found
 
 
@@ -712,7 +713,7 @@ LEAST_EXACT = 2.0**-120  # scales: below it float32 may hold a level with fewer 
 BELOW_FIVE_BITS = np.int64((1 << 48) - 1)
 
 
-def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits, nan_code, paired):  # type: ignore[no-untyped-def]
+def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits, nan_code, layout):  # type: ignore[no-untyped-def]
     size, state = target.offsets.shape[0] * target.run, 0
     nibbles, parted = np.zeros(size * ROW, np.uint8), np.zeros(size * ROW, np.int8)
     lanes = np.zeros(size * ROW, values.dtype)
@@ -721,11 +722,14 @@ def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits
         owners = target.owners[first : first + LANES]
         own_scales(scales, zero_points, owners, by)
         sure = prepare_levels(by, limits, near)
-        if sure and paired and source.run >= AT_ONCE:
+        if sure and layout == PAIRED and source.run >= AT_ONCE:
             write_blocks(codes, source, values, target, first, near, nan_code)
             continue
-        gather(codes, source, first, nibbles)
-        part_nibbles(nibbles, parted, size, paired)
+        if layout == MIXED:
+            gather_nibbles(codes, target, first, parted)
+        else:
+            gather(codes, source, first, nibbles)
+            part_nibbles(nibbles, parted, size, layout == PAIRED)
         if sure:
             write_levels(parted, size, near, nan_code, lanes)
         else:
@@ -733,6 +737,27 @@ def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits
             write_levels_within(parted, size, by, limits, nan_code, lanes)
         scatter(values, target, first, lanes)
     return state
+
+
+@helper
+def gather_nibbles(packed, places, first, codes):  # type: ignore[no-untyped-def]
+    """Write the codes of the values at `places` into lanes, from bytes that each hold two of neighbours in a row."""
+    starts, offsets, run = places.starts, places.offsets, places.run
+    n = min(LANES, starts.shape[0] - first)
+    side_by_side = run == 1 and starts[first + n - 1] - starts[first] == n - 1 and starts[first] % 2 == 0
+    for i in range(offsets.shape[0]):
+        if side_by_side:
+            begin = (starts[first] + offsets[i]) // 2
+            source, target = packed[begin : begin + n // 2], codes[i * ROW : i * ROW + n]
+            for j in range(n // 2):
+                target[2 * j] = ((source[j] & 15) ^ 8) - 8
+                target[2 * j + 1] = ((source[j] >> 4) ^ 8) - 8
+            continue
+        for j in range(run):
+            for lane in range(n):
+                place = starts[first + lane] + offsets[i] + j
+                nibble = packed[np.uintp(place >> 1)] >> (4 * (place & 1)) & 15
+                codes[(i * run + j) * ROW + lane] = (nibble ^ 8) - 8
 
 
 @helper
@@ -802,9 +827,11 @@ def write_blocks(codes, source, values, target, first, near, nan_code):  # type:
         for i in range(source.offsets.shape[0]):
             begin = source.starts[first + lane] + source.offsets[i]
             out = target.starts[first + lane] + target.offsets[i]
-            for j in range(0, source.run, AT_ONCE):
-                at = min(j, source.run - AT_ONCE)  # the last ones may be written twice
-                write_levels_of_bytes(codes, begin + at, values, out + 2 * at, zero_point, scale, nan_code)  # type: ignore[call-arg]
+            for j in range(0, source.run - AT_ONCE + 1, AT_ONCE):
+                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+            if source.run % AT_ONCE:  # some may be written twice
+                j = source.run - AT_ONCE
+                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
 
 
 @helper

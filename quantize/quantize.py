@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.blocks import at_once, holds_zeros, scales_of_blocks
+from .calibration.blocks import holds_zeros, scales_of_blocks
 from .calibration.calibrate import calibrate, check_statistics, scanned
 from .exceptions import RefusedValuesError
-from .numerics.blocks import block_of, each_block, first_index, packed_block_of
+from .numerics.blocks import BLOCK_VALUES, block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
 from .numerics.foreign import as_array, numbers, unmasked
 from .numerics.granularity import PER_TENSOR, Granularity, granularity_of
@@ -379,9 +379,7 @@ def scaled_and_packed(array: np.ndarray, rule: Rule, packed: np.ndarray, workers
             target[...] = room
         return True
 
-    parts = each_block(
-        work, array.shape, workers, at_once(granularity, array.shape), granularity.whole_cuts(array.shape)
-    )
+    parts = each_block(work, array.shape, workers, BLOCK_VALUES, granularity.whole_cuts(array.shape))
     if not all(parts):
         check_statistics(array, rule, scanned(array, PER_TENSOR, workers))
     return scales

@@ -19,7 +19,6 @@ from quantize import (
     quantize_to_int4,
     quantize_to_packed_int4,
 )
-from quantize.calibration import blocks as calibration
 from quantize.calibration.blocks import holds_zeros, scales_of_blocks
 from quantize.numerics.granularity import PerBlock, granularity_of
 from quantize.numerics.scales import Rule, Scales
@@ -266,8 +265,7 @@ def test_cuts_layouts_and_threads_change_nothing(
 ) -> None:
     values = np.random.default_rng(0).standard_t(3, shape).astype(np.float32)
     expected = quantize_to_packed_int4(values, scale_method, blocks=blocks)
-    for name in ("ROWS_AT_ONCE", "BLOCK_VALUES"):
-        monkeypatch.setattr(calibration, name, 500)
+    monkeypatch.setattr("quantize.quantize.BLOCK_VALUES", 500)
     for layout in LAYOUTS:
         found = quantize_to_packed_int4(layout(values), scale_method, blocks=blocks)
         for one, other in zip(expected, found, strict=True):

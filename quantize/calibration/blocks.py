@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import LANES, Packing, pack, put_codes, room_for_codes, widened_block
-from ..numerics.blocks import BLOCK_VALUES
+from ..kernels import Packing, pack, put_codes, room_for_codes, widened_block
 from ..numerics.clearance import clear_blocks, may_come_back
 from ..numerics.dtypes import FLOATS
-from ..numerics.granularity import ONE, PER_TENSOR, Granularity, Lines, PerAxis, PerBlock
+from ..numerics.granularity import ONE, PER_TENSOR, Lines, PerAxis, PerBlock
 from ..numerics.grid import Region, Shape, shape_of
 from ..numerics.scales import HIGHEST, UNIT_SHIFT, Rule, Scales
 from ..numerics.statistics import bounds, from_row
@@ -24,8 +23,7 @@ from .scan import scan_rows
 
 METHODS = {"minmax": BY_BOUNDS, "absmax": BY_LARGEST, "mse": BY_ERROR}
 LONGEST = 1 << 12  # values: longer blocks do not fit side by side into a cache, and are searched by histograms
-SAMPLE, ZEROS = 1 << 14, 0.01  # values that are looked at for zeros, and the share from which on those are kept
-ROWS_AT_ONCE = 1 << 18  # values: short blocks are scaled and packed so many at a time, while they are in a cache
+SAMPLE, ZEROS = 1 << 12, 0.01  # values that are looked at for zeros, and the share from which on those are kept
 
 
 def holds_zeros(array: np.ndarray) -> bool:
@@ -36,12 +34,6 @@ def holds_zeros(array: np.ndarray) -> bool:
     """
     sample = PER_TENSOR.sample(array, SAMPLE)
     return bool(np.count_nonzero(sample == 0) > ZEROS * sample.size)
-
-
-def at_once(granularity: Granularity, shape: Shape) -> int:
-    """Values that are scaled and packed at a time: enough of them that all lanes are taken."""
-    size = int(np.prod(granularity.box(shape)))
-    return min(max(ROWS_AT_ONCE, LANES * size), BLOCK_VALUES)
 
 
 def choice_of(rule: Rule, dtype: np.dtype[Any], keep_zero: bool = False) -> Choice:
