@@ -59,9 +59,9 @@ def compiled(loop: Callable[..., Any], *kinds: Any) -> Callable[..., Any]:
     own = types.FunctionType(loop.__code__, loop.__globals__, name)
     own.__qualname__ = name
     try:
-        dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True)(own)
+        dispatcher: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(own)
     except RuntimeError:  # Numba may write to no folder: compile in every process
-        dispatcher = numba.njit(nogil=True)(own)
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(own)
     return dispatcher
 
 

@@ -23,8 +23,7 @@ def quantized(
     then the code is ``clip(rint(x / s + z), low, 7)``.
     """
     low = low if nan_code is None else -7
-    whole = math.floor(zero_point)  # one of NumPy's would overflow
-    part = Fraction(zero_point - whole)
+    whole, part = divmod(number(zero_point), 1)
     codes, distances = np.zeros(np.shape(values), np.int8), np.full(np.shape(values), math.inf)
     for index, value in np.ndenumerate(values):
         x = float(value)  # integers beyond 2^53 are rounded to float64 first
@@ -40,7 +39,7 @@ def quantized(
 
 def dequantized(code: int, scale: float, zero_point: float, dtype: Any) -> Fraction | None:
     """``(q - z) * s`` in float64, rounded once to `dtype`; None where it lies more than ``s / 2`` beyond its range."""
-    exact = (code - Fraction(zero_point)) * Fraction(scale)
+    exact = (code - number(zero_point)) * Fraction(scale)
     lowest, highest = finite_range(dtype)
     half = half_step(scale)
     if not lowest - half <= exact <= highest + half:
