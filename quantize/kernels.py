@@ -395,13 +395,9 @@ def crosswise(into_lanes: bool, width: int) -> Any:
             sources, targets = (blocks, rows) if into_lanes else (rows, blocks)
             held = [builder.load(source, align=size) for source in sources]
             nothing = ir.Constant(ir.VectorType(item, TURNED), ir.Undefined)
-            if width < TURNED:
-                held = (
-                    [shuffled(vector, vector, [*range(width)] * (TURNED // width)) for vector in held]
-                    if into_lanes
-                    else held
-                )
-                held += [nothing] * (TURNED - len(held))
+            if width < TURNED and into_lanes:
+                held = [shuffled(vector, vector, [*range(width)] * (TURNED // width)) for vector in held]
+            held += [nothing] * (TURNED - len(held))
             for step, halves in enumerate(TURNS):
                 for i in range(TURNED):
                     if not i >> step & 1:
@@ -486,8 +482,8 @@ def widened_block(block: np.ndarray, missing: float | int | None) -> np.ndarray:
         compiled(widen_loop, signature(block))(values, widening, wide)
     elif block.dtype != number:
         wide = wide.astype(number)
-    if missing is not None and missing == missing:
-        wide = wide.copy() if wide.base is not None else wide
+    if missing is not None and not math.isnan(missing):
+        wide = wide.copy() if np.may_share_memory(wide, block) else wide
         wide[block.reshape(-1) == np.asarray(missing, block.dtype)] = np.nan
     return read_only(wide)
 
@@ -541,6 +537,7 @@ def room_for_codes(out: np.ndarray, lines: Lines) -> np.ndarray:
 
 
 def put_codes(codes: np.ndarray, out: np.ndarray, lines: Lines) -> None:
+    """Pack codes that were written one by one."""
     if not in_pairs(lines):
         pack_codes(codes.view(np.int8).reshape(-1, lines.shape[-1]), out.reshape(-1, out.shape[-1]))
 
@@ -654,7 +651,7 @@ def unpack_blocks(levels: BlockLevels, packed: np.ndarray, out: np.ndarray) -> b
     """As `unpack_values`, of blocks: each value is reckoned, and rounded once."""
     lines = levels.granularity.lines(out.shape)
     codes = packed.reshape(-1).view(np.uint8)
-    if out.shape[-1] % 2 and not in_pairs(lines):  # a padded row of bytes is no longer than one without: of codes each
+    if out.shape[-1] % 2:  # rows of bytes are padded: the loop takes codes one by one, which are not
         even = np.zeros((codes.size // packed.shape[-1], out.shape[-1] + 1), np.int8)
         unpack(packed.reshape(len(even), -1).view(np.uint8), even, CODES.pairs)
         codes = np.ascontiguousarray(even[:, :-1]).reshape(-1).view(np.uint8)

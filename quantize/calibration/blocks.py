@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from ..numerics.scales import HIGHEST, UNIT_SHIFT, Rule, Scales
 from ..numerics.statistics import bounds, from_row
 from ..numerics.tables import coefficients
 from .calibrate import scales_by_rows
-from .lanes import BY_BOUNDS, BY_ERROR, BY_LARGEST, NO_CODES, Choice, find
+from .lanes import BY_BOUNDS, BY_ERROR, BY_LARGEST, FARTHEST, LEAST, NO_CODES, Choice, find
 from .scan import scan_rows
 
 METHODS = {"minmax": BY_BOUNDS, "absmax": BY_LARGEST, "mse": BY_ERROR}
@@ -65,7 +66,7 @@ def scales_of_blocks(
             return None
         find_of_ends(np.array([rule.method.value_range]), choice, scale[:1], zero_point[:1])
         scale[:], zero_point[:] = scale[0], zero_point[0]
-    elif np.prod(lines.box) > LONGEST:
+    elif math.prod(lines.box) > LONGEST:
         if refused(values, rule, missing):
             return None
         find_long(values, rule, choice, missing, scale, zero_point)
@@ -142,7 +143,7 @@ def of_one_size(shape: Shape, box: Shape) -> Iterator[Region]:
 def as_stored(scales: Scales, choice: Choice, ends: np.ndarray) -> np.ndarray:
     """Scales of five bits and zero points of quarters that lie nearest to those of a search, shape ``(2, groups)``."""
     exact, whole = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
-    least = np.maximum(np.abs(ends).max(axis=1) * 2.0**-28, max(choice.least, 2.0**-1020))
+    least = np.maximum(np.abs(ends).max(axis=1) * FARTHEST, max(choice.least, LEAST))
     half = np.int64(1 << (UNIT_SHIFT - 1))
     rounded = ((np.maximum(exact, least).view(np.int64) + half) >> UNIT_SHIFT << UNIT_SHIFT).view(np.float64)
     offset = -whole * exact + 0.5 * float(choice.low + choice.high) * (exact - rounded)

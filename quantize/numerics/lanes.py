@@ -35,7 +35,7 @@ class Lanes(NamedTuple):
     run: int
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=8)
 def lanes_of(shape: Shape, box: Shape, most: int | None = None) -> tuple[Lanes, ...]:
     """The blocks of an array, those of one size together; with `most` each in parts of at most so many values.
 
