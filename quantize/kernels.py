@@ -607,8 +607,7 @@ def pack_lanes(lanes, size, own, packing, by, nibbles, codes, target, first):  #
     """Write the codes of the values in lanes, which have the scales in `own`, to where they lie."""
     prepare(own, packing.bounds, by)
     write_codes(lanes, size, by, packing.fixed, nibbles)
-    if packing.paired:
-        join_nibbles(nibbles, size)
+    join_nibbles(nibbles, size // 2 if packing.paired else 0)
     scatter(codes, target, first, nibbles)
 
 
@@ -624,8 +623,8 @@ def pack_lanes_loop(values, source, codes, target, table, packing):  # type: ign
 
 @helper
 def join_nibbles(nibbles, size):  # type: ignore[no-untyped-def]
-    """Two codes a byte, in place."""
-    for k in range(size // 2):
+    """Two codes a byte, in place; so many bytes."""
+    for k in range(size):
         pair, both = nibbles[2 * k * ROW : (2 * k + 2) * ROW], nibbles[k * ROW : k * ROW + LANES]
         for lane in range(LANES):
             both[lane] = pair[lane] | (pair[ROW + lane] << 4)

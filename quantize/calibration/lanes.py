@@ -27,15 +27,17 @@ from ..numerics.granularity import Lines
 from ..numerics.lanes import lanes_of
 
 BY_BOUNDS, BY_LARGEST, BY_ERROR = range(3)  # how a scale follows from values
-# Parts of the range that the levels are spread over, and where these lie in it: 0 at its low end, 1 at its high one.
-WINDOWS = np.array([(1.0, 0.5), (0.97, 0.0), (0.97, 0.5), (0.97, 1.0)], np.float32)
+# Levels that are tried: the part of the range that they are spread over, and where it lies, 0 at the low end, 1 at the
+# high one. A part of 0 stands for levels a power of two apart, and a negative one for the best so far.
+WHOLE_NUMBERS, BEST_AGAIN = (0.0, 0.0), (-1.0, 0.0)
+ENDS = [(1.0, 0.5), (0.97, 0.0), (0.97, 0.5), (0.97, 1.0)]
 FEW = 64  # values: of so many the best levels lie over nearly all of the range; of more it pays to cut more of it off
-MORE_WINDOWS = [
+INNER = [
     *((part, 0.5) for part in (0.85, 0.72, 0.6, 0.5, 0.42, 0.35, 0.29, 0.24, 0.2, 0.16)),
     *((part, place) for part in (0.8, 0.5, 0.3) for place in (0.0, 1.0)),
 ]
-ALL_WINDOWS = np.concatenate([WINDOWS, np.array(MORE_WINDOWS, np.float32)])
-MANTISSA_CUT = np.int64(48)  # bits of a float64 that a stored scale leaves out
+TRIED = np.array([*ENDS, WHOLE_NUMBERS, BEST_AGAIN], np.float32)
+MORE_TRIED = np.array([*ENDS, *INNER, WHOLE_NUMBERS, BEST_AGAIN], np.float32)
 FRACTION = np.int64((1 << 52) - 1)
 LEAST, MOST = 2.0**-1020, 2.0**1022  # scales: quarters of them are normal, and they reach over all of float64
 FARTHEST = 2.0**-28  # of the largest value: smaller scales would need a zero point of more than 32 bits
@@ -86,14 +88,14 @@ def find(
     """
     loop = compiled(find_loop, values.dtype)
     factor = MOST_FACTOR[values.dtype.type]
-    windows = WINDOWS if math.prod(lines.box) <= FEW else ALL_WINDOWS
+    tried = TRIED if math.prod(lines.box) <= FEW else MORE_TRIED
     return all(
-        loop(values, source, choice, factor, windows, scales, zero_points, packing, codes, target)
+        loop(values, source, choice, factor, tried, scales, zero_points, packing, codes, target)
         for source, target in zip(lanes_of(lines.shape, lines.box), places_of_codes(lines), strict=True)
     )
 
 
-def find_loop(values, source, choice, most_factor, windows, scales, zero_points, packing, codes, target):  # type: ignore[no-untyped-def]
+def find_loop(values, source, choice, most_factor, tried, scales, zero_points, packing, codes, target):  # type: ignore[no-untyped-def]
     size = source.offsets.shape[0] * source.run
     lanes, nibbles = np.zeros(size * ROW, values.dtype), np.zeros(size * ROW if codes.size else 0, np.uint8)
     ends, found = np.zeros(6 * LANES, values.dtype), np.zeros(3 * LANES)
@@ -110,7 +112,7 @@ def find_loop(values, source, choice, most_factor, windows, scales, zero_points,
             refill(lanes, size, n, ends)
         if by_error:
             centre(lanes, size, most_factor, ends, centred, by)
-            search(centred, size, choice, windows, ends, by)
+            search(centred, size, choice, tried, ends, by)
             to_scales(choice, ends, by, found)
         else:
             over_bounds(choice, ends, found)
@@ -305,7 +307,7 @@ def centre(lanes, size, most_factor, ends, centred, by):  # type: ignore[no-unty
 
 
 @helper
-def search(centred, size, choice, windows, ends, by):  # type: ignore[no-untyped-def]
+def search(centred, size, choice, tried, ends, by):  # type: ignore[no-untyped-def]
     """Write the step and the start, the level of code 0, of the least squared error into rows of `by`."""
     low, high = choice.low, choice.high
     steps = high - low
@@ -313,11 +315,11 @@ def search(centred, size, choice, windows, ends, by):  # type: ignore[no-untyped
     for lane in range(LANES):
         by[FULL + lane] = TWO * by[HALF + lane] / steps
         by[ERROR + lane], by[STEP + lane], by[START + lane] = INFINITY, NOTHING, NOTHING
-    count = windows.shape[0]
-    for i in range(count + 2):
-        if i < count:
-            set_window(windows[i, 0], windows[i, 1], steps, low, by)
-        elif i == count:
+    for i in range(tried.shape[0]):
+        part, place = tried[i, 0], tried[i, 1]
+        if part > 0:
+            set_window(part, place, steps, low, by)
+        elif part == 0:
             set_whole(low + high, ends, by, integers)
         else:
             set_best(by)
