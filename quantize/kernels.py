@@ -684,6 +684,11 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
+    if layout == MIXED and down_columns(lines) and compiled(are_sure_loop)(*scales, limits):
+        near = [x.astype(out.dtype).reshape(-1, lines.shape[-1]) for x in scales]
+        rows = codes.reshape(-1, lines.shape[-1] // 2), out.reshape(-1, lines.shape[-1])
+        compiled(unpack_down_loop, out.dtype)(read_only(rows[0]), rows[1], *near, lines.box[-2], nan_code)
+        return 0
     found, values = 0, out.reshape(-1)
     loop = compiled(unpack_lanes_loop, values.dtype)
     for source, target in zip(places_of_codes(lines, PIECE), lanes_of(lines.shape, lines.box, PIECE), strict=True):
@@ -691,17 +696,51 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     return found
 
 
+def down_columns(lines: Lines) -> bool:
+    """Whether blocks go down columns, each as long as the others but for the last of all."""
+    if len(lines.box) < 2 or lines.box[-1] != 1:
+        return False
+    *outer, rows, _ = lines.shape
+    return set(lines.box[:-2]) <= {1} and (rows % lines.box[-2] == 0 or math.prod(outer) == 1)
+
+
+def are_sure_loop(scales, zero_points, limits):  # type: ignore[no-untyped-def]
+    doubt = 0
+    for i in range(scales.shape[0]):
+        doubt |= in_doubt(scales[i], zero_points[i], limits)
+    return doubt == 0
+
+
+def unpack_down_loop(packed, values, scales, zero_points, length, nan_code):  # type: ignore[no-untyped-def]
+    """Row by row, which memory likes better than a few columns at a time."""
+    missing = as_number(np.nan, values[0, 0])
+    for row in range(values.shape[0]):
+        scale, zero_point = scales[row // length], zero_points[row // length]
+        codes, out = packed[row], values[row]
+        for j in range(codes.shape[0]):
+            low, high = np.int8(((codes[j] & 15) ^ 8) - 8), np.int8(((codes[j] >> 4) ^ 8) - 8)
+            level = (as_number(low, missing) - zero_point[2 * j]) * scale[2 * j]
+            out[2 * j] = missing if low == nan_code else level
+            level = (as_number(high, missing) - zero_point[2 * j + 1]) * scale[2 * j + 1]
+            out[2 * j + 1] = missing if high == nan_code else level
+
+
+@helper
+def in_doubt(scale, zero_point, limits):  # type: ignore[no-untyped-def]
+    """Not 0 where values must be reckoned in float64, and cut."""
+    doubt = bits_of(scale) & BELOW_FIVE_BITS
+    doubt |= (scale < LEAST_EXACT) | (abs(zero_point) >= limits[2])
+    return doubt | ((-8 - zero_point) * scale < limits[0]) | ((7 - zero_point) * scale > limits[1])
+
+
 @helper
 def prepare_levels(own, limits, near):  # type: ignore[no-untyped-def]
     """Write scale and zero point of each lane, and whether the values of some must be reckoned in float64, and cut."""
-    bits = own.view(np.int64)
     doubt = 0
     for lane in range(LANES):
         scale, zero_point = own[STEP + lane], own[ZERO + lane]
         near[STEP + lane], near[ZERO + lane] = scale, zero_point
-        doubt |= bits[STEP + lane] & BELOW_FIVE_BITS
-        doubt |= (scale < LEAST_EXACT) | (abs(zero_point) >= limits[2])
-        doubt |= ((-8 - zero_point) * scale < limits[0]) | ((7 - zero_point) * scale > limits[1])
+        doubt |= in_doubt(scale, zero_point, limits)
     return doubt == 0
 
 
