@@ -15,6 +15,7 @@ SECTIONS = {
     "scales": "signal to noise of every rule for the scale, against a dense search and peers",
     "pass1": "what a histogram costs in pass 1",
     "kernels": "the loops, against copying and reading the same bytes",
+    "blocks": "scales for blocks in memory, against copying them and against one scale",
     "memory": "arrays in memory, against copying them and against peers",
     "pipeline": "from a source to a sealed store, against what must be read and written, and a script",
     "checks": "what it costs to check a source, to decode it, and to hold a store against it",

@@ -9,22 +9,24 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.calibrate import calibrate
+from .calibration.blocks import holds_zeros, scales_of_blocks
+from .calibration.calibrate import calibrate, check_statistics, scanned
 from .exceptions import RefusedValuesError
-from .numerics.blocks import block_of, each_block, first_index, packed_block_of
+from .numerics.blocks import BLOCK_VALUES, block_of, each_block, first_index, packed_block_of
 from .numerics.dtypes import checked_dtype
 from .numerics.foreign import as_array, numbers, unmasked
-from .numerics.granularity import granularity_of
+from .numerics.granularity import PER_TENSOR, Granularity, granularity_of
 from .numerics.grid import Region, Shape, packed_region, packed_shape
 from .numerics.names import NanPolicy, ScaleMethod
 from .numerics.scales import HIGHEST, LOWEST, Codes, Rule, Scale, Scales, check_percentile, check_scale
-from .numerics.tables import CODES, LevelTable, coefficients, level_table
+from .numerics.tables import CODES, CodeLevels, coefficients, level_table
 
 
 class Int4Values(NamedTuple):
     """Codes -8..7 as int8, of the shape of the values, with their `scale` and `zero_point`.
 
-    Those are a float and an int; with an `axis` float64 and int64 arrays, of length 1 along every other axis.
+    Those are a float and an int; with an `axis` float64 and int64 arrays, of length 1 along every other axis; with
+    `blocks` float64 arrays with an entry for each block.
     """
 
     quantized: np.ndarray
@@ -57,6 +59,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["raise"] = "raise",
@@ -69,6 +72,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["propagate"],
@@ -81,6 +85,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy,
@@ -92,6 +97,7 @@ def quantize_to_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
@@ -109,9 +115,13 @@ def quantize_to_int4(
         values are distributed, by a histogram; what lies outside their range saturates.
     axis : int, optional
         The axis that keeps a scale for each of its indices; by default there is one scale for all values.
+    blocks : int or tuple of int, optional
+        Lengths of the blocks that share a scale, one for each axis, -1 for a whole one; a number is the length along
+        the last axis, with 1 along the others. Blocks at the far ends may be shorter.
     percentile : float, optional
         Share of the values, in %, that the method percentile keeps: by default 99.9, the range
-        ``np.percentile(x, [0.05, 99.95])`` to within a bin, or that of all values where both are the same.
+        ``np.percentile(x, [0.05, 99.95])`` to within a bin, or that of all values where both are the same. Not with
+        blocks, which have too few values.
     value_range : (float, float), optional
         The range to cover instead of that of the data. What lies outside saturates, infinities included.
     nan_policy : {"raise", "propagate"}
@@ -121,7 +131,8 @@ def quantize_to_int4(
     -------
     Int4Values or NanInt4Values
         ``(quantized, scale, zero_point)``: int8 codes of the shape of `values`, a float and an int. With an `axis`
-        they are arrays that broadcast against the codes: of length 1 along every other axis.
+        they are arrays that broadcast against the codes: of length 1 along every other axis. With `blocks` they have
+        an entry for each block, and zero points are whole numbers of quarters.
 
     Raises
     ------
@@ -134,6 +145,8 @@ def quantize_to_int4(
     -----
     Pass `zero_point` on to `dequantize_from_int4`: it is 0 only where the range happens to lie around zero.
     For every value within the range, ``abs(x - x') <= scale / 2 * (1 + 1e-5)``, plus the rounding of the dtypes.
+    Scales of blocks have five significant bits: for the methods minmax and absmax they are rounded up, so that the
+    bound holds with them. With blocks the method mse looks at the values themselves and not at a histogram.
     QuantizeLinear: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
 
     Examples
@@ -143,10 +156,18 @@ def quantize_to_int4(
     ([-8, -3, 2, 7], 0.2, -8)
     >>> quantize_to_int4([[0.0, 15.0], [0.0, 30.0]], axis=0).scale.tolist()
     [[1.0], [2.0]]
+    >>> quantize_to_int4([[0.0, 15.0, 0.0, 60.0]], blocks=2).scale.tolist()
+    [[1.0, 4.0]]
     """
     array = as_array(values, "values")
     result = quantize_to_packed_int4(
-        array, scale_method, axis=axis, percentile=percentile, value_range=value_range, nan_policy=nan_policy
+        array,
+        scale_method,
+        axis=axis,
+        blocks=blocks,
+        percentile=percentile,
+        value_range=value_range,
+        nan_policy=nan_policy,
     )
     quantized = unpack_int8_to_int4(result.packed, result.size).reshape(array.shape)
     if result.nan_code is None:
@@ -159,6 +180,7 @@ def dequantize_from_int4(
     scale: Any,
     zero_point: Any = 0,
     *,
+    blocks: int | tuple[int, ...] | None = None,
     nan_code: int | None = None,
     dtype: DTypeLike = np.float32,
 ) -> np.ndarray:
@@ -169,7 +191,9 @@ def dequantize_from_int4(
     quantized : array_like of int
         Codes -8..7, any shape.
     scale, zero_point : float and int, or arrays
-        As `quantize_to_int4` gave them; arrays have length 1 along every axis but one.
+        As `quantize_to_int4` gave them; arrays have length 1 along every axis but one, or an entry for each block.
+    blocks : int or tuple of int, optional
+        The blocks that share a scale, as they were when the values were quantized.
     nan_code : int, optional
         The code that stands for NaN.
     dtype : dtype
@@ -182,7 +206,8 @@ def dequantize_from_int4(
     Raises
     ------
     ValueError
-        If a code lies outside -8..7 or its value outside the range of `dtype`; if `scale` is not finite and above 0.
+        If a code lies outside -8..7 or its value outside the range of `dtype`; if `scale` is not finite and above 0;
+        if scales and zero points are not those of the codes' axis or blocks.
     TypeError
         If the codes are not integers, or `dtype` is not a float or integer type.
 
@@ -192,7 +217,7 @@ def dequantize_from_int4(
     [-12.0, -6.0, 0.0, 6.0, 10.5]
     """
     codes = checked_codes(quantized, "quantized")
-    return table_of(scale, zero_point, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
+    return table_of(scale, zero_point, blocks, nan_code, checked_dtype(dtype), codes.shape).look_up(codes)
 
 
 def pack_int4_to_int8(int4_values: ArrayLike) -> np.ndarray:
@@ -270,6 +295,7 @@ def quantize_to_packed_int4(
     scale_method: ScaleMethod = "minmax",
     *,
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
@@ -280,7 +306,7 @@ def quantize_to_packed_int4(
 
     Parameters
     ----------
-    values, scale_method, axis, percentile, value_range, nan_policy
+    values, scale_method, axis, blocks, percentile, value_range, nan_policy
         As for `quantize_to_int4`.
     out : ndarray of int8, optional
         Where to put the packed codes: shape ``(..., ceil(n / 2))``, C-contiguous.
@@ -306,13 +332,16 @@ def quantize_to_packed_int4(
     given = as_array(values, "values")
     array = checked_values(given)
     check_percentile(percentile)
-    granularity = granularity_of(axis, array.ndim)
+    granularity = granularity_of(axis, array.ndim, blocks)
     if array.ndim == 0:
         array = array.reshape(1)
     rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity)
     if rule.nan_code is None:
         check_mask(given)
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))
+    if granularity.fraction > 1:
+        scales = scaled_and_packed(array, rule, packed, workers)
+        return PackedInt4Values(packed, *scales.plain(), array.shape[-1], rule.nan_code)
     scales, codes = calibrate(array, rule, workers), rule.codes()
 
     def pack(region: Region) -> None:
@@ -325,12 +354,44 @@ def quantize_to_packed_int4(
     return PackedInt4Values(packed, *scales.plain(), array.shape[-1], rule.nan_code)
 
 
+def scaled_and_packed(array: np.ndarray, rule: Rule, packed: np.ndarray, workers: int | None) -> Scales:
+    """Pack an array in blocks, whose scales are found in the same read, and return those.
+
+    Raises
+    ------
+    RefusedValuesError
+        If there are values that the rule refuses.
+    """
+    granularity = rule.granularity
+    counts, keep_zero = granularity.groups(array.shape).counts, holds_zeros(array)
+    scales = Scales(np.empty(counts), np.empty(counts), granularity, array.shape)
+
+    def work(region: Region) -> bool:
+        values = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
+        target = packed[packed_region(region)]
+        room = target if target.flags.c_contiguous else np.empty(target.shape, np.int8)
+        found = scales_of_blocks(values, rule, keep_zero=keep_zero, out=room.view(np.uint8))
+        if found is None:
+            return False
+        own = granularity.scales_of(region, array.shape)
+        scales.scale[own], scales.zero_point[own] = found.scale, found.zero_point
+        if room is not target:
+            target[...] = room
+        return True
+
+    parts = each_block(work, array.shape, workers, BLOCK_VALUES, granularity.whole_cuts(array.shape))
+    if not all(parts):
+        check_statistics(array, rule, scanned(array, PER_TENSOR, workers))
+    return scales
+
+
 def dequantize_from_packed_int4(
     packed: ArrayLike,
     scale: Any,
     zero_point: Any = 0,
     *,
     size: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     nan_code: int | None = None,
     dtype: DTypeLike = np.float32,
     out: np.ndarray | None = None,
@@ -342,7 +403,7 @@ def dequantize_from_packed_int4(
     ----------
     packed : array_like of int8 or uint8
         Shape ``(..., m)``.
-    scale, zero_point, nan_code, dtype
+    scale, zero_point, blocks, nan_code, dtype
         As for `dequantize_from_int4`.
     size : int, optional
         Length of the last axis of the result, ``2m`` or ``2m - 1``; ``2m`` if not given.
@@ -368,7 +429,7 @@ def dequantize_from_packed_int4(
     [[0.0, 1.600000023841858, 3.0]]
     """
     array, size = checked_packed(packed, "packed", size)
-    table = table_of(scale, zero_point, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
+    table = table_of(scale, zero_point, blocks, nan_code, checked_dtype(dtype), (*array.shape[:-1], size))
     return unpacked(array, size, table, out, workers)
 
 
@@ -376,17 +437,24 @@ def dequantize_from_packed_int4(
 
 
 def unpacked(
-    packed: np.ndarray, size: int, table: LevelTable, out: np.ndarray | None = None, workers: int | None = None
+    packed: np.ndarray, size: int, table: CodeLevels, out: np.ndarray | None = None, workers: int | None = None
 ) -> np.ndarray:
     """The value of every code of an array of packed bytes, whose last axis holds `size` of them."""
     result = checked_out(out, (*packed.shape[:-1], size), table.dtype)
     contiguous = np.ascontiguousarray(packed)
 
-    def work(region: Region) -> None:
-        kernels.unpack_values(table.part(region), contiguous[packed_region(region)], result[region])
+    def work(region: Region) -> bool:
+        target = result[region]
+        room = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
+        beyond = kernels.unpack_values(
+            table.part(region), np.ascontiguousarray(contiguous[packed_region(region)]), room
+        )
+        if room is not target:
+            target[...] = room
+        return beyond
 
-    each_block(work, result.shape, workers)
-    if table.outside.any():
+    cuts = table.granularity.whole_cuts(result.shape) if table.granularity.fraction > 1 else None
+    if any(each_block(work, result.shape, workers, cuts=cuts)):
         table.check(unpacked(contiguous, size, CODES, workers=workers))
     return result
 
@@ -475,41 +543,67 @@ def bytes_of(array: np.ndarray, name: str) -> np.ndarray:
     raise ValueError(f"{name} holds {array[index]} at index {index}, but must hold bytes: -128..127, or 0..255")
 
 
-def table_of(scale: Any, zero_point: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape) -> LevelTable:
-    """The values of codes of this shape, with one scale, or with an array of them that has them along one axis."""
+def table_of(
+    scale: Any, zero_point: Any, blocks: Any, nan_code: int | None, dtype: np.dtype[Any], shape: Shape
+) -> CodeLevels:
+    """The values of codes of this shape, with one scale, or with an array of them along one axis or for each block."""
     if nan_code is not None and nan_code not in range(LOWEST, HIGHEST + 1):
         raise ValueError(f"nan_code is {nan_code!r}, but must be a code from {LOWEST} to {HIGHEST}, or None")
-    return level_table(checked_scales(scale, zero_point, shape), dtype, Codes(nan_code=nan_code))
+    granularity = None if blocks is None else granularity_of(None, len(shape), blocks)
+    return level_table(checked_scales(scale, zero_point, granularity, shape), dtype, Codes(nan_code=nan_code))
 
 
-def checked_scales(scale: Any, zero_point: Any, shape: Shape) -> Scales:
-    """Scales and zero points as a user has them, for codes of this shape.
+def checked_scales(scale: Any, zero_point: Any, granularity: Granularity | None, shape: Shape) -> Scales:
+    """Scales and zero points as a user has them, for codes of this shape; by their shape where nothing else tells.
 
     Raises
     ------
     ValueError
-        If they are neither numbers nor arrays with an entry for each index of one axis; or as of `check_scale`.
+        If they are neither numbers nor arrays with an entry for each index of one axis, or for each of the blocks that
+        are named; or as of `check_scale`.
     """
     scale, zero_point = (
         unmasked(as_array(x, name), name) if isinstance(x, np.ndarray | list | tuple) else x
         for x, name in ((scale, "scale"), (zero_point, "zero_point"))
     )
-    if max(np.size(scale), np.size(zero_point)) == 1:
+    in_blocks = granularity is not None and granularity.fraction > 1
+    if not in_blocks and max(np.size(scale), np.size(zero_point)) == 1:
         scale, zero_point = (np.reshape(x, ())[()] if isinstance(x, np.ndarray) else x for x in (scale, zero_point))
         return Scales.one(Scale(*check_scale(scale, zero_point)), shape)
     scales, zero_points = np.broadcast_arrays(np.asarray(scale), np.asarray(zero_point))
-    axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
-    if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
+    if granularity is None:
+        axes = [axis for axis, n in enumerate(scales.shape) if n != 1]
+        if scales.ndim != len(shape) or len(axes) != 1 or scales.shape[axes[0]] != shape[axes[0]]:
+            raise ValueError(
+                f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
+                "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the "
+                "codes. Scales of blocks need blocks=, as it was when they were quantized"
+            )
+        granularity = granularity_of(axes[0], len(shape))
+    counts = granularity.groups(shape).counts
+    if scales.shape != counts:
         raise ValueError(
-            f"scale and zero_point have shape {scales.shape} together, but for codes of shape {shape} they must be "
-            "numbers, or arrays with a length of 1 along every axis but one, which is as long as that of the codes"
+            f"scale and zero_point have shape {scales.shape} together, but codes of shape {shape} have "
+            f"{granularity.label or 'one scale'}, and so scales of shape {counts}"
         )
+    if in_blocks:
+        return block_scales(scales, zero_points, granularity, shape)
     plain = scales.dtype.kind in "iuf" and zero_points.dtype.kind == "i"
     doubtful = ~(np.isfinite(scales) & (scales > 0)) if plain else np.ones(scales.shape, bool)
     for index in zip(*np.nonzero(doubtful), strict=True):
         check_scale(scales[index], zero_points[index])
-    whole = zero_points.astype(np.int64)
-    return Scales(scales.astype(np.float64), whole, granularity_of(axes[0], len(shape)), shape)
+    return Scales(scales.astype(np.float64), zero_points.astype(np.int64), granularity, shape)
+
+
+def block_scales(scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+    """Scales and zero points of blocks, checked; zero points are whole numbers of quarters."""
+    if scale.dtype.kind not in "iuf" or zero_point.dtype.kind not in "iuf":
+        raise ValueError(f"scale and zero_point hold {scale.dtype} and {zero_point.dtype}, but must hold numbers")
+    scales, zero_points = (np.asarray(x, np.float64, order="C") for x in (scale, zero_point))
+    place = kernels.first_invalid(scales, zero_points)
+    if place >= 0:
+        check_scale(scale.flat[place], zero_point.flat[place], granularity.fraction)
+    return Scales(scales, zero_points, granularity, shape)
 
 
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -15,30 +15,31 @@ ANCHORED = 2**33  # and where the range begins less than this many steps from ze
 
 
 def quantized(
-    values: Any, scale: float, zero_point: int, nan_code: int | None = None, low: int = -8
+    values: Any, scale: float, zero_point: float, nan_code: int | None = None, low: int = -8
 ) -> tuple[np.ndarray, np.ndarray]:
     """The code ``clip(rint(x / s) + z, low, 7)`` of each value, and the distance of ``x / s`` from the nearest tie.
 
-    `low` is -7 where -8 is set aside for NaN, or the scale is that of absmax.
+    `low` is -7 where -8 is set aside for NaN, or the scale is that of absmax. Zero points of blocks may have quarters:
+    then the code is ``clip(rint(x / s + z), low, 7)``.
     """
     low = low if nan_code is None else -7
-    zero_point = int(zero_point)  # one of NumPy's would overflow
+    whole, part = divmod(number(zero_point), 1)
     codes, distances = np.zeros(np.shape(values), np.int8), np.full(np.shape(values), math.inf)
     for index, value in np.ndenumerate(values):
         x = float(value)  # integers beyond 2^53 are rounded to float64 first
         if math.isfinite(x):
-            ratio = Fraction(x) / Fraction(scale)
-            tie = min(max(math.floor(ratio + zero_point), low), 6) + Fraction(1, 2)
-            codes[index] = min(max(round(ratio) + zero_point, low), 7)
-            distances[index] = min(abs(ratio + zero_point - tie), 2**10)
+            ratio = Fraction(x) / Fraction(scale) + part
+            tie = min(max(math.floor(ratio + whole), low), 6) + Fraction(1, 2)
+            codes[index] = min(max(round(ratio) + whole, low), 7)
+            distances[index] = min(abs(ratio + whole - tie), 2**10)
         else:
             codes[index] = nan_code if math.isnan(x) else low if x < 0 else 7
     return codes, distances
 
 
-def dequantized(code: int, scale: float, zero_point: int, dtype: Any) -> Fraction | None:
+def dequantized(code: int, scale: float, zero_point: float, dtype: Any) -> Fraction | None:
     """``(q - z) * s`` in float64, rounded once to `dtype`; None where it lies more than ``s / 2`` beyond its range."""
-    exact = (code - zero_point) * Fraction(scale)
+    exact = (code - number(zero_point)) * Fraction(scale)
     lowest, highest = finite_range(dtype)
     half = half_step(scale)
     if not lowest - half <= exact <= highest + half:

@@ -33,13 +33,18 @@ def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
     rows = no_rows(rule.granularity.count(array.shape))
     if rule.looks:
         rows = scanned(array, rule.granularity, workers)
-        statistics = from_row(folded(rows))
-        if rule.refused(statistics):
-            raise RefusedValuesError(rule.refusal(statistics, first_of(array, rule)))
+        check_statistics(array, rule, rows)
     if rule.method.needs == "histogram" and rule.granularity.single:
         found = choose(rule, rows, whole_histogram(array, rule.granularity, rows, workers))
         return Scales.of(*found, rule.granularity, array.shape)
     return scales_by_rows(array, rule, rows, workers=workers or processors())
+
+
+def check_statistics(array: np.ndarray, rule: Rule, rows: np.ndarray) -> None:
+    """Raise a RefusedValuesError if values with these statistics are refused, with the first of them."""
+    statistics = from_row(folded(rows))
+    if rule.refused(statistics):
+        raise RefusedValuesError(rule.refusal(statistics, first_of(array, rule)))
 
 
 def scanned(array: np.ndarray, granularity: Granularity, workers: int | None) -> np.ndarray:

@@ -57,16 +57,22 @@ def packed_block_of(packed: np.ndarray, region: Region, rows: int) -> np.ndarray
     return part.reshape(rows, -1).view(np.uint8)
 
 
-def each_block(work: Callable[[Region], Result], shape: tuple[int, ...], workers: int | None) -> list[Result]:
-    """The results of `work` for every block in order, on several threads where that pays."""
+def each_block(
+    work: Callable[[Region], Result],
+    shape: tuple[int, ...],
+    workers: int | None,
+    most: int = BLOCK_VALUES,
+    cuts: Shape | None = None,
+) -> list[Result]:
+    """The results of `work` for every block in order, on several threads where that pays; cut as by `blocks`."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}, but must be at least 1")
     useful = max(1, math.prod(shape) // VALUES_PER_THREAD)
     threads = min(useful, workers or processors())
     if threads == 1:
-        return [work(region) for region in blocks(shape)]
+        return [work(region) for region in blocks(shape, most, cuts)]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, blocks(shape)))
+        return list(pool.map(work, blocks(shape, most, cuts)))
 
 
 def processors() -> int:

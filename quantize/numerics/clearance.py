@@ -6,6 +6,7 @@ would then come back as missing. A slightly larger scale, whose levels reach ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import RefusedValuesError
-from .dtypes import finite_range, rounded
-from .scales import HIGHEST, Rule, Scale
+from .dtypes import finite_range, rounded, rounded_within
+from .scales import HIGHEST, UNIT_SHIFT, Rule, Scale
 from .statistics import bounds
 
 TIE = 1e-4  # steps: so near to a tie a value may get either code
@@ -60,7 +61,7 @@ def clear(
     >>> [round(float((code - zero_points[0]) * scales[0])) for code in (-4, -3, -2)]
     [40, 51, 61]
     """
-    if missing is None or rule.nan_code is None or dtype.kind not in "iu":
+    if missing is None or not may_come_back(rule, dtype, missing):
         return scales, zero_points
     whole = int(missing)
     near = np.flatnonzero(in_doubt(rule, rows, scales, zero_points, whole, dtype))
@@ -70,6 +71,34 @@ def clear(
     ends = [values_of(rule, row, dtype) for row in rows[near]]
     for i, (low, high) in zip(near.tolist(), ends, strict=True):
         found = cleared(rule, Scale(float(scales[i]), int(zero_points[i])), low, high, whole, dtype)
+        scales[i], zero_points[i] = found.scale, found.zero_point
+    return scales, zero_points
+
+
+def may_come_back(rule: Rule, dtype: np.dtype[Any], missing: float | int | None) -> bool:
+    """Whether there is a missing value that others could come back as."""
+    return missing is not None and rule.nan_code is not None and dtype.kind in "iu"
+
+
+def clear_blocks(
+    rule: Rule, values: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, missing: float | int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `clear`, of the blocks of some values: scales have five bits, and zero points are quarters.
+
+    Only blocks are looked at that have a level which would come back as the missing value.
+    """
+    if missing is None or not may_come_back(rule, values.dtype, missing):
+        return scales, zero_points
+    whole, codes = int(missing), np.arange(rule.lowest, HIGHEST + 1)
+    levels = rounded_within((codes - zero_points[:, None]) * scales[:, None], values.dtype)
+    near = np.flatnonzero((levels == whole).any(axis=1) & (scales > 1 - 2 * TIE))
+    scales, zero_points = scales.copy(), zero_points.copy()
+    groups = rule.granularity.groups(values.shape)
+    for i in near.tolist():
+        own = values[groups.region(i)]
+        own = own[own != whole]
+        ends = (int(own.min()), int(own.max())) if own.size else (1, 0)
+        found = cleared(rule, Scale(float(scales[i]), float(zero_points[i])), *ends, whole, values.dtype)
         scales[i], zero_points[i] = found.scale, found.zero_point
     return scales, zero_points
 
@@ -108,14 +137,33 @@ def cleared(rule: Rule, scale: Scale, low: int, high: int, missing: int, dtype: 
 
     if not others or stands(scale):
         return scale
-    for step in larger_steps(scale.scale, missing):
-        tried = rule.method.with_step(step, scale, float(low), rule.lowest)
+    larger = larger_of_blocks if rule.granularity.fraction > 1 else larger_scales
+    for tried in larger(rule, scale, low, missing):
         if stands(tried):
             return tried
     raise RefusedValuesError(
         f"values next to the missing value {missing} would come back as it: the levels lie {scale.scale:.6g} apart, "
         f"and none may be {missing}. Pass floats=True, which turns integers into floats and what is missing into NaN"
     )
+
+
+def larger_scales(rule: Rule, scale: Scale, low: int, missing: int) -> Iterator[Scale]:
+    """Scales by which a level lies just beside what rounds to the missing value."""
+    for step in larger_steps(scale.scale, missing):
+        yield rule.method.with_step(step, scale, float(low), rule.lowest)
+
+
+def larger_of_blocks(rule: Rule, scale: Scale, low: int, missing: int) -> Iterator[Scale]:
+    """Scales of blocks about the same middle, or a quarter or half of a step beside it, by which all reach as far."""
+    centre = (rule.lowest + HIGHEST) / 2
+    middle = (centre - scale.zero_point) * scale.scale
+    unit = int(np.float64(scale.scale).view(np.int64)) >> UNIT_SHIFT
+    for more in range(17):
+        step = float(np.int64(unit + more << UNIT_SHIFT).view(np.float64))
+        nearest = round(4 * (centre - middle / step)) / 4
+        moves = (0.0, 0.25, -0.25) if more == 0 else (0.0, 0.25, -0.25, 0.5, -0.5)
+        for move in (0.0,) if rule.method.name == "absmax" else moves:
+            yield Scale(step, 0.0 if rule.method.name == "absmax" else nearest + move)
 
 
 def larger_steps(scale: float, missing: int) -> Iterator[float]:
@@ -132,5 +180,7 @@ def larger_steps(scale: float, missing: int) -> Iterator[float]:
 def levels_of(scale: Scale, value: int, lowest: int, dtype: np.dtype[Any]) -> set[int]:
     """What a value may come back as: one whole number, or near a tie two."""
     exact = Fraction(value) / Fraction(scale.scale)
-    codes = {min(max(round(exact + Fraction(sign * TIE)) + scale.zero_point, lowest), HIGHEST) for sign in (-1, 1)}
+    whole = math.floor(scale.zero_point)
+    exact += Fraction(scale.zero_point - whole)
+    codes = {min(max(round(exact + Fraction(sign * TIE)) + whole, lowest), HIGHEST) for sign in (-1, 1)}
     return {int(rounded(float(code - scale.zero_point) * scale.scale, dtype)) for code in codes}

@@ -63,6 +63,20 @@ def rounded(value: float, dtype: np.dtype[Any]) -> Any:
     return np.asarray(min(max(value, -largest), largest), dtype)
 
 
+def rounded_within(values: np.ndarray, dtype: np.dtype[Any], missing: float | int | None = None) -> np.ndarray:
+    """Float64 values, each rounded to a dtype once: beyond its range the nearest it has, NaN in integers `missing`."""
+    lowest, highest = finite_range(dtype)
+    if dtype.kind not in "iu":
+        return rounded_each(np.clip(values, float(lowest), float(highest)), dtype)
+    nan = np.isnan(values)
+    inside = np.clip(np.where(nan, 0.0, values), float(lowest), float(highest))
+    top = inside >= float(highest)  # 2^63 and 2^64 are no values of theirs
+    result: np.ndarray = np.where(top, 0.0, np.rint(inside)).astype(dtype)
+    result[top] = highest
+    result[nan] = 0 if missing is None else missing
+    return result
+
+
 def checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """The dtype in native byte order.
 

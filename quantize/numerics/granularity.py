@@ -23,15 +23,15 @@ from .grid import Grid, Region, Shape, shape_of
 class Lines(NamedTuple):
     """Which group each value of a block of rows is of, as the loops look it up.
 
-    Rows: row `r` is of group ``r // repeat % groups``. Columns: value `j` of a row is of group `j`. With a `block`:
-    value `j` of row `r` is of group ``first[r] + j // block``.
+    Rows: row `r` is of group ``r // repeat % groups``. Columns: value `j` of a row is of group `j`. With a `box`: the
+    rows are those of values of a `shape`, and each is of the box of that size which holds it.
     """
 
     groups: int = 1
     repeat: int = 1
     columns: bool = False
-    block: int = 0
-    first: Any = None
+    box: Shape = ()
+    shape: Shape = ()
 
 
 ONE = Lines()
@@ -46,6 +46,8 @@ class Granularity(ABC):
         The axis that keeps a scale for each of its indices, where that is what it does.
     single : bool
         Whether all values share one.
+    fraction : int
+        Zero points are whole numbers of this part of a step: 1, or 4 where scales have the 16 bits of blocks.
     label, each, plural, option : str
         What to call it in a table, in ``"one for each ..."``, in ``"12 ..."`` and as an option of the command line;
         empty where all values share one.
@@ -53,6 +55,7 @@ class Granularity(ABC):
 
     axis: int | None = None
     single = False
+    fraction = 1
 
     @property
     def label(self) -> str:
@@ -138,6 +141,11 @@ class Granularity(ABC):
         """
         *outer, last = (1 if b >= n else b for b, n in zip(self.box(shape), shape, strict=True))
         return (*outer, math.lcm(last, 2))
+
+    def whole_cuts(self, shape: Shape) -> Shape:
+        """As `cuts`, where no group may belong to two pieces: a whole axis if one spans it."""
+        box = self.box(shape)
+        return tuple(n if b >= n else cut for b, n, cut in zip(box, shape, self.cuts(shape), strict=True))
 
     def fixed(self, units: Grid) -> tuple[int, ...]:
         """The axes of a grid of units along which units have other scales than their neighbours."""
@@ -311,6 +319,8 @@ class PerBlock(Granularity):
 
     lengths: Shape
 
+    fraction = 4
+
     @property
     def label(self) -> str:
         return f"blocks of {self._words}"
@@ -335,9 +345,7 @@ class PerBlock(Granularity):
         return tuple(n if length == -1 else min(length, n) for length, n in zip(self.lengths, shape, strict=True))
 
     def lines(self, shape: Shape) -> Lines:
-        first = np.broadcast_to(self.index_of((*shape[:-1], 1)), (*shape[:-1], 1)).reshape(-1)
-        ends = self.groups(shape).counts[-1]
-        return Lines(self.count(shape), block=self.box(shape)[-1], first=first * ends)
+        return Lines(self.count(shape), box=self.box(shape), shape=shape)
 
     def in_lines(self, values: np.ndarray) -> np.ndarray:
         return values.reshape(-1, values.shape[-1])
@@ -347,16 +355,32 @@ class PerBlock(Granularity):
         return PerBlock(tuple(-1 if b >= n else 1 for b, n in zip(box, shape, strict=True)))
 
 
-def granularity_of(axis: Any, ndim: int) -> Granularity:
-    """One scale for all values, or for each index of an axis, counted from the end if it is below 0.
+def granularity_of(axis: Any, ndim: int, blocks: Any = None) -> Granularity:
+    """One scale for all values; for each index of an axis, counted from the end if it is below 0; or for each block.
+
+    Blocks of whole axes are what they are: one scale for all, or for each index of an axis.
 
     Raises
     ------
     AxisError (a ValueError and an IndexError)
         If there is no such axis.
+    ValueError
+        If both are given, or blocks are not lengths for each axis.
     TypeError
-        If it is no integer.
+        If they are no integers.
+
+    Examples
+    --------
+    >>> granularity_of(None, 3, 32), granularity_of(None, 2, (-1, 1))
+    (PerBlock(lengths=(1, 1, 32)), PerAxis(axis=1))
     """
+    if blocks is not None:
+        if axis is not None:
+            raise ValueError(
+                f"axis={axis!r} and blocks={blocks!r} both say which values share a scale; pass one. "
+                "An axis is blocks of length 1 along it, and -1, all, along the others"
+            )
+        return granularity_of_blocks(blocks, ndim)
     if axis is None:
         return PER_TENSOR
     try:
@@ -366,3 +390,22 @@ def granularity_of(axis: Any, ndim: int) -> Granularity:
     if not -ndim <= place < ndim:
         raise np.exceptions.AxisError(place, ndim)
     return PerAxis(place % ndim)
+
+
+def granularity_of_blocks(blocks: Any, ndim: int) -> Granularity:
+    """One scale for each block of these lengths, -1 for a whole axis; a number is the length along the last axis."""
+    try:
+        alone = np.ndim(blocks) == 0
+        lengths = (*(1,) * (ndim - 1), operator.index(blocks)) if alone else tuple(map(operator.index, blocks))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"blocks is {blocks!r}, but must be an integer, the length along the last axis, or one for each axis"
+        ) from None
+    if len(lengths) != ndim or ndim == 0:
+        raise ValueError(f"blocks is {blocks!r}, which has {len(lengths)} lengths, but the values have {ndim} axes")
+    if any(length < 1 and length != -1 for length in lengths):
+        raise ValueError(f"blocks is {blocks!r}, but each length must be at least 1, or -1 for a whole axis")
+    short = [axis for axis, length in enumerate(lengths) if length != -1]
+    if not short:
+        return PER_TENSOR
+    return PerAxis(short[0]) if len(short) == 1 and lengths[short[0]] == 1 else PerBlock(lengths)

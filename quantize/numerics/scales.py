@@ -23,6 +23,8 @@ from .statistics import Statistics, bounds, from_row
 
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
+UNIT_SHIFT = 48  # bits of a float64 that a unit of blocks leaves out
+MOST_ZERO_POINT = (1 << 29) - 1  # steps: zero points of blocks, in quarters, have 32 bits
 
 LEAST_PERCENTILE = 50  # %: the least that may be asked for; stores of any are read
 
@@ -63,7 +65,7 @@ class Scale:
     """One scale and zero point: ``code = clip(rint(x / scale) + zero_point)``, ``x' = (code - zero_point) * scale``."""
 
     scale: float
-    zero_point: int = 0
+    zero_point: int | float = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ class Scales:
     Attributes
     ----------
     scale, zero_point : ndarray of float64 and int64
-        An entry for each group, with as many axes as the values.
+        An entry for each group, with as many axes as the values. Of blocks a scale has five bits, and a zero point is a
+        whole number of quarters, in float64: `units` and `quarters` are both as stores keep them.
     granularity : Granularity
     shape : tuple of int
         Of the values.
@@ -96,6 +99,23 @@ class Scales:
         ones = (1,) * len(shape)
         whole = np.array(scale.zero_point, np.int64).reshape(ones)
         return cls(np.array(scale.scale).reshape(ones), whole, PER_TENSOR, shape)
+
+    @classmethod
+    def of_units(cls, units: np.ndarray, quarters: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+        """Those of blocks, of what `units` and `quarters` give."""
+        quarter_steps = (units.astype(np.uint64) << np.uint64(UNIT_SHIFT)).view(np.float64)
+        return cls(4 * quarter_steps, quarters / 4, granularity, shape)
+
+    @property
+    def units(self) -> np.ndarray:
+        """A quarter of each scale of blocks, as the upper 16 bits of a float64, uint16: the lower ones are 0."""
+        bits = (np.ascontiguousarray(self.scale) / 4).view(np.uint64)
+        return np.asarray(bits >> np.uint64(UNIT_SHIFT), np.uint16)
+
+    @property
+    def quarters(self) -> np.ndarray:
+        """The zero points of blocks in quarters of a step, int32."""
+        return np.asarray(np.rint(4 * self.zero_point), np.int32)
 
     @property
     def count(self) -> int:
@@ -393,6 +413,11 @@ class Rule:
         if percentile is not None and scale_method != "percentile":
             raise ValueError(f"percentile={percentile!r} goes with scale_method='percentile', not {scale_method!r}")
         method: Method = METHODS[scale_method]() if percentile is None else Percentile(percentile)
+        if granularity.fraction > 1 and method.percentile is not None:
+            raise ValueError(
+                "scale_method='percentile' leaves out a share of the values that share a scale, of which a block has "
+                "too few; with blocks take 'mse', which leaves out what that makes better"
+            )
         if value_range is not None:
             method = GivenRange(value_range, method)
         return cls(method, granularity, nan_policy)
@@ -533,23 +558,28 @@ def scale_of_constant(value: float) -> Scale:
     return Scale(scale, -int(value / scale))
 
 
-def check_scale(scale: Any, zero_point: Any) -> tuple[float, int]:
-    """Return both as plain numbers.
+def check_scale(scale: Any, zero_point: Any, fraction: int = 1) -> tuple[float, int]:
+    """Return both as plain numbers; a zero point of blocks may be a fraction, and is returned without it.
 
     Raises
     ------
     ValueError
-        If `scale` is not finite and above 0, or `zero_point` is not a whole number of 64 bits.
+        If `scale` is not finite and above 0, or `zero_point` is not a whole number of 64 bits; with a `fraction`, not a
+        whole number of such parts in 32 bits.
     """
     try:
         if isinstance(scale, str | bytes) or isinstance(zero_point, str | bytes):
             raise TypeError
         number, whole = float(scale), int(zero_point)
-        exact = whole == zero_point
+        exact = int(fraction * zero_point) == fraction * zero_point
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"scale {scale!r} and zero_point {zero_point!r} must be numbers, one each") from None
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"scale is {scale!r}, but must be finite and above 0")
+    if fraction > 1 and not (exact and abs(zero_point) <= MOST_ZERO_POINT):
+        raise ValueError(
+            f"zero_point is {zero_point!r}, but must be a whole number of quarters, at most {MOST_ZERO_POINT} in size"
+        )
     if not exact or not -(2**63) <= whole < 2**63:
         raise ValueError(f"zero_point is {zero_point!r}, but must be a whole number of 64 bits")
     return number, whole

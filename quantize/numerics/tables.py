@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .blocks import first_index
-from .dtypes import arithmetic, finite_range, rounded, rounded_each
+from .dtypes import arithmetic, finite_range, rounded, rounded_each, rounded_within
 from .granularity import PER_TENSOR, Granularity
 from .grid import Region, Shape, shape_of
 from .scales import HIGHEST, LOWEST, Codes, Scale, Scales
@@ -40,6 +40,18 @@ class Affine(NamedTuple):
     high: Any
     nan: Any
     magic: Any
+
+
+class BlockSteps(NamedTuple):
+    """What values of blocks are quantized with, as the loops take it: ``code = clip(rint(x / scale + zero_point))``.
+
+    A table of shape ``(4, groups)``, a column for each block. The loops reckon from it what `Affine` has.
+    """
+
+    scale: Any
+    zero_point: Any
+    low: Any
+    nan: Any
 
 
 BOUND_SLACK = 1e-5  # of half a step: what the bound of half a step allows the kernels to lose to rounding
@@ -120,8 +132,18 @@ def affine_table(
 
 
 def coefficients(scales: Scales, dtype: np.dtype[Any], codes: Codes) -> np.ndarray:
-    """What values of a dtype are quantized with, as the loops take it: shape ``(8, groups)``, rows as in `Affine`."""
-    return affine_table(dtype, scales.scale.reshape(-1), scales.zero_point.reshape(-1), codes.nan_code, codes.lowest)
+    """What values of a dtype are quantized with, as the loops take it: a column for each group.
+
+    Its rows are those of `Affine`, or of `BlockSteps` where zero points are no whole numbers.
+    """
+    scale, zero_point = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
+    if scales.granularity.fraction > 1:
+        table = np.empty((len(BlockSteps._fields), scales.count))
+        nan = codes.lowest if codes.nan_code is None else codes.nan_code
+        for row, values in zip(table, BlockSteps(scale, zero_point, codes.lowest, nan), strict=True):
+            row[:] = values
+        return table
+    return affine_table(dtype, scale, zero_point, codes.nan_code, codes.lowest)
 
 
 def pairs_of(table: np.ndarray) -> np.ndarray:
@@ -252,18 +274,83 @@ class LevelTable:
         rows = self.outside.reshape(-1, 16)
         outside = rows[self.granularity.index_of(codes.shape), codes.astype(np.intp) - LOWEST]
         if outside.any():
-            index = first_index(outside)
-            raise ValueError(
-                f"code {codes[index]} at index {index} stands for a value that {self.dtype} cannot hold; "
-                "pass a wider dtype"
-            )
+            raise ValueError(too_wide(codes, first_index(outside), self.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLevels:
+    """As `LevelTable`, of blocks: they are too small to make 16 values for each. What it says of values is computed."""
+
+    scales: Scales
+    dtype: np.dtype[Any]
+    codes: Codes
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.scales.granularity
+
+    def part(self, region: Region) -> BlockLevels:
+        return BlockLevels(self.scales.part(region), self.dtype, self.codes)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The values of the codes -8..7, shape ``(groups, 16)``."""
+        return self._values(self._exact(np.arange(LOWEST, HIGHEST + 1), np.arange(self.scales.count)[:, None]))
+
+    @functools.cached_property
+    def outside(self) -> np.ndarray:
+        """Which of them the dtype cannot hold, shape ``(groups, 16)``."""
+        return self._outside(np.arange(LOWEST, HIGHEST + 1), np.arange(self.scales.count)[:, None])
+
+    def look_up(self, codes: np.ndarray) -> np.ndarray:
+        """The value of each code.
+
+        Raises
+        ------
+        ValueError
+            If the dtype cannot hold it.
+        """
+        self.check(codes)
+        return self._values(self._exact(codes, self.granularity.index_of(codes.shape)))
+
+    def check(self, codes: np.ndarray) -> None:
+        """Raise a ValueError for the first code whose value does not fit the dtype that it is to be restored to."""
+        outside = self._outside(codes, self.granularity.index_of(codes.shape))
+        if outside.any():
+            raise ValueError(too_wide(codes, first_index(outside), self.dtype))
+
+    def _exact(self, codes: np.ndarray, index: Any) -> np.ndarray:
+        """The values of codes in float64, exact where scales have five bits; that of a missing one is NaN."""
+        with np.errstate(over="ignore"):  # beyond any dtype
+            exact = (codes - self.scales.zero_point.reshape(-1)[index]) * self.scales.scale.reshape(-1)[index]
+        return np.asarray(np.where(codes == self.codes.nan_code, np.nan, exact))
+
+    def _values(self, exact: np.ndarray) -> np.ndarray:
+        return rounded_within(exact, self.dtype, self.codes.missing)
+
+    def _outside(self, codes: np.ndarray, index: Any) -> np.ndarray:
+        exact, half = self._exact(codes, index), self.scales.scale.reshape(-1)[index] * (0.5 * (1 + BOUND_SLACK))
+        lowest, highest = map(float, finite_range(self.dtype))
+        with np.errstate(over="ignore"):
+            outside = (exact < lowest - half) | (exact > highest + half)
+        nowhere = self.dtype.kind in "iu" and self.codes.missing is None
+        return np.asarray(outside | np.isnan(exact) if nowhere else outside)
+
+
+def too_wide(codes: np.ndarray, index: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"code {codes[index]} at index {index} stands for a value that {dtype} cannot hold; pass a wider dtype"
 
 
 CODES = LevelTable(np.arange(LOWEST, HIGHEST + 1, dtype=np.int8), np.zeros(16, bool))
 
 
-def level_table(scales: Scales, dtype: np.dtype[Any], codes: Codes) -> LevelTable:
+CodeLevels = LevelTable | BlockLevels  # what codes stand for
+
+
+def level_table(scales: Scales, dtype: np.dtype[Any], codes: Codes) -> CodeLevels:
     """What codes stand for in a dtype, with these scales."""
+    if scales.granularity.fraction > 1:
+        return BlockLevels(scales, dtype, codes)
     if scales.granularity.single:
         return _one_level_table(float(scales.scale.item()), int(scales.zero_point.item()), dtype, codes)
     values, outside = levels_each(scales.scale.reshape(-1), scales.zero_point.reshape(-1), dtype, codes)

@@ -16,7 +16,7 @@ import numpy as np
 from ..kernels import compiled
 from ..numerics.grid import Region, Shape, index_at
 from ..numerics.scales import HIGHEST, LOWEST, Codes, Scales
-from ..numerics.tables import BOUND_SLACK, LevelTable, level_table
+from ..numerics.tables import BOUND_SLACK, CodeLevels, level_table
 from .figures import Sums
 
 Distribution = TypeVar("Distribution")
@@ -109,7 +109,7 @@ class ErrorBound:
     dtype: np.dtype[Any]
 
     @functools.cached_property
-    def exact(self) -> LevelTable:
+    def exact(self) -> CodeLevels:
         """The values of the codes, in the dtype; that of missing ones means nothing where integers have none."""
         known = 0 if self.codes.missing is None else self.codes.missing
         return level_table(self.scales, self.dtype, replace(self.codes, missing=known))

@@ -16,7 +16,7 @@ from ..kernels import unpack_values
 from ..numerics.blocks import processors
 from ..numerics.grid import Region, shape_of
 from ..numerics.scales import LOWEST, Scales
-from ..numerics.tables import CODES, LevelTable, level_table
+from ..numerics.tables import CODES, CodeLevels, level_table
 from ..runtime.pool import result_of, threads
 from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
@@ -75,7 +75,7 @@ def open_int4(store: Any, name: str | None = None) -> Int4Array:
 
 T = TypeVar("T")
 
-Levels = Callable[[ChunkReader, Sequence[range]], LevelTable]  # what the codes of some indices of each axis stand for
+Levels = Callable[[ChunkReader, Sequence[range]], CodeLevels]  # what the codes of some indices of each axis stand for
 
 READS = 10  # times: how often one thing is read at most while the variable is written anew, and is the same
 
@@ -194,7 +194,7 @@ class Int4Array:
             f"{self.path}/{self.name} was written anew {READS} times while it was read; read it once that has ended"
         )
 
-    def _levels(self, reader: ChunkReader, axes: Sequence[range]) -> LevelTable:
+    def _levels(self, reader: ChunkReader, axes: Sequence[range]) -> CodeLevels:
         """What the codes of some indices of each axis stand for."""
         granularity = self.metadata.granularity
         if granularity.single:  # found once, not for each chunk
@@ -208,7 +208,7 @@ class Int4Array:
         return level_table(reader.scales(region).taken(inside), self.dtype, self.metadata.codes)
 
     @functools.cached_property
-    def _shared_levels(self) -> LevelTable:
+    def _shared_levels(self) -> CodeLevels:
         return level_table(self._scales, self.dtype, self.metadata.codes)
 
     def __repr__(self) -> str:
@@ -329,7 +329,7 @@ class Int4Array:
             ) from error
 
 
-def unpack_run(rows: np.ndarray, run: slice, table: LevelTable, out: np.ndarray) -> None:
+def unpack_run(rows: np.ndarray, run: slice, table: CodeLevels, out: np.ndarray) -> None:
     """Write the values of some codes of each row into `out`, straight where those of one scale start on a byte."""
     if run.step != 1:
         index = np.arange(run.start, run.stop, run.step)

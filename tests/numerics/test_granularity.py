@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantize.numerics.blocks import blocks
-from quantize.numerics.granularity import PER_TENSOR, Granularity, PerAxis, PerBlock, PerTensor, granularity_of
+from quantize.numerics.granularity import (
+    PER_TENSOR,
+    Granularity,
+    Lines,
+    PerAxis,
+    PerBlock,
+    PerTensor,
+    granularity_of,
+)
 from quantize.numerics.grid import Batches, Grid, Region, Shape, shape_of
 from quantize.numerics.scales import Scales
 
@@ -48,6 +56,12 @@ def entries(granularity: Granularity, shape: Shape) -> np.ndarray:
     return np.arange(groups.count).reshape(groups.counts)
 
 
+def boxes_of(lines: Lines) -> np.ndarray:
+    """The number of the box of each value."""
+    assert (lines.repeat, lines.columns) == (1, False)
+    return group_of_each(PerBlock(lines.box), lines.shape)
+
+
 @given(granular())
 def test_lines_tell_the_group_of_each_value(case: tuple[Granularity, Shape]) -> None:
     granularity, shape = case
@@ -56,8 +70,8 @@ def test_lines_tell_the_group_of_each_value(case: tuple[Granularity, Shape]) -> 
     assert lines.groups == granularity.count(shape) == numbers.max() + 1
     assert np.shares_memory(block, numbers)
     for row, column in itertools.product(*map(range, block.shape)):
-        if lines.block:
-            index = lines.first[row] + column // lines.block
+        if lines.box:
+            index = boxes_of(lines).reshape(block.shape)[row, column]
         else:
             index = column if lines.columns else row // lines.repeat % lines.groups
         assert index == block[row, column]
