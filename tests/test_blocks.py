@@ -249,7 +249,7 @@ print(digest.hexdigest())
 
 @pytest.mark.slow
 def test_no_bit_depends_on_the_processor(tmp_path: Path) -> None:
-    """What is found with wide vectors is found without: nothing is multiplied and added at once, or in another order."""
+    """What is found with wide vectors is found without: nothing is fused, and nothing added in another order."""
     plain = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     command = [sys.executable, "-c", DIGEST]
     here, there = (
