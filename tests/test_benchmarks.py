@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import SECTIONS, main
+from benchmarks.blocks import CHOICES
 from benchmarks.dense import dense_search
 from benchmarks.measuring import interleaved, machine
 from benchmarks.samples import SAMPLES, sample
@@ -42,7 +43,7 @@ def test_a_section_prints_tables() -> None:
     found = CliRunner().invoke(main, ["--quick", "scales"], catch_exceptions=False)
     lines = found.output.splitlines()
     assert lines[0] == machine()
-    assert sum(line.startswith("| Laplace ") for line in lines) == 6
+    assert sum(line.startswith("| Laplace ") for line in lines) == 6 + len(CHOICES)
 
 
 def test_what_is_not_a_section_is_refused() -> None:

@@ -1,7 +1,11 @@
 """Scales for blocks: the law in exact arithmetic, one block at a time, for every dtype, shape and method."""
 
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,6 +229,34 @@ def test_the_law_in_plain_numpy() -> None:
     z = quarters.astype(np.int64).repeat(16, axis=1)[:, :size]
     restored = dequantize_from_packed_int4(packed, scale, zero_point, size=size, blocks=16)
     assert ((4 * codes - z) * u).astype(np.float32).tobytes() == restored.tobytes()
+
+
+DIGEST = """
+import hashlib, numpy as np
+from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
+digest, random = hashlib.sha256(), np.random.default_rng(0)
+for dtype in (np.float16, np.float32, np.float64):
+    for blocks in (32, 16, (8, 8), (32, 1), 7, 128):
+        values = random.standard_t(3, (64, 256)).astype(dtype)
+        for scale_method in ("minmax", "mse"):
+            packed = quantize_to_packed_int4(values, scale_method, blocks=blocks)
+            restored = dequantize_from_packed_int4(*packed[:3], size=256, blocks=blocks, dtype=dtype)
+            for array in (*packed[:3], restored):
+                digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_no_bit_depends_on_the_processor(tmp_path: Path) -> None:
+    """What is found with wide vectors is found without: nothing is fused, and nothing added in another order."""
+    plain = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-c", DIGEST]
+    here, there = (
+        subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, check=True).stdout
+        for more in ({}, plain)
+    )
+    assert here == there
 
 
 # Shapes of blocks ----------------------------------------------------------------------------------------------------
