@@ -189,7 +189,7 @@ def run_nothing(scheduler: str, chunks: int) -> None:
     layout = Layout((chunks, 2), np.dtype(np.float32), (1, 2))
     batches = Batches(layout.units, (), batch_size(chunks))
     numbered = ((batch, batches.numbers(batch)) for batch in range(batches.count))
-    count = Counter("write", layout, 0, lambda progress: None)
+    count = Counter("write", layout.units, layout.dtype, 0, lambda progress: None)
     run_tasks(
         nothing,
         (Task(numbers, (batch, numbers)) for batch, numbers in numbered),

@@ -39,6 +39,7 @@ def test_a_section_gives_rows(section: str) -> None:
     assert document["quick"]
 
 
+@pytest.mark.slow
 def test_a_section_prints_tables() -> None:
     found = CliRunner().invoke(main, ["--quick", "scales"], catch_exceptions=False)
     lines = found.output.splitlines()
