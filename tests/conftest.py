@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: the first example of a test may compile a kernel. Without the slow tests, fewer examples too.
-for name, examples in (("quick", 30), ("whole", 100)):
+for name, examples in (("quick", 20), ("whole", 100)):
     settings.register_profile(name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -326,7 +326,7 @@ def test_blocks_of_whole_axes_are_what_they_always_were(blocks: Any, axis: int |
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("scale_method", METHODS)
+@pytest.mark.parametrize("scale_method", mostly_slow(METHODS, ["mse"]))
 def test_long_blocks(scale_method: str) -> None:
     """Those are not searched side by side: the method mse goes by a histogram of each."""
     values = np.random.default_rng(0).standard_t(4, (3, 9000)).astype(np.float32)

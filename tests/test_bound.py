@@ -123,7 +123,7 @@ def check_refused(array: Int4Array) -> None:
 @pytest.mark.parametrize(
     ("kind", "layout", "warm"),
     combined(
-        [("folder", "shards", True), ("folder", "axis", False), ("memory", "axis", True), ("fsspec", "shards", False)],
+        [("folder", "shards", True), ("memory", "axis", False)],
         ["folder", "memory", "fsspec"],
         LAYOUTS,
         [False, True],
@@ -154,7 +154,7 @@ def test_overwritten_at_any_read(tmp_path: Path, kind: str, layout: str, late: b
 
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    combined([("folder", "shards"), ("memory", "axis")], ["folder", "memory"], LAYOUTS),
+    combined([("memory", "axis")], ["folder", "memory"], LAYOUTS),
 )
 def test_overwritten_and_written_again_at_any_two_reads(tmp_path: Path, kind: str, layout: str) -> None:
     """The metadata are the same again at the end, and what lies between is another's: it is read again."""

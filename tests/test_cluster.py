@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from marks import mostly_slow
+from marks import mostly_slow, slow
 from stores import Counting, check, field, files
 from zarr.storage import MemoryStore
 
@@ -393,7 +393,7 @@ def test_workers_that_always_die_end_the_run(on_threads: dict[str, bytes], tmp_p
     assert files(tmp_path / "z") == on_threads
 
 
-@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("patient", [False, slow(True)])
 def test_a_cluster_without_workers_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, patient: bool
 ) -> None:

@@ -94,7 +94,7 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
 
 
 @pytest.mark.parametrize("every_bit", [False, slow(True)], ids=["some bits", "every bit"])
-@pytest.mark.parametrize("job", mostly_slow(JOBS, ["plain", "gzip", "sharded", "axis, sharded"]))
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["plain", "axis, sharded"]))
 def test_no_flip_and_no_cut_passes(job: str, every_bit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_of_stores, "sync", at_once)
     monkeypatch.setattr(schedulers, "run_tasks", in_turn)

@@ -49,7 +49,7 @@ def skipped(source: Any, store: Any, **options: Any) -> dict[str, int]:
     ("phase", "at", "options"),
     [
         slow("scan", 20, {}),
-        ("scan", 60, {"scale_method": "mse"}),
+        slow("scan", 60, {"scale_method": "mse"}),
         slow("write", 200, {}),
         ("write", 500, {"axis": 1, "chunks": (1, 2)}),
     ],

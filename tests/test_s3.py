@@ -19,6 +19,7 @@ import pytest
 import tenacity
 import zarr
 from click.testing import CliRunner, Result
+from marks import slow
 from obstore.store import S3Store
 from stores import Died, check, field, files, read_while_overwritten
 from zarr.core.buffer import Buffer
@@ -209,7 +210,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-@pytest.mark.parametrize("kind", ["url", "obstore"])
+@pytest.mark.parametrize("kind", ["url", slow("obstore")])
 def test_a_store_holds_what_a_folder_would(
     server: Server, name: str, url: str, tmp_path: Path, kind: str, job: dict[str, Any]
 ) -> None:
@@ -383,6 +384,7 @@ def test_chunks_are_read_and_written_but_not_listed(server: Server, url: str) ->
     assert many == few + Counter(GET=6 * (3 + 4), PUT=6 * 2)
 
 
+@pytest.mark.slow
 def test_going_on_and_overwriting_list_nothing_for_each_chunk(server: Server, url: str) -> None:
     def stages(length: int) -> list[Counter[str]]:
         """The requests of a run, of the same again, of another in its place, and of looking at what it made."""
