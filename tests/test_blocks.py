@@ -14,6 +14,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from marks import mostly_slow
 from strategies import FLOATS, INTEGERS, LAYOUTS, arrays, some_dtypes_at_once
 
 from quantize import (
