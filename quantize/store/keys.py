@@ -52,6 +52,7 @@ LOCK_TOLD = 5.0  # seconds that a run waits for another's lock, after which it s
 LOCK_WAIT = 60.0  # seconds that it waits at most: longer than the attempts of one write take
 LOCK_PAUSE, LONGEST_LOCK_PAUSE = 0.001, 0.1  # seconds between two looks at a lock: at first, and at most
 
+NODES_ALONE = ("icechunk",)  # packages whose stores list no part of an array
 ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
 
 Part = RangeByteRequest | SuffixByteRequest
@@ -122,6 +123,11 @@ class Keys:
         """
         if not (self.lists and self.store.supports_deletes and self.store.supports_writes):
             raise TypeError(f"store {self.store} cannot list and delete, which resuming and overwriting need")
+        if type(self.store).__module__.partition(".")[0] in NODES_ALONE:
+            raise TypeError(
+                f"store {self.store} lists whole arrays and groups alone, and not which chunks there are, which "
+                "resuming needs: write to a folder or an object store, and copy what is sealed, key by key"
+            )
         if self.store.read_only:
             raise ValueError(
                 f"store {self.store} is open for reading only; open it with read_only=False to write to it"
@@ -236,7 +242,7 @@ class Keys:
             return whole if whole is None or part is None else whole[slice(*ends(part, len(whole)))]
         try:
             size = sync(self.store.getsize(key))
-        except FileNotFoundError:
+        except (FileNotFoundError, KeyError):  # of icechunk
             return None
         check_size(size, most)
         start, stop = (0, size) if part is None else ends(part, size)

@@ -46,6 +46,12 @@ def test_a_store_that_cannot_delete_or_be_written_to_is_refused_where_it_would_b
     Keys.of(tmp_path).check_writable()
 
 
+def test_a_store_that_lists_no_chunks_is_refused_where_it_would_be_written_to() -> None:
+    kind = type("IcechunkStore", (Panicking,), {"__module__": "icechunk.store"})
+    with pytest.raises(TypeError, match="lists whole arrays and groups alone"):
+        quantize_to_zarr(field((4, 6)), kind(MemoryStore()))
+
+
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_folder_is_looked_at_before_it_is_read(tmp_path: Path, watched: bool) -> None:
     keys = Keys.of(WatchedStore(tmp_path) if watched else tmp_path / "z")
@@ -115,6 +121,16 @@ class Sized(Panicking):
         return int(await self._store.getsize(key))
 
 
+class Keyed(Sized):
+    """One that says so by a KeyError, as icechunk, where there is none."""
+
+    async def getsize(self, key: str) -> int:
+        try:
+            return await super().getsize(key)
+        except FileNotFoundError as error:
+            raise KeyError(key) from error
+
+
 @pytest.mark.parametrize("kind", [Panicking, Sized])
 @pytest.mark.parametrize("job", [{}, {"shards": (12, 16), "compressors": None}, {"axis": 1}], ids=str)
 def test_no_byte_is_asked_for_beyond_those_that_there_are(kind: Any, job: dict[str, Any]) -> None:
@@ -152,7 +168,7 @@ def test_an_index_that_leads_beyond_its_shard_is_damage(kind: Any) -> None:
 
 
 def test_what_is_asked_of_a_store_of_unknown_kind() -> None:
-    for kind in (Panicking, Sized):
+    for kind in (Panicking, Sized, Keyed):
         keys = Keys.of(kind(MemoryStore()))
         keys.set("a", b"0123456789")
         assert keys.get("a") == b"0123456789"
