@@ -749,7 +749,8 @@ def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, p
     assert command.split()[0] == "quantize"
     resumed = quantize(*command.split()[1:])
     assert resumed.exit_code == 0
-    assert (at == 300) == bool(re.search(r"write: 25 of 25 chunks, .*, ([7-9]|1[0-2]) done before", resumed.stderr))
+    # 42 reads are of the look and the digest, 200 of pass 1, and 58 of 8 chunks, of which each worker has one at most.
+    assert (at == 300) == bool(re.search(r"write: 25 of 25 chunks, .*, [5-8] done before", resumed.stderr))
     assert files(tmp_path / "x.zarr") == files(made / "a.zarr")
 
 
