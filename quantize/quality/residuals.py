@@ -13,7 +13,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from ..kernels import compiled
+from ..kernels import bits_of, compiled
 from ..numerics.grid import Region, Shape, index_at
 from ..numerics.scales import HIGHEST, LOWEST, Codes, Scales
 from ..numerics.tables import BOUND_SLACK, CodeLevels, level_table
@@ -315,20 +315,15 @@ INFINITE = 0x7FF << 52  # the bits of float64's infinity: those of sizes below i
 
 
 @numba.njit
-def bits(size):  # type: ignore[no-untyped-def]
-    """An integer for a number of at least 0, in the order of the numbers."""
-    return np.float64(size).view(np.int64)
-
-
-@numba.njit
 def number_of(bits):  # type: ignore[no-untyped-def]
+    """The inverse of `bits_of`, which keeps the order of numbers that are not below 0."""
     return np.int64(bits).view(np.float64)
 
 
 @numba.njit
 def known(value, restored):  # type: ignore[no-untyped-def]
     """Whether there is an error: the value is finite, and neither is missing."""
-    return (bits(abs(value)) < INFINITE) & (restored == restored)
+    return (bits_of(abs(value)) < INFINITE) & (restored == restored)
 
 
 @numba.njit
@@ -353,8 +348,8 @@ def add_strip(x, y, inverses, middle, sums):  # type: ignore[no-untyped-def]
         square += error * error
         total += off
         spread += off * off
-        largest = max(largest, bits(size))
-        half = max(half, bits(2.0 * size * inverses[i]))
+        largest = max(largest, bits_of(size))
+        half = max(half, bits_of(2.0 * size * inverses[i]))
     sums[0] += bias
     sums[1] += mae
     sums[2] += square
