@@ -420,14 +420,21 @@ turn_half_in, turn_half_out = (crosswise(into_lanes, TURNED // 2) for into_lanes
 
 
 @helper
+def lie_on_end(starts, first, n):  # type: ignore[no-untyped-def]
+    """Whether blocks begin at neighbouring entries: they do in order, and the last may be there again and again."""
+    last = first + n - 1
+    return starts[last] - starts[first] == n - 1 and starts[last] > starts[last - 1]
+
+
+@helper
 def gather(values, places, first, lanes):  # type: ignore[no-untyped-def]
     """Write the values of the blocks from `first` on, which lie at `places`, into lanes."""
     starts, offsets, run = places.starts, places.offsets, places.run
     n = min(LANES, starts.shape[0] - first)
-    side_by_side = run == 1 and starts[first + n - 1] - starts[first] == n - 1
+    on_end = run == 1 and lie_on_end(starts, first, n)
     for i in range(offsets.shape[0]):
         corner = i * run * ROW
-        if side_by_side:
+        if on_end:
             begin = starts[first] + offsets[i]
             source, target = values[begin : begin + n], lanes[corner : corner + n]
             for lane in range(n):
@@ -449,10 +456,10 @@ def scatter(values, places, first, lanes):  # type: ignore[no-untyped-def]
     """The inverse of `gather`."""
     starts, offsets, run = places.starts, places.offsets, places.run
     n = min(LANES, starts.shape[0] - first)
-    side_by_side = run == 1 and starts[first + n - 1] - starts[first] == n - 1
+    on_end = run == 1 and lie_on_end(starts, first, n)
     for i in range(offsets.shape[0]):
         corner = i * run * ROW
-        if side_by_side:
+        if on_end:
             begin = starts[first] + offsets[i]
             source, target = values[begin : begin + n], lanes[corner : corner + n]
             for lane in range(n):
@@ -779,9 +786,9 @@ def gather_nibbles(packed, places, first, codes):  # type: ignore[no-untyped-def
     """Write the codes of the values at `places` into lanes, from bytes that each hold two of neighbours in a row."""
     starts, offsets, run = places.starts, places.offsets, places.run
     n = min(LANES, starts.shape[0] - first)
-    side_by_side = run == 1 and starts[first + n - 1] - starts[first] == n - 1 and starts[first] % 2 == 0
+    on_end = run == 1 and lie_on_end(starts, first, n) and starts[first] % 2 == 0
     for i in range(offsets.shape[0]):
-        if side_by_side:
+        if on_end:
             begin = (starts[first] + offsets[i]) // 2
             source, target = packed[begin : begin + n // 2], codes[i * ROW : i * ROW + n]
             for j in range(n // 2):

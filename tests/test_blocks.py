@@ -155,6 +155,17 @@ def test_missing_values_are_kept(case: tuple[np.ndarray, tuple[int, ...]], scale
             assert (scale[place], zero_point[place]) == (alone.scale.item(), alone.zero_point.item())
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 4), (17,)], ids=str)
+def test_blocks_of_every_size(shape: tuple[int, ...]) -> None:
+    """Values of each block lie elsewhere in memory, and a few blocks are filled up to as many as loops take at once."""
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values.reshape(-1)[::5] = np.nan
+    for blocks in np.ndindex(shape):
+        lengths = tuple(length + 1 for length in blocks)
+        if isinstance(granularity_of(None, values.ndim, lengths), PerBlock):
+            check(values, lengths, "minmax", "propagate")
+
+
 RANGES = {
     "full": [-1.0, 1.0, 0.5, -0.25],
     "one side": [1.0, 1.0, 0.999, 0.99],
