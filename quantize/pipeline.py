@@ -49,6 +49,7 @@ def quantize_to_zarr(
     name: str = "data",
     scale_method: ScaleMethod = "minmax",
     axis: int | None = None,
+    blocks: int | tuple[int, ...] | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
@@ -79,6 +80,9 @@ def quantize_to_zarr(
         Of the variable in the group.
     scale_method, percentile, value_range, nan_policy
         As for `quantize_to_int4`. With a `value_range` the source is read once and not twice.
+    blocks : int or tuple of int, optional
+        Lengths of the blocks that share a scale, as for `quantize_to_int4`: a number is the length along the last axis,
+        -1 a whole axis. A chunk holds whole ones, so the source is read once.
     axis : int, optional
         The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
         do if they can and the source is not read in too small parts for that, it is read once.
@@ -147,6 +151,7 @@ def quantize_to_zarr(
         name=name,
         scale_method=scale_method,
         axis=axis,
+        blocks=blocks,
         percentile=percentile,
         value_range=value_range,
         missing=missing,
@@ -300,7 +305,7 @@ class Job:
         with WriteGuard(variable, metadata).writing() as stands:
             if stands:
                 stored_scales(variable.keys, variable.name, metadata).create()
-        scale: Scale | ScaleNames = ScaleNames.of(variable.name)
+        scale: Scale | ScaleNames = ScaleNames.of(variable.name, metadata.version)
         statistics = None
         if self.plan.passes == 2:
             if variable.is_sealed(metadata):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import kernels
-from .calibration.blocks import holds_zeros, scales_of_blocks
+from .calibration.blocks import holds_zeros, scale_and_pack
 from .calibration.calibrate import calibrate, check_statistics, scanned
 from .exceptions import RefusedValuesError
 from .numerics.blocks import BLOCK_VALUES, block_of, each_block, first_index, packed_block_of
@@ -363,21 +363,11 @@ def scaled_and_packed(array: np.ndarray, rule: Rule, packed: np.ndarray, workers
         If there are values that the rule refuses.
     """
     granularity = rule.granularity
-    counts, keep_zero = granularity.groups(array.shape).counts, holds_zeros(array)
-    scales = Scales(np.empty(counts), np.empty(counts), granularity, array.shape)
+    scales, keep_zero = Scales.room(granularity, array.shape), holds_zeros(array)
 
     def work(region: Region) -> bool:
         values = np.ascontiguousarray(array[region], array.dtype.newbyteorder("="))
-        target = packed[packed_region(region)]
-        room = target if target.flags.c_contiguous else np.empty(target.shape, np.int8)
-        found = scales_of_blocks(values, rule, keep_zero=keep_zero, out=room.view(np.uint8))
-        if found is None:
-            return False
-        own = granularity.scales_of(region, array.shape)
-        scales.scale[own], scales.zero_point[own] = found.scale, found.zero_point
-        if room is not target:
-            target[...] = room
-        return True
+        return scale_and_pack(values, region, rule, packed, scales, keep_zero=keep_zero)
 
     parts = each_block(work, array.shape, workers, BLOCK_VALUES, granularity.whole_cuts(array.shape))
     if not all(parts):

@@ -1,11 +1,12 @@
 """The store: where the bytes of a variable lie and what may happen to them. Create, overwrite, write, seal, remove.
 
 One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with all that is said of it, its chunks under
-``<name>/c/``, and until it is sealed ``<name>_scan``, the statistics of pass 1. Every change is one atomic `set`.
+``<name>/c/``, and what else belongs to it as `store.places` says. Every change is one atomic `set`.
 """
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,13 +21,13 @@ from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
-from .store.metadata import VARIABLE_NAME, Metadata, ScaleNames
+from .store.metadata import Metadata, ScaleNames
+from .store.places import ENDINGS, HIDDEN, NAME_BYTES, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
-from .store.side_arrays import ENDINGS, names_beside, owns, stored_scales
+from .store.side_arrays import belongs, owns, stored_scales
 from .store.zarr_json import group_document, node_type, without_consolidated
 
 GROUP_MOST = 1 << 28  # bytes of the zarr.json of a group, with its consolidated metadata
-NAME_BYTES = 255  # bytes: the longest name of a file or a folder
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
 
 
@@ -41,11 +42,11 @@ class Variable:
     name: str
 
     def __post_init__(self) -> None:
-        if not is_name(self.name):
-            raise ValueError(
-                f"name {self.name!r} must be letters, digits, '_', '-' and '.', and not 'zarr.json', nor end with "
-                f"{', '.join(map(repr, ENDINGS))}, which name what belongs to a variable"
-            )
+        folder_of(self.name)  # refuses what is no name
+
+    @functools.cached_property
+    def folder(self) -> str:
+        return folder_of(self.name)
 
     @property
     def where(self) -> str:
@@ -53,12 +54,12 @@ class Variable:
 
     @property
     def key(self) -> str:
-        return f"{self.name}/zarr.json"
+        return f"{self.folder}/zarr.json"
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Names of the arrays that belong to the variable."""
-        return names_beside(self.name)
+        """Where what belongs to the variable lies, but for scales of blocks, which lie in its folder."""
+        return places_of(self.name, version_of(self.name, PER_TENSOR))
 
     def metadata(self) -> Metadata | None:
         """What the store says of the variable; None where there is none.
@@ -72,12 +73,17 @@ class Variable:
         if data is None:
             return None
         found = Metadata.from_json(data, f"{self.keys.label}/{self.key}")
-        if isinstance(found.scale, ScaleNames) and found.scale != ScaleNames.of(self.name):
+        if isinstance(found.scale, ScaleNames) and found.scale != ScaleNames.of(self.name, found.version):
             raise StoreError(f"{self.where} has its scales in {found.scale.scale}, as a variable of another name would")
+        if found.name not in (None, self.name):
+            raise StoreError(
+                f"{self.where} was made as {found.name}, and lies in another folder: rename that to "
+                f"{folder_of(found.name or '')}"
+            )
         return found
 
     def chunk_key(self, layout: Layout, number: int) -> str:
-        return chunk_key(self.name, layout.units, number)
+        return chunk_key(self.folder, layout.units, number)
 
     # Life
 
@@ -105,7 +111,7 @@ class Variable:
         for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
             found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
-            if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.name}/c/")):
+            if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.folder}/c/")):
                 self.keys.set(key, whole)
 
     def check_place(self, granularity: Granularity = PER_TENSOR) -> None:
@@ -119,7 +125,7 @@ class Variable:
         """
         keys = self.keys
         self.check_length()
-        keys.check_place(self.name, *self.beside)
+        keys.check_place(self.folder, *self.beside)
         for outer in keys.enclosing:
             if outer.holds_keys(".zarray") or node_type(group_data(outer) or b"") == "array":
                 raise StoreError(f"{keys.label} lies in the Zarr array {outer.label}; name another destination")
@@ -134,22 +140,24 @@ class Variable:
             raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
         new = keys.get(self.key) is None
         scan, histogram, *scales = self.beside
-        for name in (self.name, scan, histogram):
+        for name in (self.folder, scan, histogram):
             if new and keys.holds_keys(f"{name}/") and keys.get(self.key) is None:
                 raise StoreError(
                     f"{keys.label}/{name} holds files, but {self.name} has no zarr.json of ours: remove them, or give "
                     "the variable another name"
                 )
-        if not granularity.single:
+        if granularity.axis is not None:
             self.check_owned(scales, "whose scales need")
 
     def check_length(self) -> None:
         """Refuse a new variable whose name is too long for a file system with what names beside it end with."""
-        most = NAME_BYTES - max(map(len, ENDINGS))
-        if len(self.name) > NAME_BYTES or (len(self.name) > most and self.keys.get(self.key) is None):
+        ending = "" if version_of(self.name, PER_TENSOR) > 1 else max(ENDINGS, key=len)
+        most, length = NAME_BYTES - len(ending), len(self.folder)
+        if length > NAME_BYTES or (length > most and self.keys.get(self.key) is None):
+            why = f"arrays beside it have its name with as much as '{ending}' behind it, and " if ending else ""
             raise ValueError(
-                f"name is {len(self.name)} characters long, and may have {most}: arrays beside the variable have its "
-                f"name with as much as '{max(ENDINGS, key=len)}' behind it, and file systems take {NAME_BYTES} bytes"
+                f"name is {length} bytes long as the folder {self.folder[:40]!r}..., and may have {most}: {why}file "
+                f"systems take {NAME_BYTES}"
             )
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
@@ -169,7 +177,8 @@ class Variable:
                 self.keys.delete_all(name)
 
     def delete_scales(self) -> None:
-        """Remove the scales of an axis, but no other arrays of the same name."""
+        """Remove the scales of an axis or of blocks, but no other arrays of the same name."""
+        self.keys.delete_all(f"{self.folder}/{HIDDEN}")
         for name in self.beside[2:]:
             if owns(self.keys, name):
                 self.keys.delete_all(f"{name}/c")
@@ -191,16 +200,17 @@ class Variable:
         self.drop_consolidated()
         mark = replace(new, fingerprint={"overwriting": new.fingerprint, "run": uuid.uuid4().hex})
         self.set(mark)  # whoever looks from now on stops
-        with self.keys.locked(self.name):  # those who looked before have ended, and one may have changed the metadata
+        with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
             self.set(mark)
         self.delete_scales()
         for _ in range(DELETIONS):
-            self.keys.delete_all(f"{self.name}/c")
+            self.keys.delete_all(f"{self.folder}/c")
             self.delete_scans()
-            with self.keys.locked(self.name):
+            with self.keys.locked(self.folder):
                 if not self.keys.holds(self.key, mark.to_json()):
                     raise StoreError(f"{self.where} was taken over by another job while this one was overwriting it")
-                left = [name for name in (f"{self.name}/c", *self.beside[:2]) if self.keys.holds_keys(f"{name}/")]
+                places = f"{self.folder}/c", *self.beside[:2], f"{self.folder}/{HIDDEN}"
+                left = [place for place in places if self.keys.holds_keys(f"{place}/")]
                 if not left:
                     self.set(new)
                     return
@@ -236,7 +246,7 @@ class Variable:
         """
         # Alone in the group, or one run of this job might take the seal of another away; and not while an overwriting
         # run marks the variable, which would go on with chunks that are not its own.
-        with self.keys.locked(""), self.keys.locked(self.name, shared=True):
+        with self.keys.locked(""), self.keys.locked(self.folder, shared=True):
             if self.is_sealed(metadata):
                 return False
             self.set(new)
@@ -249,7 +259,7 @@ class Variable:
             absent = np.flatnonzero(~present(self.keys, name, grid))
             if absent.size:
                 key = chunk_key(name, grid, int(absent[0]))
-                again = "run again to go on" if name == self.name else "pass overwrite=True to begin again"
+                again = "run again to go on" if name == self.folder else "pass overwrite=True to begin again"
                 raise UnfinishedStoreError(
                     f"{self.where} lacks {absent.size} of {grid.count} chunks, {key} the first; {again}"
                 )
@@ -258,23 +268,23 @@ class Variable:
         self.drop_consolidated()  # which others may have written since the variable was made
         whole = metadata.at("sealed")
         if durable:
-            for name in (self.name, *self.beside):
+            for name in (self.folder, *self.beside):
                 self.keys.flush(name)
         self.advance(metadata, whole)
         if durable:
-            self.keys.flush(self.name, below=False)
+            self.keys.flush(self.folder, below=False)
             self.keys.flush("", below=False)
         return whole
 
     def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
         """The arrays of which no chunk may be absent: the codes, and the scales where arrays hold them."""
-        yield self.name, metadata.layout.units
+        yield self.folder, metadata.layout.units
         for array in stored_scales(self.keys, self.name, metadata).arrays:
-            yield array.name, array.grid
+            yield array.name, array.units
 
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        self.keys.sweep(self.name, *self.beside)
+        self.keys.sweep(self.folder, *self.beside)
 
     def remove(self, metadata: Metadata) -> None:
         """Take this job's variable out of the store, and the group too if it was made for it and holds nothing else.
@@ -285,15 +295,15 @@ class Variable:
             If another job has taken the variable's place.
         """
         self.drop_consolidated()
-        with self.keys.locked(self.name):
+        with self.keys.locked(self.folder):
             if self.is_sealed(metadata):
                 return
             self.delete_scales()
             self.delete_scans()
-            self.keys.delete_all(f"{self.name}/c")
+            self.keys.delete_all(f"{self.folder}/c")
             self.sweep()
             self.keys.delete(self.key)  # last: without it the rest would be nobody's
-            self.keys.remove_empty(self.name)
+            self.keys.remove_empty(self.folder)
         rest: list[str] = []
         self.keys.each("", rest.append)
         if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():
@@ -304,7 +314,7 @@ class Variable:
 
     def present(self, layout: Layout) -> np.ndarray:
         """Which units are written, shape ``(units,)``."""
-        return present(self.keys, self.name, layout.units)
+        return present(self.keys, self.folder, layout.units)
 
     def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
         """Encode a whole unit, 0 outside the array, and write it in one `set`; what was written.
@@ -326,19 +336,15 @@ class Variable:
 
     def packed(self) -> zarr.Array[Any]:
         """The packed codes as Zarr's own array."""
-        return zarr.open_array(self.keys.store, path=self.name, mode="r", zarr_format=3)
+        return zarr.open_array(self.keys.store, path=self.folder, mode="r", zarr_format=3)
 
     def is_ours(self) -> bool:
         """Whether there are metadata that this library once wrote, whatever their state is now."""
         try:
-            return b'"int4"' in (self.keys.get(self.key) or b"")
+            data = self.keys.get(self.key) or b""
         except StoreError:
             return False
-
-
-def is_name(name: str) -> bool:
-    """Whether a variable may have this name."""
-    return bool(VARIABLE_NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != "zarr.json"
+        return b'"int4"' in data and (is_plain(self.name) or not belongs(data))
 
 
 def group_data(keys: Keys) -> bytes | None:
@@ -370,14 +376,14 @@ def variables(keys: Keys) -> list[str]:
     """
     if not keys.lists:
         raise StoreError(f"{keys.label} cannot list what it holds: pass name= with the name of the variable")
-    names = []
+    names: list[str | None] = []
 
     async def walk() -> None:
         async for name in keys.store.list_dir(""):
-            names.append(name.rstrip("/"))
+            names.append(name_of(name.rstrip("/")))
 
     sync(walk())
-    return [name for name in sorted(names) if is_name(name) and Variable(keys, name).is_ours()]
+    return [name for name in sorted(filter(None, names)) if Variable(keys, name).is_ours()]
 
 
 def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
@@ -430,11 +436,14 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
 def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
     """The store and the name, where keys are those of a variable of ours, or of nothing in a store of ours."""
     above = keys.above()
-    if above is None or not is_name(above[1]):
+    if above is None or not above[1]:
         return None
-    store, name = above
-    ours = Variable(store, name).is_ours()
-    return above if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None
+    store, name = above[0], name_of(above[1]) or above[1]
+    try:
+        ours = Variable(store, name).is_ours()
+    except ValueError:  # no variable can have the name
+        return None
+    return (store, name) if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None
 
 
 def held(keys: Keys, names: list[str]) -> str:

@@ -14,7 +14,7 @@ from ..kernels import Packing, pack, put_codes, room_for_codes, widened_block
 from ..numerics.clearance import clear_blocks, may_come_back
 from ..numerics.dtypes import FLOATS
 from ..numerics.granularity import ONE, PER_TENSOR, Lines, PerAxis, PerBlock
-from ..numerics.grid import Region, Shape, shape_of
+from ..numerics.grid import Region, Shape, packed_region, shape_of
 from ..numerics.scales import HIGHEST, UNIT_SHIFT, Rule, Scales
 from ..numerics.statistics import bounds, from_row
 from ..numerics.tables import coefficients
@@ -24,7 +24,7 @@ from .scan import scan_rows
 
 METHODS = {"minmax": BY_BOUNDS, "absmax": BY_LARGEST, "mse": BY_ERROR}
 LONGEST = 1 << 12  # values: longer blocks do not fit side by side into a cache, and are searched by histograms
-SAMPLE, ZEROS = 1 << 12, 0.01  # values that are looked at for zeros, and the share from which on those are kept
+SAMPLE, ZEROS = 1 << 16, 0.01  # values that are looked at for zeros, and the share from which on those are kept
 
 
 def holds_zeros(array: np.ndarray) -> bool:
@@ -91,6 +91,31 @@ def scales_of_blocks(
     return scales
 
 
+def scale_and_pack(
+    values: np.ndarray,
+    region: Region,
+    rule: Rule,
+    packed: np.ndarray,
+    scales: Scales,
+    missing: float | int | None = None,
+    keep_zero: bool = False,
+) -> bool:
+    """Write the scales and the packed codes of a region of whole blocks, whose values these are, to their places.
+
+    False if it holds values that the rule takes no code for; of what else was written nothing is to be used then.
+    """
+    target = packed[packed_region(region)]
+    room = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
+    found = scales_of_blocks(values, rule, missing, keep_zero, room.view(np.uint8))
+    if found is None:
+        return False
+    own = rule.granularity.scales_of(region, scales.shape)
+    scales.scale[own], scales.zero_point[own] = found.scale, found.zero_point
+    if room is not target:
+        target[...] = room
+    return True
+
+
 def refused(values: np.ndarray, rule: Rule, missing: float | int | None) -> bool:
     """Whether there are values that the rule takes no code for."""
     block = values.reshape(-1, values.shape[-1])
@@ -112,12 +137,23 @@ def find_long(
     scale: np.ndarray,
     zero_point: np.ndarray,
 ) -> None:
-    """Write the scales of long blocks: by the bounds of each, and for the least squared error by its histogram."""
+    """Write the scales of long blocks: by the bounds of each, and for the least squared error by its histogram.
+
+    Those at the far ends may be short, and then are searched as short ones are: the scale of a block depends on its
+    own values, wherever an array is cut.
+    """
     granularity, shape = rule.granularity, values.shape
     by_rows = replace(rule, granularity=PerAxis(0))
     counts = granularity.groups(shape).counts
     for region in of_one_size(shape, granularity.box(shape)):
-        rows = np.ascontiguousarray(PerBlock(granularity.box(shape)).rows(values[region]))
+        own, part = granularity.scales_of(region, shape), np.ascontiguousarray(values[region])
+        lines = granularity.lines(part.shape)
+        if math.prod(lines.box) <= LONGEST:
+            flat, found = widened_block(part, missing), np.empty((2, lines.groups))
+            find(flat, lines, choice._replace(refill=True), Packing.of(flat.dtype.type, lines, 0, 0), *found)
+            put(found, own, counts, scale, zero_point)
+            continue
+        rows = np.ascontiguousarray(PerBlock(granularity.box(shape)).rows(part))
         statistics = scan_rows(rows, PerAxis(0).lines(rows.shape), missing)
         ends = np.nan_to_num(np.stack(bounds(statistics), axis=1))
         found = np.empty((2, len(rows)))
@@ -126,9 +162,13 @@ def find_long(
         if choice.method == BY_ERROR and varied.any():
             best = scales_by_rows(rows, by_rows, statistics, missing)
             found[:, varied] = as_stored(best, choice, ends)[:, varied]
-        own = granularity.scales_of(region, shape)
-        for entries, each in zip((scale, zero_point), found, strict=True):
-            entries.reshape(counts)[own] = each.reshape(shape_of(own))
+        put(found, own, counts, scale, zero_point)
+
+
+def put(found: np.ndarray, own: Region, counts: Shape, scale: np.ndarray, zero_point: np.ndarray) -> None:
+    """Write scales and zero points to their places among those of all blocks."""
+    for entries, each in zip((scale, zero_point), found, strict=True):
+        entries.reshape(counts)[own] = each.reshape(shape_of(own))
 
 
 def of_one_size(shape: Shape, box: Shape) -> Iterator[Region]:

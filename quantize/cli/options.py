@@ -138,6 +138,12 @@ JOB = options(
     ),
     click.option("--axis", type=int, metavar="N", help="Keep a scale for each index of this axis, counted from 0."),
     click.option(
+        "--blocks",
+        type=lengths,
+        metavar="1,32",
+        help="Keep a scale for each block of these lengths, -1 for a whole axis; one is that along the last.",
+    ),
+    click.option(
         "--percentile",
         type=float,
         metavar="SHARE",

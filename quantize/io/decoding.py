@@ -300,17 +300,15 @@ def asked_missing(source: Source, missing: Any) -> Any:
     return source.missing_value(missing)
 
 
-def decoded_as(source: Source, fingerprint: Mapping[str, Any]) -> Source:
-    """A source read as the one of a store was, of whose job this is the fingerprint.
+def decoded_as(source: Source, remembered: Mapping[str, Any] | None) -> Source:
+    """A source read as the one of a store was, of whose decoding the metadata remember this.
 
     Raises
     ------
     DeclarationError (a ValueError)
         If an attribute is there and cannot be understood.
     """
-    settings = fingerprint.get("settings")
-    remembered = settings.get("decoding") if isinstance(settings, dict) else None
-    if not isinstance(remembered, dict):
+    if remembered is None:
         return source
     decode, floats = bool(remembered.get("decode")), bool(remembered.get("floats"))
     return decoded(source, decode, remembered.get("missing_asked"), floats)

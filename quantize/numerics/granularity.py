@@ -44,6 +44,8 @@ class Granularity(ABC):
     ----------
     axis : int or None
         The axis that keeps a scale for each of its indices, where that is what it does.
+    blocks : tuple of int or None
+        Lengths of the blocks that share a scale, -1 for a whole axis, where it is blocks.
     single : bool
         Whether all values share one.
     fraction : int
@@ -56,6 +58,10 @@ class Granularity(ABC):
     axis: int | None = None
     single = False
     fraction = 1
+
+    @property
+    def blocks(self) -> Shape | None:
+        return None
 
     @property
     def label(self) -> str:
@@ -320,6 +326,10 @@ class PerBlock(Granularity):
     lengths: Shape
 
     fraction = 4
+
+    @property
+    def blocks(self) -> Shape:
+        return self.lengths
 
     @property
     def label(self) -> str:

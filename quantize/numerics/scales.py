@@ -94,6 +94,12 @@ class Scales:
         return cls(scale.reshape(counts), zero_point.reshape(counts), granularity, shape)
 
     @classmethod
+    def room(cls, granularity: Granularity, shape: Shape) -> Scales:
+        """Room for those of blocks."""
+        counts = granularity.groups(shape).counts
+        return cls(np.empty(counts), np.empty(counts), granularity, shape)
+
+    @classmethod
     def one(cls, scale: Scale, shape: Shape) -> Scales:
         """One scale for all values."""
         ones = (1,) * len(shape)
@@ -103,8 +109,7 @@ class Scales:
     @classmethod
     def of_units(cls, units: np.ndarray, quarters: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
         """Those of blocks, of what `units` and `quarters` give."""
-        quarter_steps = (units.astype(np.uint64) << np.uint64(UNIT_SHIFT)).view(np.float64)
-        return cls(4 * quarter_steps, quarters / 4, granularity, shape)
+        return cls(*scales_of_units(units, quarters), granularity, shape)
 
     @property
     def units(self) -> np.ndarray:
@@ -138,6 +143,13 @@ class Scales:
         if self.granularity.single:
             return float(self.scale.item()), int(self.zero_point.item())
         return self.scale, self.zero_point
+
+
+def scales_of_units(units: np.ndarray, quarters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points, float64, of what `Scales.units` and `Scales.quarters` give."""
+    quarter_steps = (units.astype(np.uint64) << np.uint64(UNIT_SHIFT)).view(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is no scale
+        return 4 * quarter_steps, quarters / 4
 
 
 # Methods --------------------------------------------------------------------------------------------------------------
@@ -475,6 +487,7 @@ class Rule:
         return {
             "scale_method": self.method.name,
             "axis": self.granularity.axis,
+            "blocks": self.granularity.blocks,
             "percentile": self.method.percentile,
             "value_range": None if given is None else list(given),
             "nan_policy": self.nan_policy,

@@ -150,7 +150,7 @@ def measure_store(
     array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
 ) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors or a cluster."""
-    origin = decoded_as(as_source(source), array.metadata.fingerprint).with_missing(array.metadata.missing)
+    origin = decoded_as(as_source(source), array.metadata.decoding).with_missing(array.metadata.missing)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
     grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)

@@ -131,6 +131,7 @@ def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
         values,
         cast(ScaleMethod, method.name),
         axis=granularity.axis,
+        blocks=granularity.blocks,
         percentile=method.percentile,
         value_range=method.value_range,
         nan_policy="raise" if rule.nan_code is None else "propagate",
@@ -143,6 +144,7 @@ def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
         zero_point,
         size=result.size,
         nan_code=result.nan_code,
+        blocks=granularity.blocks,
         dtype=np.float64 if floats else sample.dtype,
     )
     if floats:

@@ -215,7 +215,7 @@ class Check:
             raise StoreError(f"{self.variable.where} was written anew while it was verified; verify it again")
         damaged = sorted(self.damaged.items())
         if self.more:
-            damaged.append((f"{self.variable.name}/c", f"{self.more:,} more are missing or damaged"))
+            damaged.append((f"{self.variable.folder}/c", f"{self.more:,} more are missing or damaged"))
         compared = self.inspection.expected is not None
         return Verification(self.reader.grid.count, tuple(damaged), tuple(sorted(self.differing)), compared, self.whole)
 
@@ -248,8 +248,9 @@ class Check:
         copies = consolidated(data)
         if copies is None:
             return
-        documents = {self.variable.name: self.metadata.to_json()}
-        documents |= {array.name: array.document() for array in self.reader.scale_store.arrays}
+        documents = {self.variable.folder: self.metadata.to_json()}
+        if self.metadata.version == 1:  # later what belongs to a variable lies where Zarr looks for no arrays
+            documents |= {array.name: array.document() for array in self.reader.scale_store.arrays}
         for name, own in documents.items():
             copy, document = copies.get(name), json.loads(own)
             if not isinstance(copy, dict) or any(not same(copy.get(part), document[part]) for part in COPIED):
@@ -289,7 +290,7 @@ class Check:
 
 def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units:
     """The units that would be written into this variable from a source."""
-    origin, layout = decoded_as(as_source(source), metadata.fingerprint), metadata.layout
+    origin, layout = decoded_as(as_source(source), metadata.decoding), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
         raise ValueError(
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "

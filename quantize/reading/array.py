@@ -94,9 +94,12 @@ class Int4Array:
         In values; `shards` is None where there are none.
     axis : int or None
         The axis that keeps a scale for each of its indices.
+    blocks : tuple of int or None
+        Lengths of the blocks that share a scale, -1 for a whole axis, where it is blocks.
     scale, zero_point : float and int, or arrays
-        ``x' = (code - zero_point) * scale``. With an `axis` float64 and int64 arrays that broadcast against the values,
-        read from the store each time they are asked for: there may be as many as there are rows.
+        ``x' = (code - zero_point) * scale``. With an `axis` float64 and int64 arrays that broadcast against the values;
+        with `blocks` float64 arrays with an entry for each block. They are read from the store each time they are asked
+        for: there may be many.
     nan_code, missing
         The code of missing values, and the value they have in an integer dtype; None where there is none.
     max_error : float or array
@@ -121,6 +124,7 @@ class Int4Array:
         self.name = variable.name
         self.path = variable.keys.label
         self.axis = metadata.granularity.axis
+        self.blocks = metadata.granularity.blocks
         self.nan_code = metadata.nan_code
         self.missing = metadata.missing
         self.attributes = metadata.attributes
@@ -199,6 +203,9 @@ class Int4Array:
         granularity = self.metadata.granularity
         if granularity.single:  # found once, not for each chunk
             return self._shared_levels
+        if granularity.blocks is not None:
+            region = tuple(slice(axis.start, axis.stop) for axis in axes)
+            return level_table(reader.scales(region), self.dtype, self.metadata.codes)
         hull = tuple(slice(axis[0], axis[-1] + 1) for axis in axes)
         region = granularity.aligned(hull, self.shape)
         inside = [
@@ -207,12 +214,21 @@ class Int4Array:
         ]
         return level_table(reader.scales(region).taken(inside), self.dtype, self.metadata.codes)
 
+    def _whole_blocks(self, axes: Sequence[range]) -> list[range]:
+        """The indices of all blocks that hold some of these, and of whole bytes."""
+        cuts = self.metadata.granularity.whole_cuts(self.shape)
+        return [
+            range(axis[0] // cut * cut, min(-(-(axis[-1] + 1) // cut) * cut, n))
+            for axis, cut, n in zip(axes, cuts, self.shape, strict=True)
+        ]
+
     @functools.cached_property
     def _shared_levels(self) -> CodeLevels:
         return level_table(self._scales, self.dtype, self.metadata.codes)
 
     def __repr__(self) -> str:
-        several = self.metadata.granularity.label.replace(" ", "=", 1)
+        axis = self.metadata.granularity.label.replace(" ", "=", 1)
+        several = axis if self.blocks is None else f"blocks={self.blocks}"
         one = several or f"scale={self.scale:.6g} zero_point={self.zero_point}"
         return f"<Int4Array {self.path}/{self.name} shape={self.shape} dtype={self.dtype} chunks={self.chunks} {one}>"
 
@@ -314,13 +330,25 @@ class Int4Array:
     ) -> None:
         packed = reader.read(number)
         axes = [range(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(chunk, picks, strict=True)]
+        target, inside = out, None
+        if levels == self._levels and self.blocks is not None:  # all of the blocks, and of those what is asked for
+            whole = self._whole_blocks(axes)
+            if whole != axes:
+                inside = tuple(
+                    slice(axis.start - own.start, axis.stop - own.start, axis.step)
+                    for axis, own in zip(axes, whole, strict=True)
+                )
+                target = np.empty(tuple(map(len, whole)), out.dtype)
+            axes = whole
         *outer, last = (
             slice(axis.start - corner.start, axis.stop - corner.start, axis.step)
             for axis, corner in zip(axes, reader.grid.region(number), strict=True)
         )
         table = levels(reader, axes)
         try:
-            unpack_run(packed[tuple(outer)], last, table, out)
+            unpack_run(packed[tuple(outer)], last, table, target)
+            if inside is not None:
+                out[...] = target[inside]
         except ValueError as error:
             raise StoreError(
                 f"{self.path}/{reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
@@ -338,8 +366,7 @@ def unpack_run(rows: np.ndarray, run: slice, table: CodeLevels, out: np.ndarray)
         return
     bytes_of_run = np.ascontiguousarray(rows[..., run.start // 2 : (run.stop + 1) // 2])
     if run.start % 2 == 0 and out.flags.c_contiguous:
-        unpack_values(table, bytes_of_run, out)
-        if table.outside.any():
+        if unpack_values(table, bytes_of_run, out):
             table.check(codes_of(bytes_of_run, out.shape[-1]))
     else:
         out[...] = table.look_up(codes_of(bytes_of_run, run.start % 2 + out.shape[-1])[..., run.start % 2 :])

@@ -24,6 +24,7 @@ class Summarized(Protocol):
     chunks: Shape
     shards: Shape | None
     axis: int | None
+    blocks: Shape | None
     nan_code: int | None
     missing: float | int | None
     dimension_names: tuple[str | None, ...] | None
@@ -65,8 +66,9 @@ def summary(array: Summarized) -> dict[str, Any]:
         "dtype": str(array.dtype),
         "chunks": array.chunks,
         "shards": array.shards,
-        "scale_method": array.metadata.scale_method,
+        "scale_method": array.metadata.rule.method.name,
         "axis": array.axis,
+        "blocks": array.blocks,
         "scale": scale,
         "zero_point": zero_point,
         "nan_code": array.nan_code,
@@ -105,7 +107,7 @@ def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
 
 
 def scale_facts(array: Summarized, most: int) -> list[tuple[str, str]]:
-    method, granularity = array.metadata.scale_method, array.metadata.granularity
+    method, granularity = array.metadata.rule.method.name, array.metadata.granularity
     scale = extremes(array, "scale", most)
     if granularity.single:
         return [

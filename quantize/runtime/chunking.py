@@ -13,14 +13,14 @@ from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Shape, covers
 from ..numerics.names import COMPRESSORS
 from ..store.codec import Compressor
-from ..store.layout import Layout
+from ..store.layout import Layout, check_scales
 
 MIB = 1 << 20
 TARGET_BYTES, SMALLEST_TARGET = 16 * MIB, MIB // 4  # bytes of a chunk's values, by default and where memory is short
 RANGE = 4  # times: what chunks may be smaller or larger than that, where those of the source are
 
 
-def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) -> Layout:
+def chosen_layout(source: Source, granularity: Granularity, chunks: Any, shards: Any, compressors: Any) -> Layout:
     """The layout for a source and what the user asked for: chunks or shards, or both.
 
     Raises
@@ -31,10 +31,13 @@ def chosen_layout(source: Source, chunks: Any, shards: Any, compressors: Any) ->
     shape = source.shape
     outer = None if shards is None else box(shards, shape, "shards")
     if outer is not None and chunks is None:
-        inner = divided(outer, source.dtype.itemsize)
+        cuts = (*(1,) * (len(shape) - 1), 2) if granularity.blocks is None else granularity.whole_cuts(shape)
+        inner = divided(outer, source.dtype.itemsize, cuts)
     else:
         inner = box(chunks, shape, "chunks")
-    return Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
+    layout = Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
+    check_scales(granularity, layout)
+    return layout
 
 
 def box(value: Any, shape: Shape, what: str) -> Shape:
@@ -131,6 +134,25 @@ def instead(source: Source, granularity: Granularity, target: int = TARGET_BYTES
         yield even(default_chunks(source, target, tuple(most)), shape)
 
 
+def with_whole_blocks(chunks: Shape, source: Source, granularity: Granularity) -> Iterator[Shape]:
+    """Chunks near these that hold whole blocks: such that are whole chunks of the source too, and any.
+
+    >>> from quantize.io import as_source
+    >>> from quantize.numerics.granularity import PerBlock
+    >>> list(with_whole_blocks((100, 300), as_source(np.zeros((1000, 300))), PerBlock((32, -1))))
+    [(96, 300)]
+    """
+    shape, cuts = source.shape, granularity.whole_cuts(source.shape)
+    steps = [cuts]
+    if source.chunks is not None:
+        steps.insert(0, tuple(map(math.lcm, cuts, source.chunks)))
+    for step in steps:
+        yield tuple(
+            n if length >= n or cut >= n else min(max(length // cut, 1) * cut, n)
+            for length, cut, n in zip(chunks, step, shape, strict=True)
+        )
+
+
 def c_order_block(shape: Shape, itemsize: int, target: int) -> Shape:
     """A box near the target size that is whole in the last axes, so that its values lie side by side."""
     lengths = []
@@ -155,14 +177,15 @@ def even(chunks: Shape, shape: Shape) -> Shape:
     return (*chunks[:-1], min(2 * chunks[-1], shape[-1]))
 
 
-def divided(shards: Shape, itemsize: int) -> Shape:
-    """Chunks near 1 MiB that divide a shard: cut along the first axis first, which keeps rows whole."""
+def divided(shards: Shape, itemsize: int, cuts: Shape) -> Shape:
+    """Chunks near 1 MiB that divide a shard: cut along the first axis first, which keeps rows whole.
+
+    Along each axis they are whole multiples of its entry in `cuts`, or as long as the shard.
+    """
     chunks = list(shards)
     for axis, length in enumerate(shards):
         parts = math.prod(chunks) * itemsize / MIB
-        whole = [
-            d for d in range(1, length + 1) if length % d == 0 and (axis < len(shards) - 1 or length // d % 2 == 0)
-        ]
+        whole = [d for d in range(1, length + 1) if length % d == 0 and length // d % cuts[axis] == 0]
         chunks[axis] = length // next((d for d in whole if d >= parts), max(whole, default=1))
     return tuple(chunks)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..exceptions import StoreError
 from ..store.metadata import Metadata
+from ..store.places import version_of
 from ..store.retrying import retried
 from .cluster import check_destination, check_workers
+from .look import keeps_zero
 from .plan import Plan
 from .tasks import Tasks
 
@@ -34,6 +36,7 @@ class Claim:
         layout, rule = self.plan.layout, self.plan.rule
         optional = {
             "axis": rule.granularity.axis,
+            "blocks": rule.granularity.blocks and list(rule.granularity.blocks),
             "percentile": rule.method.percentile,
             "decoding": self.work.units.source.remembered,
         }
@@ -101,7 +104,7 @@ class Claim:
                     f"{variable.where} is there already, {state}, of another job: "
                     f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
                 )
-        self.check_disk(self.plan.units, variable.keys.size(variable.name))
+        self.check_disk(self.plan.units, variable.keys.size(variable.folder))
         variable.overwrite(new)
         return new
 
@@ -110,13 +113,15 @@ class Claim:
         plan, source = self.plan, self.work.units.source
         return Metadata(
             layout=plan.layout,
-            scale_method=plan.rule.method.name,
-            granularity=plan.rule.granularity,
-            nan_code=plan.rule.nan_code,
+            rule=plan.rule,
             missing=plan.missing,
             fingerprint=self.fingerprint,
             attributes=source.attributes,
             dimension_names=source.dimension_names,
+            name=self.work.variable.name,
+            version=version_of(self.work.variable.name, plan.rule.granularity),
+            keep_zero=plan.rule.granularity.fraction > 1 and keeps_zero(source),
+            decoding=source.remembered,
         )
 
     def resumable(self, old: Metadata) -> bool:

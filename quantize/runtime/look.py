@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.blocks import holds_zeros
 from ..io.attributes import Number
 from ..io.sampling import sample_of
 from ..io.source import Source
@@ -171,8 +172,14 @@ class Look:
         )
 
 
-def quick_sample(source: Source) -> np.ndarray | None:
-    """Some values of a source, at little cost; None where there is no such way."""
+def keeps_zero(source: Source) -> bool:
+    """Whether zeros mean something in a source, by a sample; of one that cannot be sampled they may."""
+    values = retried(quick_sample)(source, most=math.inf)
+    return values is None or holds_zeros(values)
+
+
+def quick_sample(source: Source, most: float = CHUNK_BYTES) -> np.ndarray | None:
+    """Some values of a source, at little cost; None where there is no such way, as with a chunk of `most` bytes."""
     if not source.sampled:
         return None
     itemsize = source.dtype.itemsize
@@ -181,7 +188,7 @@ def quick_sample(source: Source) -> np.ndarray | None:
     size = math.prod(source.chunks) * itemsize
     if size <= CHEAP_BYTES:
         return sample_of(source, LOOK_VALUES)
-    if size > CHUNK_BYTES:
+    if size > most:
         return None
     starts = [(n // length // 2) * length for n, length in zip(source.shape, source.chunks, strict=True)]
     ends = [min(at + step, n) for at, step, n in zip(starts, source.chunks, source.shape, strict=True)]

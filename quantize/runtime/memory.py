@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 
+from ..calibration.blocks import LONGEST
 from ..calibration.calibrate import GROUPS_AT_ONCE
 from ..calibration.histogram import bins_for
 from ..io.source import PIECE_BYTES, Source
-from ..numerics.grid import packed_shape
+from ..numerics.grid import Grid, packed_shape
 from ..numerics.scales import Rule
 from ..numerics.statistics import ROW
 from ..store.keys import Keys
@@ -24,6 +25,9 @@ SCAN = 68 + 64  # bytes a unit: its row of statistics in the store, and its shar
 HISTOGRAMS = 5  # copies of a histogram that a task holds: counted, encoded, and those that the encoding makes
 ROWS = 10  # copies of the row of each group that a task holds beside its batch's: folded, compared, scales, tables
 SCALE = 4 * 16  # bytes a group whose rows are gone: its scale and zero point, found, joined, encoded and written
+BLOCK = 5 * 16  # bytes a block: its scale and zero point, found, and as they are encoded and written
+PARTS = 6  # copies of a piece of a unit that is searched: as floats, in lanes, and where those lie
+STORED_BLOCK, STORED_CHUNK = 7, 2 * 144  # bytes that both arrays take: of a block, and of a chunk beside its blocks
 COPIES = 4  # copies of a packed chunk while it is written: itself, compressed, with its checksum, as the store's buffer
 
 
@@ -38,6 +42,9 @@ def statistics_memory(layout: Layout, rule: Rule) -> int:
     histogram = bins_for(granularity, 0).nbytes if rule.method.needs == "histogram" else 0
     if granularity.single:
         return HISTOGRAMS * histogram
+    if granularity.blocks is not None:
+        searched = min(groups, GROUPS_AT_ONCE) * histogram if math.prod(granularity.box(layout.unit)) > LONGEST else 0
+        return math.prod(layout.unit) * layout.dtype.itemsize + PARTS * PIECE_BYTES + groups * BLOCK + searched
     row = 8 * (ROW + 2) * (scan_batches(layout, rule).size + ROWS)
     if granularity.complete(layout.units):
         rows = min(groups, ROWS_AT_ONCE) * row + max(groups - ROWS_AT_ONCE, 0) * SCALE
@@ -50,6 +57,9 @@ def statistics_disk(layout: Layout, rule: Rule) -> int:
     granularity, groups = rule.granularity, rule.granularity.count(layout.unit)
     histogram = bins_for(granularity, 0).nbytes if rule.method.needs == "histogram" else 0
     batches = scan_batches(layout, rule)
+    if granularity.blocks is not None:
+        chunks = Grid(layout.unit, layout.chunks).count
+        return layout.units.count * (groups * STORED_BLOCK + chunks * STORED_CHUNK)
     if granularity.single:
         return SCAN * layout.units.count + batches.count * histogram
     scales = 16 * batches.blocks * groups

@@ -20,7 +20,7 @@ from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from ..store.zarr_json import to_json
-from .chunking import MIB, SMALLEST_TARGET, TARGET_BYTES, chosen_layout, instead, joined, spanning
+from .chunking import MIB, SMALLEST_TARGET, TARGET_BYTES, chosen_layout, instead, joined, spanning, with_whole_blocks
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
 from .scans import bytes_read, passes, scan_batches
 from .schedulers import chosen_workers
@@ -48,8 +48,8 @@ class Plan:
     missing : float, int or None
         The value that counts as missing, beside NaN.
     passes : int
-        How often the source is read: 2, or 1 with a `value_range`, or where each chunk holds all values of its indices
-        of the axis.
+        How often the source is read: 2, or 1 with a `value_range`, with `blocks`, or where each chunk holds all values
+        of its indices of the axis.
     scheduler : {"threads", "distributed", ...}
         Where tasks run.
     workers : int
@@ -114,7 +114,8 @@ class Plan:
             return "2 passes: the range of the data, then the codes"
         if self.rule.method.needs == "nothing":
             return "1 pass: the range is given, so only the codes"
-        return "1 pass: each chunk holds all values of its indices, so that scales and codes come from one read"
+        held = "all values of its indices" if self.rule.granularity.blocks is None else "whole blocks"
+        return f"1 pass: each chunk holds {held}, so that scales and codes come from one read"
 
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
@@ -183,8 +184,8 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `percentile`, `value_range`, `missing`, `decode`, `floats`, `nan_policy`,
-        `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
+        `name`, `scale_method`, `axis`, `blocks`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
+        `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
     -------
@@ -236,9 +237,11 @@ def default_cut(source: Source, settings: Settings, rule: Rule, room: int | None
         return has_room(cut) and cut.read <= most
 
     def cuts(shapes: Iterable[Shape]) -> Iterator[Cut]:
+        if rule.granularity.blocks is not None:
+            shapes = (near for shape in shapes for near in with_whole_blocks(shape, source, rule.granularity))
         for chunks in dict.fromkeys(shapes):
             try:
-                layout = chosen_layout(source, chunks, None, settings.compressors)
+                layout = chosen_layout(source, rule.granularity, chunks, None, settings.compressors)
             except ValueError:  # too many chunks
                 if not tried:
                     raise
@@ -282,7 +285,7 @@ def chosen_cut(source: Source, settings: Settings, rule: Rule, room: int | None)
             return found, []
         instead = f"chunks of {found.layout.unit} values instead of {usual.layout.unit}"
         return found, [f"{instead}, to stay within memory={settings.memory!r}"]
-    asked = chosen_layout(source, settings.chunks, settings.shards, settings.compressors)
+    asked = chosen_layout(source, rule.granularity, settings.chunks, settings.shards, settings.compressors)
     found, once = cut_of(source, asked, rule), bytes_once(source)
     if found.read <= max(READ_MOST * once, READ_UNSAID):
         return found, []
@@ -321,7 +324,7 @@ def note_on_files(layout: Layout) -> list[str]:
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
-    granularity = granularity_of(settings.axis, len(source.shape))
+    granularity = granularity_of(settings.axis, len(source.shape), settings.blocks)
     rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new

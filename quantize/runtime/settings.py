@@ -17,6 +17,7 @@ class Settings:
     name: str = "data"
     scale_method: ScaleMethod = "minmax"
     axis: int | None = None
+    blocks: int | tuple[int, ...] | None = None
     percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
@@ -60,6 +61,7 @@ class SettingsGiven(TypedDict, total=False):
     name: str
     scale_method: ScaleMethod
     axis: int | None
+    blocks: int | tuple[int, ...] | None
     percentile: float | None
     value_range: tuple[float, float] | None
     missing: Any

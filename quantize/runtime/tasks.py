@@ -146,7 +146,7 @@ class Tasks:
         guard = WriteGuard(self.variable, metadata)
         for number, block in paired(numbers, blocks):
             if known is None:
-                packed, now, scales = units.scale_and_pack(number, block)
+                packed, now, scales = units.scale_and_pack(number, block, metadata.keep_zero)
             else:
                 packed, now = units.pack(number, known, block)
             with guard.writing() as stands:
@@ -218,7 +218,7 @@ class WriteGuard:
     @contextmanager
     def writing(self) -> Iterator[bool]:
         """Around a write: whether there is something to write, as `stands` says and raises."""
-        with self.variable.keys.locked(self.variable.name, shared=True) as locked:
+        with self.variable.keys.locked(self.variable.folder, shared=True) as locked:
             yield self.stands()
         if locked:
             self.last = None

@@ -6,12 +6,13 @@ import functools
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import kernels
+from ..calibration.blocks import scale_and_pack
 from ..calibration.calibrate import scales_by_rows
 from ..calibration.histogram import GrowingHistogram
 from ..calibration.scan import first_refused, scan
@@ -19,6 +20,7 @@ from ..exceptions import RefusedValuesError
 from ..io.source import PIECE_BYTES, Source
 from ..numerics.blocks import blocks
 from ..numerics.clearance import clear
+from ..numerics.granularity import PER_TENSOR
 from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, shifted, within
 from ..numerics.scales import Codes, Rule, Scales
 from ..numerics.statistics import ROW, fold_into, folded, from_row, no_rows
@@ -113,13 +115,18 @@ class Units:
             del values, small  # before the next piece is read: it may be of another chunk
         return packed, rows
 
-    def scale_and_pack(self, number: int, block: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Scales]:
+    def scale_and_pack(
+        self, number: int, block: np.ndarray | None = None, keep_zero: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, Scales]:
         """As `pack`, of a unit that holds all values of its groups; their scales too, chosen here.
 
         Some groups at a time, of which the rows are folded.
         """
         region = self.layout.units.region(number)
         values, packed = self.whole(number, block), self.room(region)
+        if self.rule.granularity.fraction > 1:
+            rows, scales = self.scale_and_pack_blocks(values, region, packed, keep_zero)
+            return packed, rows, scales
         parts = self.rule.granularity.regions(values.shape, ROWS_AT_ONCE)
         rows, found = no_rows(parts.count), []
         for place in range(parts.count):
@@ -129,6 +136,26 @@ class Units:
             found.append((scales.scale.reshape(-1), scales.zero_point.reshape(-1)))
         scale, zero_point = map(np.concatenate, zip(*found, strict=True))
         return packed, rows, Scales.of(scale, zero_point, self.rule.granularity, values.shape)
+
+    def scale_and_pack_blocks(
+        self, values: np.ndarray, region: Region, packed: np.ndarray, keep_zero: bool
+    ) -> tuple[np.ndarray, Scales]:
+        """Scales of the blocks of a unit, whose codes are packed; before them statistics, of refused values alone."""
+        rule, scales = self.rule, Scales.room(self.rule.granularity, values.shape)
+        for part in blocks(values.shape, CACHED // values.itemsize, rule.granularity.whole_cuts(values.shape)):
+            self.heed_stop()
+            own = np.ascontiguousarray(values[part], values.dtype.newbyteorder("="))
+            try:
+                taken = scale_and_pack(own, part, rule, packed, scales, self.missing, keep_zero)
+            except RefusedValuesError as error:
+                raise RefusedValuesError(f"{self.source.label}: {error}") from None
+            if not taken:
+                rows = no_rows(1)
+                whole = replace(self, rule=replace(rule, granularity=PER_TENSOR))
+                for piece, small in self.cached_blocks(region, values):
+                    whole.scan_part(piece, small, region, rows)
+                return rows, scales
+        return no_rows(1), scales
 
     def cleared(self, scales: Scales, rows: np.ndarray) -> Scales:
         """The scales of values with these statistics, moved where a value would come back as the missing one.

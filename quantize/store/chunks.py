@@ -8,15 +8,15 @@ import time
 import numpy as np
 
 from ..exceptions import DamagedChunkError, StoreError
-from ..numerics.grid import Grid, Region, Shape
+from ..numerics.grid import Grid, Region
 from ..numerics.scales import Scales
-from .codec import ABSENT
-from .keys import Keys, chunk_key
+from .keys import Keys
 from .layout import Layout
 from .metadata import Metadata
+from .places import folder_of
 from .side_arrays import StoredScales, stored_scales
+from .stored import KEPT, StoredChunks
 
-KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
 TICK = 50_000_000  # nanoseconds: two changes of a file that lie closer may have the same time, a tick of the system
 
 
@@ -32,8 +32,8 @@ class ChunkReader:
         self.name = name
         self.metadata = metadata
         self.layout: Layout = metadata.layout
-        self.indices: dict[int, np.ndarray] = {}
-        self.key = f"{name}/zarr.json"
+        self.folder = folder_of(name)
+        self.key = f"{self.folder}/zarr.json"
         self.stamp = keys.stamp(self.key)
         self.known = False  # whether what has this stamp is known to be the metadata
 
@@ -73,24 +73,20 @@ class ChunkReader:
         if not same:
             raise StoreError(f"{where} was overwritten since it was opened; open it again")
 
+    @functools.cached_property
+    def codes(self) -> StoredChunks:
+        layout = self.layout
+        grid = Grid(layout.shape, layout.chunks)
+        return StoredChunks(self.keys, self.folder, grid, layout.units, layout.chunk_codec, layout.shard_codec)
+
     @property
     def grid(self) -> Grid:
         """The chunks, those within shards too."""
-        return Grid(self.layout.shape, self.layout.chunks)
-
-    def locate(self, number: int) -> tuple[int, Shape]:
-        """The unit that holds a chunk, and the chunk's place in it."""
-        layout = self.layout
-        position = self.grid.position(number)
-        within_unit = tuple(outer // inner for outer, inner in zip(layout.unit, layout.chunks, strict=True))
-        unit = layout.units.number(tuple(along // n for along, n in zip(position, within_unit, strict=True)))
-        return unit, tuple(along % n for along, n in zip(position, within_unit, strict=True))
+        return self.codes.grid
 
     def place(self, number: int) -> str:
         """What to call a chunk: its key, and in a shard its place there."""
-        unit, inner = self.locate(number)
-        key = chunk_key(self.name, self.layout.units, unit)
-        return f"{key}, inner chunk {inner}" if self.layout.shards else key
+        return self.codes.place(number)
 
     def read(self, number: int) -> np.ndarray:
         """Packed bytes of one chunk, whole, shape ``packed_shape(chunks)``.
@@ -101,40 +97,13 @@ class ChunkReader:
             If it is missing or its bytes are not those that were written.
         """
         try:
-            data = self.stored(number)
-            if data is None:
-                raise ValueError("it is missing")
-            return self.layout.chunk_codec.decode(data)
+            return self.codes.read(number)
         except ValueError as error:
             raise DamagedChunkError.at(self.keys.label, self.place(number), error) from error
 
-    def stored(self, number: int) -> memoryview | None:
-        """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
-        unit, inner = self.locate(number)
-        key = chunk_key(self.name, self.layout.units, unit)
-        if self.layout.shard_codec is None:
-            return self.keys.view(key, most=self.layout.chunk_codec.most)
-        offset, length = self.index(unit)[self.layout.shard_codec.grid.number(inner)].tolist()
-        if offset == ABSENT:
-            return None
-        if length > self.layout.chunk_codec.most or offset > self.layout.shard_codec.most:
-            raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
-        return self.keys.view(key, offset, length)
-
     def index(self, unit: int) -> np.ndarray:
-        """The index of one shard, kept for the next of its inner chunks; a ValueError if it is damaged."""
-        codec = self.layout.shard_codec
-        assert codec is not None
-        found = self.indices.get(unit)
-        if found is None:
-            data = self.keys.view(chunk_key(self.name, self.layout.units, unit), -1, codec.index_length)
-            if data is None:
-                raise ValueError("it is missing")
-            found = codec.index(data)
-            if len(self.indices) * found.nbytes >= KEPT:
-                self.indices.clear()
-            self.indices[unit] = found
-        return found
+        """The index of one shard; a ValueError if it is damaged."""
+        return self.codes.index(unit)
 
     @functools.cached_property
     def scale_store(self) -> StoredScales:

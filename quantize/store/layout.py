@@ -103,10 +103,19 @@ class Layout:
 
 
 def check_scales(granularity: Granularity, layout: Layout) -> None:
-    """Refuse more scales in a chunk of them than can be."""
+    """Refuse more scales in a chunk of them than can be, and chunks that end within blocks."""
     count = granularity.count(tuple(map(min, layout.unit, layout.shape)))
     if 8 * count > CHUNK_BYTES:
         raise ValueError(
             f"chunks or shards {layout.unit} have {count:,} scales along {granularity.label}, and may have "
             f"{CHUNK_BYTES // 8:,}: take smaller ones"
+        )
+    if granularity.fraction > 1 and not granularity.complete(Grid(layout.shape, layout.chunks)):
+        cuts = granularity.whole_cuts(layout.shape)
+        better = tuple(
+            min(-(-length // cut) * cut, n) for length, cut, n in zip(layout.chunks, cuts, layout.shape, strict=True)
+        )
+        raise ValueError(
+            f"chunks {layout.chunks} end within {granularity.label}, and a chunk must hold whole ones: take multiples "
+            f"of their lengths, such as {better}"
         )

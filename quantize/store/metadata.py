@@ -1,11 +1,10 @@
-"""The metadata of one variable, format version 1: what its ``zarr.json`` says, written and checked."""
+"""The metadata of one variable, format versions 1 and 2: what its ``zarr.json`` says, written and checked."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +12,27 @@ import numpy as np
 
 from ..exceptions import REMEDY, StoreError
 from ..numerics.dtypes import as_missing, checked_dtype
-from ..numerics.granularity import PER_TENSOR, Granularity, granularity_of
+from ..numerics.granularity import Granularity, granularity_of
 from ..numerics.grid import Shape, packed_shape
-from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import NAN_CODE, Codes, Rule, Scale, check_scale
 from .codec import Compressor
 from .layout import Layout, check_scales
-from .zarr_json import array_document, checksum, codecs_document, loaded, same, serialized, tagged, untagged
+from .places import folder_of, places_of
+from .zarr_json import (
+    array_document,
+    checksum,
+    codecs_document,
+    loaded,
+    same,
+    serialized,
+    sharding_document,
+    tagged,
+    untagged,
+)
 
-VERSION = 1
+VERSIONS = (1, 2)
 STATUSES = ("scanning", "writing", "sealed")
 PACKED_SUFFIX = "_packed"  # behind the name of the packed dimension
-VARIABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DTYPES = ("float16", "bfloat16", "float32", "float64", *(f"{sign}int{8 << n}" for sign in ("", "u") for n in range(4)))
 
 METADATA_MOST = 1 << 22  # bytes of a zarr.json: once it is read it may take twenty times as much memory
@@ -33,14 +41,15 @@ LATER = 1 << 12  # of those, kept for what is not known when the variable is mad
 
 @dataclass(frozen=True)
 class ScaleNames:
-    """Where the scales lie if there are several: names of arrays in the same group."""
+    """Where the scales lie if there are several: names of arrays in the same group, or within the variable's folder."""
 
     scale: str
     zero_point: str
 
     @classmethod
-    def of(cls, name: str) -> ScaleNames:
-        return cls(f"{name}_scale", f"{name}_zero_point")
+    def of(cls, name: str, version: int) -> ScaleNames:
+        found = (place.removeprefix(f"{folder_of(name)}/") for place in places_of(name, version)[2:])
+        return cls(*found)
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,12 @@ class Metadata:
 
     `statistics` is that of pass 1, None where there is none; `scale` is None until pass 1 is done, and where there are
     several it says where they lie; `fingerprint` tells one job from another; `dimension_names` and `attributes` are the
-    source's own.
+    source's own. `decoding` is how a packed source was decoded, None where it was not; `keep_zero` whether zero is a
+    level of each block whose range holds it. `name` has the documents of version 2 alone.
     """
 
     layout: Layout
-    scale_method: str
-    nan_code: int | None
+    rule: Rule
     missing: float | int | None
     fingerprint: dict[str, Any]
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +71,10 @@ class Metadata:
     status: str = "scanning"
     scale: Scale | ScaleNames | None = None
     statistics: dict[str, Any] | None = None
-    granularity: Granularity = PER_TENSOR
+    name: str | None = None
+    version: int = 1
+    keep_zero: bool = False
+    decoding: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_scales(self.granularity, self.layout)
@@ -79,23 +91,13 @@ class Metadata:
         """Which codes values have, and which is missing."""
         return self.rule.codes(self.missing)
 
-    @functools.cached_property
-    def rule(self) -> Rule:
-        """How the scales were chosen: version 1 of the format has percentile and range in the fingerprint alone.
+    @property
+    def granularity(self) -> Granularity:
+        return self.rule.granularity
 
-        Raises
-        ------
-        StoreError
-            If these are none.
-        """
-        settings = self.fingerprint.get("settings")
-        settings = settings if isinstance(settings, dict) else {}
-        policy = "raise" if self.nan_code is None else "propagate"
-        percentile = settings.get("percentile") if self.scale_method == "percentile" else None
-        try:
-            return Rule.of(self.scale_method, settings.get("value_range"), policy, percentile, self.granularity)
-        except ValueError as error:
-            raise StoreError(f"the settings that the metadata speak of cannot be: {error}. {REMEDY}") from error
+    @property
+    def nan_code(self) -> int | None:
+        return self.rule.nan_code
 
     def at(self, status: str, **changes: Any) -> Metadata:
         return replace(self, status=status, **changes)
@@ -106,16 +108,22 @@ class Metadata:
 
     @functools.cached_property
     def _json(self) -> bytes:
-        layout = self.layout
+        layout, rule = self.layout, self.rule
+        later = self.version > 1
         header = {
-            "version": VERSION,
+            "version": self.version,
+            **({"name": self.name} if later else {}),
             "status": self.status,
             "shape": layout.shape,
             "dtype": str(layout.dtype),
-            "axis": self.granularity.axis,
-            "scale_method": self.scale_method,
-            "nan_code": self.nan_code,
+            "axis": rule.granularity.axis,
+            **({"blocks": rule.granularity.blocks} if later else {}),
+            "scale_method": rule.method.name,
+            **({"percentile": rule.method.percentile, "value_range": rule.method.value_range} if later else {}),
+            **({"keep_zero": self.keep_zero} if later else {}),
+            "nan_code": rule.nan_code,
             "missing": self.missing,
+            **({"decoding": self.decoding} if later else {}),
             "statistics": self.statistics,
             "fingerprint": self.fingerprint,
             "attributes": tagged(self.attributes),
@@ -152,15 +160,7 @@ class Metadata:
 
 def codecs_of(layout: Layout) -> list[dict[str, Any]]:
     codecs = codecs_document(layout.compressor)
-    if layout.shards is None:
-        return codecs
-    configuration = {
-        "chunk_shape": packed_shape(layout.chunks),
-        "codecs": codecs,
-        "index_codecs": codecs_document(Compressor(None), wide=True),
-        "index_location": "end",
-    }
-    return [{"name": "sharding_indexed", "configuration": configuration}]
+    return codecs if layout.shards is None else sharding_document(packed_shape(layout.chunks), codecs)
 
 
 def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,10 +174,12 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
     if not isinstance(header, dict):
         raise StoreError(f"{where} is not an int4 variable of this library: it has no attribute 'int4'")
     version = header.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise StoreError(f"{where} has format version {version}; this library reads up to {VERSION}. Upgrade quantize")
+    if isinstance(version, int) and version > max(VERSIONS):
+        raise StoreError(
+            f"{where} has format version {version}; this library reads up to {max(VERSIONS)}. Upgrade quantize"
+        )
     stored = header.pop("checksum", None)
-    if version != VERSION or stored != checksum(document):
+    if version not in VERSIONS or type(version) is not int or stored != checksum(document):
         raise StoreError(
             f"{where} is damaged: its checksum does not match its contents (they were changed by something other "
             f"than this library). {REMEDY}"
@@ -208,29 +210,31 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     ]
     layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
     attributes = document["attributes"]
-    nan_code = header["nan_code"]
     scale = parsed_scale(attributes)
-    granularity = parsed_granularity(header["axis"], shape)
-    if scale is not None and isinstance(scale, Scale) != granularity.single:
-        raise ValueError(f"axis is {header['axis']!r}, and scale is {attributes['scale']!r}")
-    if nan_code not in (None, NAN_CODE):
-        raise ValueError(f"nan_code {nan_code!r} is unknown")
-    if header["status"] not in STATUSES or header["scale_method"] not in SCALE_METHODS:
-        raise ValueError(f"status {header['status']!r} or scale_method {header['scale_method']!r} is unknown")
+    rule = parsed_rule(header, shape)
+    if scale is not None and isinstance(scale, Scale) != rule.granularity.single:
+        raise ValueError(f"scale is {attributes['scale']!r}, and the values share {rule.granularity.label or 'one'}")
+    if header["status"] not in STATUSES:
+        raise ValueError(f"status {header['status']!r} is unknown")
     if (scale is None) != (header["status"] == "scanning"):
         raise ValueError(f"status is {header['status']!r}, and there is {'no' if scale is None else 'a'} scale")
+    fingerprint = dictionary(header["fingerprint"], "fingerprint")
+    version, given = header["version"], header if header["version"] > 1 else settings_of(fingerprint)
+    decoding = given.get("decoding")
     metadata = Metadata(
         layout=layout,
-        scale_method=header["scale_method"],
-        nan_code=nan_code,
+        rule=rule,
         missing=parsed_missing(header["missing"], dtype),
-        fingerprint=dictionary(header["fingerprint"], "fingerprint"),
+        fingerprint=fingerprint,
         attributes=untagged(dictionary(header["attributes"], "attributes")),
         dimension_names=parsed_names(document.get("dimension_names"), len(shape)),
         status=header["status"],
         scale=scale,
-        granularity=granularity,
         statistics=parsed_statistics(header["statistics"], layout),
+        name=header["name"] if version > 1 else None,
+        version=version,
+        keep_zero=version > 1 and header["keep_zero"] is True,
+        decoding=decoding if isinstance(decoding, dict) else None,
     )
     rewritten = json.loads(metadata.to_json())
     del rewritten["attributes"]["int4"]["checksum"]
@@ -249,10 +253,26 @@ def parsed_scale(attributes: dict[str, Any]) -> Scale | ScaleNames | None:
     return Scale(*check_scale(scale, zero_point))
 
 
-def parsed_granularity(axis: Any, shape: Shape) -> Granularity:
+def parsed_rule(header: dict[str, Any], shape: Shape) -> Rule:
+    """How scales were chosen: version 1 has percentile and range in the fingerprint alone."""
+    axis, blocks, nan_code, method = header["axis"], None, header["nan_code"], header["scale_method"]
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
         raise ValueError(f"axis {axis!r} is none of an array of shape {shape}")
-    return granularity_of(axis, len(shape))
+    if nan_code not in (None, NAN_CODE):
+        raise ValueError(f"nan_code {nan_code!r} is unknown")
+    given = header
+    if header["version"] == 1:
+        given = settings_of(dictionary(header["fingerprint"], "fingerprint"))
+    else:
+        blocks = header["blocks"]
+    percentile = given.get("percentile") if method == "percentile" else None
+    policy = "raise" if nan_code is None else "propagate"
+    return Rule.of(method, given.get("value_range"), policy, percentile, granularity_of(axis, len(shape), blocks))
+
+
+def settings_of(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    settings = fingerprint.get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def parsed_missing(value: Any, dtype: np.dtype[Any]) -> float | int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,20 +13,17 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Region, Shape, shape_of, within
-from ..numerics.scales import Scale, Scales
-from .codec import ChunkCodec, Compressor
+from ..numerics.scales import MOST_ZERO_POINT, Scale, Scales, scales_of_units
+from .codec import ChunkCodec, Compressor, ShardCodec
 from .keys import Keys, chunk_key, present
 from .layout import Layout
 from .metadata import Metadata
-from .zarr_json import array_document, codecs_document, loaded, node_type, same, serialized
+from .places import places_of
+from .stored import StoredChunks
+from .zarr_json import array_document, codecs_document, loaded, node_type, same, serialized, sharding_document
 
 BELONGS = b'"belongs_to"'  # in the metadata of such arrays
-ENDINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # behind a variable's name: arrays that belong to it
-
-
-def names_beside(name: str) -> tuple[str, ...]:
-    """Names of the arrays that belong to a variable: what pass 1 found, its histograms, the scales, the zero points."""
-    return tuple(f"{name}{ending}" for ending in ENDINGS)
+ZERO_POINT_BIAS = 128  # quarters of a step: added to zero points of blocks where they are stored
 
 
 def owns(keys: Keys, name: str, unsaid: bool = False) -> bool:
@@ -42,9 +38,18 @@ def owns(keys: Keys, name: str, unsaid: bool = False) -> bool:
     return unsaid if found is None else BELONGS in found or node_type(found) is None
 
 
+def belongs(data: bytes) -> bool:
+    """Whether a document is of such an array, or of none that can be read."""
+    try:
+        header = json.loads(data)["attributes"]["int4"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return True
+    return isinstance(header, dict) and "belongs_to" in header and "version" not in header
+
+
 @dataclass(frozen=True)
 class SideArray:
-    """One such array, of one axis: with more, each chunk would have a folder. It is checked as the variable is."""
+    """One such array, in chunks and where these are many in shards. It is checked as the variable is."""
 
     keys: Keys
     owner: str
@@ -54,29 +59,45 @@ class SideArray:
     dtype: np.dtype[Any]
     compressor: Compressor
     dimension_names: tuple[str | None, ...] | None = None
+    shard: Shape | None = None
 
     @functools.cached_property
-    def codec(self) -> ChunkCodec:
-        return ChunkCodec((math.prod(self.chunk) * self.dtype.itemsize,), self.compressor)
+    def stored(self) -> StoredChunks:
+        codec = ChunkCodec(self.in_bytes(self.chunk), self.compressor)
+        shards = None if self.shard is None else ShardCodec(self.in_bytes(self.shard), codec)
+        return StoredChunks(self.keys, self.name, Grid(self.shape, self.chunk), self.units, codec, shards)
 
     @functools.cached_property
+    def units(self) -> Grid:
+        """What is written at once: chunks, or shards where there are any."""
+        return Grid(self.shape, self.shard or self.chunk)
+
+    @property
     def grid(self) -> Grid:
-        return Grid(self.shape, self.chunk)
+        """The chunks, those within shards too."""
+        return self.stored.grid
+
+    def in_bytes(self, shape: Shape) -> Shape:
+        return (*shape[:-1], shape[-1] * self.dtype.itemsize)
 
     @property
     def metadata_key(self) -> str:
         return f"{self.name}/zarr.json"
 
     def key(self, number: int) -> str:
-        return chunk_key(self.name, self.grid, number)
+        """Of a unit."""
+        return chunk_key(self.name, self.units, number)
 
     def document(self) -> bytes:
         """Its ``zarr.json``."""
+        codecs = codecs_document(self.compressor, wide=True)
+        if self.shard is not None:
+            codecs = sharding_document(self.chunk, codecs)
         document = array_document(
             self.shape,
             str(self.dtype),
-            self.chunk,
-            codecs_document(self.compressor, wide=True),
+            self.units.box,
+            codecs,
             {"int4": {"belongs_to": self.owner}},
             self.dimension_names,
         )
@@ -91,25 +112,30 @@ class SideArray:
         self.keys.set_new(self.metadata_key, self.document())
 
     def set(self, number: int, values: np.ndarray) -> np.ndarray:
-        """Write a chunk, of which only the first values may be there; what was written, in a buffer used again."""
+        """Write a unit, of which only the first values may be there; what was written, in a buffer used again."""
         whole = values.astype(self.dtype.newbyteorder("<"), order="C", copy=False)
-        if values.shape != self.chunk:
-            whole = np.zeros(self.chunk, self.dtype.newbyteorder("<"))
+        if values.shape != self.units.box:
+            whole = np.zeros(self.units.box, self.dtype.newbyteorder("<"))
             whole[tuple(slice(0, n) for n in values.shape)] = values
-        data = self.codec.encode(whole.reshape(-1).view(np.uint8))
+        plain = whole.view(np.uint8)
+        if self.stored.shard_codec is None:
+            data = self.stored.chunk_codec.encode(plain)
+        else:
+            data = self.stored.shard_codec.encode(plain, self.in_bytes(values.shape))
         self.keys.set(self.key(number), data)
         return data
 
     def get(self, number: int) -> np.ndarray | None:
         """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
-        data = self.keys.view(self.key(number), most=self.codec.most)
+        data = self.stored.stored(number)
         if data is None:
             return None
-        values = self.codec.decode(data).view(self.dtype.newbyteorder("<")).reshape(self.chunk)
-        return values.astype(self.dtype, copy=False)
+        values = self.stored.chunk_codec.decode(data).view(self.dtype.newbyteorder("<"))
+        return values.reshape(self.chunk).astype(self.dtype, copy=False)
 
     def present(self) -> np.ndarray:
-        return present(self.keys, self.name, self.grid)
+        """Which units are there."""
+        return present(self.keys, self.name, self.units)
 
 
 # Where scales lie -----------------------------------------------------------------------------------------------------
@@ -156,9 +182,78 @@ class ScaleInMetadata(StoredScales):
         pass
 
 
+class ScaleForm(ABC):
+    """How scales and zero points are kept: the dtypes of both arrays, and what is in them.
+
+    Attributes
+    ----------
+    dtypes : tuple of dtypes
+    held : dtype
+        Of zero points as `Scales` has them.
+    """
+
+    dtypes: tuple[np.dtype[Any], np.dtype[Any]]
+    held: np.dtype[Any]
+
+    @abstractmethod
+    def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points as the arrays have them."""
+
+    @abstractmethod
+    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inverse of `stored`; a ValueError if they are none."""
+
+    @abstractmethod
+    def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
+        """That of the array of a dtype, beside a variable of this layout."""
+
+
+class WholeForm(ScaleForm):
+    """Scales as float64 and zero points as int64: those of an axis."""
+
+    dtypes = np.dtype(np.float64), np.dtype(np.int64)
+    held = np.dtype(np.int64)
+
+    def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+        return scales.scale, scales.zero_point
+
+    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError("a scale in it is not finite and above 0")
+        return scale, zero_point
+
+    def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
+        return layout.compressor
+
+
+class ShortForm(ScaleForm):
+    """A quarter of each scale by its upper 16 bits, and zero points in quarters and 128 more: those of blocks.
+
+    Shuffled bytes compress well: the upper ones of neighbours are alike, and so are all signs with those 128.
+    """
+
+    dtypes = np.dtype(np.uint16), np.dtype(np.int32)
+    held = np.dtype(np.float64)
+
+    def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+        return scales.units, scales.quarters + np.int32(ZERO_POINT_BIAS)
+
+    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = scales_of_units(scale, zero_point.astype(np.int64) - ZERO_POINT_BIAS)
+        if not ((found[0] > 0) & (found[0] < np.inf) & (np.abs(found[1]) <= MOST_ZERO_POINT)).all():
+            raise ValueError("a scale or a zero point in it is none that a block can have")
+        return found
+
+    def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
+        if layout.compressor.name is None:
+            return layout.compressor
+        options = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": 1, "shuffle": "shuffle"}
+        return Compressor("blosc", options)
+
+
 @dataclass(frozen=True)
 class ScaleArrays(StoredScales):
-    """Scales and zero points in two arrays with an entry for each group, chunked as the units are.
+    """Scales and zero points in two arrays with an entry for each group, cut as the units and chunks are.
 
     They have the axes along which scales differ. What is read of them is kept, chunk by chunk, up to `keep` bytes: the
     chunks of codes beside one another share them.
@@ -168,10 +263,14 @@ class ScaleArrays(StoredScales):
     owner: str
     layout: Layout
     granularity: Granularity
+    version: int
     dimension_names: tuple[str | None, ...] | None = None
-    dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (np.dtype(np.float64), np.dtype(np.int64))
     keep: int = 0
     kept: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
+
+    @property
+    def form(self) -> ScaleForm:
+        return WholeForm() if self.granularity.fraction == 1 else ShortForm()
 
     @functools.cached_property
     def axes(self) -> tuple[int, ...]:
@@ -179,22 +278,35 @@ class ScaleArrays(StoredScales):
 
     @functools.cached_property
     def arrays(self) -> tuple[SideArray, ...]:  # type: ignore[override]
-        groups = self.granularity.groups(self.layout.shape)
+        groups, layout = self.granularity.groups(self.layout.shape), self.layout
         names = self.dimension_names or (None,) * len(groups.shape)
         shape = tuple(groups.counts[axis] for axis in self.axes)
-        chunk = tuple(min(-(-self.layout.unit[axis] // groups.box[axis]), groups.counts[axis]) for axis in self.axes)
         named = tuple(names[axis] for axis in self.axes)
+
+        def entries(lengths: Shape) -> Shape:
+            return tuple(-(-lengths[axis] // groups.box[axis]) for axis in self.axes)
+
+        sharded = layout.shards is not None and len(self.axes) > 1
+        chunk = tuple(map(min, entries(layout.chunks if sharded else layout.unit), shape))
         return tuple(
             SideArray(
-                self.keys, self.owner, name, shape, chunk, dtype, self.layout.compressor, named if any(named) else None
+                self.keys,
+                self.owner,
+                name,
+                shape,
+                chunk,
+                dtype,
+                self.form.compressor(layout, dtype),
+                named if any(named) else None,
+                entries(layout.unit) if sharded else None,
             )
-            for name, dtype in zip(names_beside(self.owner)[2:], self.dtypes, strict=True)
+            for name, dtype in zip(places_of(self.owner, self.version)[2:], self.form.dtypes, strict=True)
         )
 
     @property
     def chunks(self) -> int:
-        """How many chunks each of the arrays has."""
-        return self.arrays[0].grid.count
+        """How many units each of the arrays has."""
+        return self.arrays[0].units.count
 
     def create(self) -> None:
         for array in self.arrays:
@@ -202,13 +314,13 @@ class ScaleArrays(StoredScales):
 
     def write(self, chunk: int, scales: Scales) -> None:
         lengths = tuple(scales.scale.shape[axis] for axis in self.axes)
-        for array, values in zip(self.arrays, (scales.scale, scales.zero_point), strict=True):
+        for array, values in zip(self.arrays, self.form.stored(scales), strict=True):
             array.set(chunk, values.reshape(lengths))
 
     def read(self, region: Region) -> Scales:
         own = self.granularity.scales_of(region, self.layout.shape)
         wanted = tuple(own[axis] for axis in self.axes)
-        scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), np.int64)
+        scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
         grid = self.arrays[0].grid
         for number, part in grid.touched(wanted):
             found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
@@ -236,15 +348,23 @@ class ScaleArrays(StoredScales):
                 if values is None:
                     raise ValueError("it is missing")
                 found.append(values[there])
-                if not (np.isfinite(found[0]) & (found[0] > 0)).all():
-                    raise ValueError("a scale in it is not finite and above 0")
+                if len(found) == len(self.arrays):
+                    return self.form.read(*found)
             except ValueError as error:
-                raise DamagedChunkError.at(self.keys.label, array.key(number), error) from error
-        return found[0], found[1]
+                raise DamagedChunkError.at(self.keys.label, array.stored.place(number), error) from error
+        raise AssertionError("there are no arrays")
 
 
 def stored_scales(keys: Keys, name: str, metadata: Metadata, keep: int = 0) -> StoredScales:
     """Where the scales of a variable lie, by its metadata."""
     if metadata.granularity.single:
         return ScaleInMetadata(metadata.scale if isinstance(metadata.scale, Scale) else None)
-    return ScaleArrays(keys, name, metadata.layout, metadata.granularity, metadata.dimension_names, keep=keep)
+    return ScaleArrays(
+        keys,
+        name,
+        metadata.layout,
+        metadata.granularity,
+        metadata.version,
+        metadata.dimension_names,
+        keep=keep,
+    )

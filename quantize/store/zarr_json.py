@@ -48,6 +48,17 @@ def codecs_document(compressor: Compressor, wide: bool = False) -> list[dict[str
     return [values, *compressed, {"name": "crc32c"}]
 
 
+def sharding_document(chunk_shape: Shape, codecs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Chunks of this shape and with these codecs, side by side in shards, with the index behind them."""
+    configuration = {
+        "chunk_shape": chunk_shape,
+        "codecs": codecs,
+        "index_codecs": codecs_document(Compressor(None), wide=True),
+        "index_location": "end",
+    }
+    return [{"name": "sharding_indexed", "configuration": configuration}]
+
+
 def group_document() -> bytes:
     return serialized({"zarr_format": 3, "node_type": "group", "attributes": {}})
 

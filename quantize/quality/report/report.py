@@ -115,7 +115,7 @@ def write_report(
     check_suffix(path, PAGE_SUFFIXES, "a report")
     check_room(target, PAGE_BYTES, "a page and its pictures")
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
-    origin = decoded_as(as_source(source), array.metadata.fingerprint)
+    origin = decoded_as(as_source(source), array.metadata.decoding)
     measurement = measure_store(array, origin, progress)
     comparison = None
     if measurement.figures.count:

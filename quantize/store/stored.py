@@ -1,0 +1,82 @@
+"""The chunks of one stored array, or the inner chunks of its shards: found, and read as the bytes that were written."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..numerics.grid import Grid, Shape
+from .codec import ABSENT, ChunkCodec, ShardCodec
+from .keys import Keys, chunk_key
+
+KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
+
+
+@dataclass(frozen=True)
+class StoredChunks:
+    """The chunks of an array under a name in a group; `grid` counts those within shards, `units` what is one value.
+
+    Indices of shards are kept for the next of their inner chunks.
+    """
+
+    keys: Keys
+    name: str
+    grid: Grid
+    units: Grid
+    chunk_codec: ChunkCodec
+    shard_codec: ShardCodec | None = None
+    indices: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    @functools.cached_property
+    def within_unit(self) -> Shape:
+        """How many chunks a unit has along each axis."""
+        return tuple(outer // inner for outer, inner in zip(self.units.box, self.grid.box, strict=True))
+
+    def locate(self, number: int) -> tuple[int, Shape]:
+        """The unit that holds a chunk, and the chunk's place in it."""
+        position = self.grid.position(number)
+        unit = self.units.number(tuple(along // n for along, n in zip(position, self.within_unit, strict=True)))
+        return unit, tuple(along % n for along, n in zip(position, self.within_unit, strict=True))
+
+    def place(self, number: int) -> str:
+        """What to call a chunk: its key, and in a shard its place there."""
+        unit, inner = self.locate(number)
+        key = chunk_key(self.name, self.units, unit)
+        return f"{key}, inner chunk {inner}" if self.shard_codec else key
+
+    def read(self, number: int) -> np.ndarray:
+        """The bytes of one chunk, whole; a ValueError if it is missing or they are not those that were written."""
+        data = self.stored(number)
+        if data is None:
+            raise ValueError("it is missing")
+        return self.chunk_codec.decode(data)
+
+    def stored(self, number: int) -> memoryview | None:
+        """Stored bytes of one chunk; a ValueError if its shard's index is damaged."""
+        unit, inner = self.locate(number)
+        key = chunk_key(self.name, self.units, unit)
+        if self.shard_codec is None:
+            return self.keys.view(key, most=self.chunk_codec.most)
+        offset, length = self.index(unit)[self.shard_codec.grid.number(inner)].tolist()
+        if offset == ABSENT:
+            return None
+        if length > self.chunk_codec.most or offset > self.shard_codec.most:
+            raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
+        return self.keys.view(key, offset, length)
+
+    def index(self, unit: int) -> np.ndarray:
+        """The index of one shard; a ValueError if it is damaged."""
+        codec = self.shard_codec
+        assert codec is not None
+        found = self.indices.get(unit)
+        if found is None:
+            data = self.keys.view(chunk_key(self.name, self.units, unit), -1, codec.index_length)
+            if data is None:
+                raise ValueError("it is missing")
+            found = codec.index(data)
+            if len(self.indices) * found.nbytes >= KEPT:
+                self.indices.clear()
+            self.indices[unit] = found
+        return found
