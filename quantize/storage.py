@@ -22,7 +22,7 @@ from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
 from .store.metadata import Metadata, ScaleNames
-from .store.places import ENDINGS, HIDDEN, NAME_BYTES, folder_of, is_plain, name_of, places_of, version_of
+from .store.places import HIDDEN, NAME_BYTES, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
 from .store.side_arrays import belongs, owns, stored_scales
 from .store.zarr_json import group_document, node_type, without_consolidated
@@ -150,14 +150,10 @@ class Variable:
             self.check_owned(scales, "whose scales need")
 
     def check_length(self) -> None:
-        """Refuse a new variable whose name is too long for a file system with what names beside it end with."""
-        ending = "" if version_of(self.name, PER_TENSOR) > 1 else max(ENDINGS, key=len)
-        most, length = NAME_BYTES - len(ending), len(self.folder)
-        if length > NAME_BYTES or (length > most and self.keys.get(self.key) is None):
-            why = f"arrays beside it have its name with as much as '{ending}' behind it, and " if ending else ""
+        """Refuse a name that is too long for the file systems there are."""
+        if len(self.folder) > NAME_BYTES:
             raise ValueError(
-                f"name is {length} bytes long as the folder {self.folder[:40]!r}..., and may have {most}: {why}file "
-                f"systems take {NAME_BYTES}"
+                f"name is {len(self.folder)} bytes long, and file systems take {NAME_BYTES}: {self.folder[:40]}..."
             )
 
     def check_owned(self, names: Iterable[str], use: str) -> None:

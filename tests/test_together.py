@@ -166,7 +166,7 @@ def test_two_processes_at_once(tmp_path: Path, second: str) -> None:
     if second != "minmax":
         assert "of another job: --scale-method was" in "".join(said)
     array = open_int4(tmp_path / "z")
-    check(array, VALUES, scale_method=array.metadata.scale_method)
+    check(array, VALUES, scale_method=array.metadata.rule.method.name)
     assert verify(tmp_path / "z", source=VALUES).ok
 
 

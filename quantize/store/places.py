@@ -20,8 +20,9 @@ INSIDE = FIRST + b"_.-"  # and at the others
 
 
 def is_plain(name: str) -> bool:
-    """Whether a variable of version 1 may have this name."""
-    return bool(PLAIN_NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != GROUP_DOCUMENT
+    """Whether a variable of version 1 may have this name: with what is put behind it, it names others beside it."""
+    short = len(name) <= NAME_BYTES - max(map(len, ENDINGS))
+    return short and bool(PLAIN_NAME.fullmatch(name)) and not name.endswith(ENDINGS) and name != GROUP_DOCUMENT
 
 
 def version_of(name: str, granularity: Granularity) -> int:

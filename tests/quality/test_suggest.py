@@ -228,7 +228,7 @@ def test_commands_make_what_they_promise(tmp_path: Path) -> None:
         words[3] = str(tmp_path / words[3])
         assert CliRunner().invoke(cli.main, words[1:]).exit_code == 0
         array = open_int4(words[3])
-        assert (array.metadata.scale_method, array.axis) == (one.scale_method, one.axis)
+        assert (array.metadata.rule.method.name, array.axis) == (one.scale_method, one.axis)
         assert errors(values, array[...])[0] == pytest.approx(one.sqnr_db, abs=0.01)
 
 

@@ -126,7 +126,7 @@ def test_chunks_that_are_named(chunks: Any, wanted: tuple[int, ...]) -> None:
         ({"memory": "lots"}, "memory is 'lots'"),
         ({"memory": 0}, "too small for one task"),
         ({"memory": "100MiB"}, "100.00 MiB. is too small for one task: 128.00 MiB.* in all. Pass at least that"),
-        ({"name": "a/b"}, "'a/b' must be letters"),
+        ({"name": "a/b"}, "'a/b' has a '/'"),
     ],
     ids=str,
 )

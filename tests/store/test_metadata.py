@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from strategies import DTYPES
 
 from quantize import StoreError
-from quantize.numerics.scales import Scale
+from quantize.numerics.scales import Rule, Scale
 from quantize.store.codec import Compressor
 from quantize.store.layout import Layout
 from quantize.store.metadata import Metadata
 from quantize.store.zarr_json import checksum, tagged, untagged
 
 LAYOUT = Layout((5, 7), np.dtype(np.float32), (2, 4))
-METADATA = Metadata(LAYOUT, "minmax", None, None, {"source": {}}, status="sealed", scale=Scale(0.5, -3))
+METADATA = Metadata(LAYOUT, Rule(), None, {"source": {}}, status="sealed", scale=Scale(0.5, -3))
 
 attributes = st.recursive(
     st.none()
@@ -59,8 +59,7 @@ def layouts(draw: st.DrawFn) -> Layout:
 def test_what_is_written_is_read_back(layout: Layout, attributes: dict[str, Any], nan_code: int | None) -> None:
     metadata = Metadata(
         layout,
-        "absmax",
-        nan_code,
+        Rule.of("absmax", nan_policy="raise" if nan_code is None else "propagate"),
         None,
         {"source": {"shape": list(layout.shape)}},
         attributes,
@@ -168,7 +167,7 @@ def test_contradictions_are_refused_though_the_checksum_is_right(change: tuple[s
         (b'{"attributes": 3}', "not an int4 variable"),
         (b'{"attributes": {"int4": []}}', "not an int4 variable"),
         (b'{"zarr_format": 3, "node_type": "group", "attributes": {}}', "not an int4 variable"),
-        (b'{"attributes": {"int4": {"version": 2}}}', "format version 2; this library reads up to 1. Upgrade"),
+        (b'{"attributes": {"int4": {"version": 3}}}', "format version 3; this library reads up to 2. Upgrade"),
         (b'{"attributes": {"int4": {"version": "1"}}}', "damaged"),
         (METADATA.to_json().replace(b'"scale": 0.5', b'"scale": NaN'), "NaN is no JSON number"),
     ],
