@@ -321,7 +321,7 @@ ATTACKS = [
         "zero point of 2^70", claiming(lambda d, h: d["attributes"].update(zero_point=2**70)), StoreError, "64 bits"
     ),
     Attack("version of 10^99", claiming(lambda d, h: h.update(version=10**99)), StoreError, "Upgrade"),
-    Attack("version of truth", claiming(lambda d, h: h.update(version=True)), StoreError, "attributes is not what"),
+    Attack("version of truth", claiming(lambda d, h: h.update(version=True)), StoreError, "is damaged: its checksum"),
     Attack("missing of 10^400", claiming(lambda d, h: h.update(missing=10**400)), StoreError, "contradicts itself"),
     Attack("missing that is tagged", claiming(lambda d, h: h.update(missing="@float:nan")), StoreError, "missing"),
     Attack("statistics of NaN", claiming(lambda d, h: h["statistics"].update(min="NaN")), StoreError, "statistics"),
