@@ -34,8 +34,8 @@ import numpy as np
 
 from ..kernels import compiled, helper
 from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
-from ..numerics.statistics import Statistics, bounds
-from .histogram import Histogram, edge, edge_of, key_of_number, loop_bins
+from ..numerics.statistics import bounds
+from .histogram import Histogram, edge_of, key_of_number, loop_bins
 
 COARSE_STEP, FINE_STEP = 2.0**-0.0625, 2.0**-0.015625  # factors from one scale that is tried to the next
 ON_GRID = 16  # steps from zero: levels further away can be put anywhere by moving the scale a little
@@ -87,40 +87,52 @@ def improve_by_quantiles(
     assert rule.method.percentile is not None
     share = (100 - rule.method.percentile) / 200
     low, high = bounds(rows)
+    within, inner = np.zeros(len(rows), bool), rows.copy()
+    loop, bins = compiled(quantiles_loop), loop_bins(histogram.bins)
     for i in indices:
-        lower, upper = (quantile(histogram, i, q, float(low[i]), float(high[i])) for q in (share, 1 - share))
-        if key_at(histogram, i, lower) < key_at(histogram, i, upper):  # within a bin there may be only one value
-            found = rule.scale(Statistics(lower, upper, int(rows[i, 2])))
-            scales[i], zero_points[i] = found.scale, found.zero_point
+        counts = histogram.counts[i].astype(np.int64, copy=False)  # one signature
+        place = float(histogram.unit[i]), int(histogram.origin[i])
+        *ends, within[i] = loop(counts, share, *place, low[i], high[i], bins)
+        inner[i, :2] = np.array(ends).view(np.int64)
+    scales[within], zero_points[within] = rule.scales(inner[within])
 
 
-def quantile(histogram: Histogram, index: int, share: float, low: float, high: float) -> float:
-    """As ``np.quantile(values, share)``, to within a bin: between the two values whose ranks are nearest."""
-    counts = histogram.counts[index]
-    unit, origin = float(histogram.unit[index]), int(histogram.origin[index])
-    reached = np.cumsum(counts, dtype=np.int64)
-    rank = share * (int(reached[-1]) - 1)
+def quantiles_loop(counts, share, unit, origin, low, high, bins):  # type: ignore[no-untyped-def]
+    """Two quantiles, as many values below one as above the other, and whether they lie in different bins.
 
-    def value(place: int) -> float:
-        if place <= 0:
-            return low
-        if place >= reached[-1] - 1:
-            return high
-        at_bin = int(np.searchsorted(reached, place, side="right"))
-        left, right = (edge(at_bin + i, histogram.bins) for i in (0, 1))
-        inside = (place - (int(reached[at_bin]) - int(counts[at_bin])) + 0.5) / int(counts[at_bin])
-        found = (left + inside * (right - left) - origin) * unit
-        return min(max(found, low), high)
+    Within a bin there may be only one value.
+    """
+    reached = np.cumsum(counts)
+    lower = quantile(counts, reached, share, unit, origin, low, high, bins)
+    upper = quantile(counts, reached, 1 - share, unit, origin, low, high, bins)
+    return lower, upper, key_of_number(lower / unit + origin, *bins) < key_of_number(upper / unit + origin, *bins)
 
-    below = math.floor(rank)
-    first, second = value(below), value(below + 1)
+
+@helper
+def quantile(counts, reached, share, unit, origin, low, high, bins):  # type: ignore[no-untyped-def]
+    """As ``np.quantile(values, share)``, to within a bin: between the two values whose ranks are nearest.
+
+    `reached` are the running sums of the counts.
+    """
+    rank = share * (reached[-1] - 1)
+    below = np.int64(math.floor(rank))
+    first = value_at(counts, reached, below, unit, origin, low, high, bins)
+    second = value_at(counts, reached, below + 1, unit, origin, low, high, bins)
     return first + (second - first) * (rank - below)
 
 
-def key_at(histogram: Histogram, index: int, value: float) -> int:
-    """The bin of a value."""
-    y = value / float(histogram.unit[index]) + int(histogram.origin[index])
-    return int(key_of_number(y, *loop_bins(histogram.bins)))
+@helper
+def value_at(counts, reached, place, unit, origin, low, high, bins):  # type: ignore[no-untyped-def]
+    """The value that has so many before it."""
+    if place <= 0:
+        return low
+    if place >= reached[-1] - 1:
+        return high
+    bits, side, _ = bins
+    number = np.int64(np.searchsorted(reached, place, side="right"))
+    left, right = edge_of(number, bits, side), edge_of(number + 1, bits, side)
+    inside = (place - (reached[number] - counts[number]) + 0.5) / counts[number]
+    return min(max((left + inside * (right - left) - origin) * unit, low), high)
 
 
 # The least squared error ---------------------------------------------------------------------------------------------

@@ -332,9 +332,18 @@ def difference(x, y):  # type: ignore[no-untyped-def]
     return x - y
 
 
+@numba.njit
+def pair_of(code, error, inverse):  # type: ignore[no-untyped-def]
+    """In a function of its own for the same reason."""
+    return (np.int32(code) + 8) * ERRORS + bin_of(ERROR_BINS, error * inverse * (1.0 - 2.0 * BOUND_SLACK))
+
+
 @numba.njit(fastmath={"reassoc", "nsz"})
-def add_strip(x, y, inverses, middle, sums):  # type: ignore[no-untyped-def]
-    """Add what a strip has to the sums; how many errors there are, the largest, and the largest in half steps."""
+def add_strip(x, y, inverses, middle, sums, codes, pairs):  # type: ignore[no-untyped-def]
+    """Add what a strip has to the sums; how many errors there are, the largest, and the largest in half steps.
+
+    With its codes, it writes the pairs of code and error too.
+    """
     count, largest, half = 0, np.int64(0), np.int64(0)
     bias, mae, square, total, spread = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(x.size):
@@ -350,6 +359,8 @@ def add_strip(x, y, inverses, middle, sums):  # type: ignore[no-untyped-def]
         spread += off * off
         largest = max(largest, bits_of(size))
         half = max(half, bits_of(2.0 * size * inverses[i]))
+        if codes is not None:
+            pairs[i] = pair_of(codes[i], error, inverses[i]) if there else PAIRS
     sums[0] += bias
     sums[1] += mae
     sums[2] += square
@@ -380,7 +391,7 @@ def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
     sums, steps = np.zeros(5), np.ones(STRIP)
     for start in range(0, x.size, STRIP):
         values, restored = x[start : start + STRIP], y[start : start + STRIP]
-        there, size, _ = add_strip(values, restored, steps, middle, sums)
+        there, size, _ = add_strip(values, restored, steps, middle, sums, None, None)
         count += there
         if size > largest:
             largest, position = size, start + place_of(values, restored, size)
@@ -392,13 +403,6 @@ def error_loop(x, y, whole, real):  # type: ignore[no-untyped-def]
     whole[:] = (count, missing, mismatched, position)
     real[:5] = figures_of(sums, count, middle)
     real[5] = largest
-
-
-@numba.njit
-def place_pairs(x, y, codes, inverses, pairs):  # type: ignore[no-untyped-def]
-    for i in range(x.size):
-        error = bin_of(ERROR_BINS, (y[i] - x[i]) * inverses[i] * (1.0 - 2.0 * BOUND_SLACK))
-        pairs[i] = (np.int32(codes[i]) + 8) * ERRORS + error if known(x[i], y[i]) else PAIRS
 
 
 @numba.njit
@@ -416,7 +420,7 @@ def widen(x, values):  # type: ignore[no-untyped-def]
 @numba.njit
 def restore(levels, codes, restored):  # type: ignore[no-untyped-def]
     for i in range(codes.size):
-        restored[i] = levels[codes[i] + 8]
+        restored[i] = levels[np.uint32(codes[i] + np.int32(8))]  # below 0, a signed index counts from the end
 
 
 @numba.njit
@@ -458,11 +462,10 @@ def compare_loop(  # type: ignore[no-untyped-def]
         fill_strip(start, shape, own, table, inverse, restored, inverses)
         if count == 0:
             middle = first_restored(values, restored)
-        there, size, half = add_strip(values, restored, inverses, middle, sums)
+        there, size, half = add_strip(values, restored, inverses, middle, sums, own, pairs)
         count += there
         if size > largest:
             largest, position = size, start + place_of(values, restored, size)
-        place_pairs(values, restored, own, inverses, pairs)
         count_into(near, pairs)
         if there == n and half <= 1.0 and rounds_little:
             in_range = max(in_range, half)

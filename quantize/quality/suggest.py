@@ -20,7 +20,7 @@ from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
 from ..runtime.look import look_at
 from .choices import Choice, Comparison, command_words, percent
-from .trial import Sample, try_rule
+from .trial import Sample, try_rules
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
@@ -119,7 +119,7 @@ def compare_rules(
     if now is not None and now not in rules:
         rules.append(now)
     words = command_words(source, reading_options(origin, missing))
-    choices = {rule: replace(try_rule(sample, rule, words), current=rule == now) for rule in rules}
+    choices = {rule: replace(choice, current=rule == now) for rule, choice in try_rules(sample, rules, words).items()}
     if any("taken off" in choice.note for choice in choices.values()):
         notes.append(
             "the range of all values is likely wider than the sample's: what that costs minmax and absmax is "

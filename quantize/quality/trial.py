@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from ..numerics.blocks import blocks
+from ..numerics.blocks import blocks, processors
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Region, Shape
 from ..numerics.names import ScaleMethod
@@ -24,6 +26,8 @@ DEAREST_BITS = 4.0  # bits a value: scales that would take more than the codes a
 ENOUGH_VALUES = 256  # sampled values of a group: its scales are tried with so many, or with all that a group has
 MOST_GROUPS = 1 << 14  # groups that share a scale: about the most that are tried
 RANGE_PARTS = 9  # parts of a sample: their ranges, beside that of the whole, show how a range grows with the values
+
+Ranges: TypeAlias = tuple[np.ndarray, np.ndarray]  # the least and the greatest values, float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ class Sample:
     def numbers(self, region: Region, array: np.ndarray) -> np.ndarray:
         """The counted numbers of an array of the sample's shape, in a region, as float64."""
         part = array[region]
-        return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64)
+        return (part if self.count == self.values.size else part[self.counted[region]]).astype(np.float64, copy=False)
 
     def rule(self, method: str, granularity: Granularity) -> Rule:
         return Rule.of(method, nan_policy="propagate" if self.propagates else "raise", granularity=granularity)
@@ -108,24 +112,63 @@ class Sample:
             return f"the sample holds {here:,.0f} of the {each:,.0f} values of each {group}, too few to judge by"
         return None
 
-    def thinned(self, granularity: Granularity) -> Sample:
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A sample whose values share scales by a granularity.
+
+    Attributes
+    ----------
+    whole : Sample
+    granularity : Granularity
+    """
+
+    whole: Sample
+    granularity: Granularity
+
+    @functools.cached_property
+    def sample(self) -> Sample:
         """The sample with about `MOST_GROUPS` of its groups at most, spread evenly along an axis."""
-        groups = granularity.groups(self.values.shape)
+        whole, groups = self.whole, self.granularity.groups(self.whole.values.shape)
         if groups.count <= MOST_GROUPS:
-            return self
+            return whole
         axis = int(np.argmax(groups.counts))
-        n, length, count = self.values.shape[axis], groups.box[axis], groups.counts[axis]
+        n, length, count = whole.values.shape[axis], groups.box[axis], groups.counts[axis]
         chosen = np.linspace(0, count - 1, max(1, MOST_GROUPS * count // groups.count)).astype(np.intp)
         indices = (chosen[:, None] * length + np.arange(length)).reshape(-1)
         indices = indices[indices < n]
-        return replace(self, values=self.values.take(indices, axis), counted=self.counted.take(indices, axis))
+        return replace(whole, values=whole.values.take(indices, axis), counted=whole.counted.take(indices, axis))
+
+    @functools.cached_property
+    def ranges(self) -> tuple[Ranges, Ranges]:
+        """The ranges of parts of the values of each group, and of parts `RANGE_PARTS` times smaller."""
+        values = self.sample.values.astype(np.float32 if self.sample.values.dtype == np.float32 else np.float64)
+        values[~self.sample.counted] = np.nan
+        lines = self.granularity.rows(values)
+        shuffled = lines[:, np.random.default_rng(0).permutation(lines.shape[1])]
+        # A few indices have too few ranges of their own: parts of parts give more of them.
+        many = len(lines) >= RANGE_PARTS or lines.shape[1] < RANGE_PARTS**3
+        coarse, fine = (1, RANGE_PARTS) if many else (RANGE_PARTS, RANGE_PARTS**2)
+        return ranges_of_parts(shuffled, coarse), ranges_of_parts(shuffled, fine)
+
+
+def try_rules(whole: Sample, rules: Sequence[Rule], words: tuple[str, str, str]) -> dict[Rule, Choice]:
+    """The figures of a sample for each of some rules, by several threads; `words` are for the command."""
+    grouped = {rule.granularity: Grouped(whole, rule.granularity) for rule in rules}
+
+    def tried(own: Grouped) -> dict[Rule, Choice]:
+        return {rule: try_rule(own, rule, words) for rule in rules if rule.granularity == own.granularity}
+
+    with ThreadPoolExecutor(processors()) as pool:
+        found = {rule: choice for part in pool.map(tried, grouped.values()) for rule, choice in part.items()}
+    return {rule: found[rule] for rule in rules}
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
-    """The figures of a sample that is quantized by a rule and restored; `words` are for the command."""
+def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choice:
+    """The figures of a sample that is quantized by a rule and restored."""
     granularity, method = rule.granularity, rule.method
-    sample = whole.thinned(granularity)
+    whole, sample = grouped.whole, grouped.sample
     values = sample.values
     result = quantize_to_packed_int4(
         values,
@@ -165,7 +208,7 @@ def try_rule(whole: Sample, rule: Rule, words: tuple[str, str, str]) -> Choice:
     if values.size < whole.values.size:
         tried, there = granularity.count(values.shape), granularity.count(whole.values.shape)
         notes.append(f"on {tried:,} of {there:,} {granularity.plural.partition(' ')[0]}")
-    loss = growth(sample, rule) if method.needs == "bounds" else 0.0
+    loss = growth(grouped, rule) if method.needs == "bounds" else 0.0
     if math.isfinite(sqnr) and loss >= 0.05:
         sqnr = max(sqnr - loss, min(sqnr, 0.0))
         notes.append(f"{loss:.1f} dB taken off")
@@ -197,35 +240,32 @@ def decibels_of_ratio(signal: float, noise: float) -> float:
     return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
 
 
-def growth(sample: Sample, rule: Rule) -> float:
+def growth(grouped: Grouped, rule: Rule) -> float:
     """Decibels of noise that a rule which covers the range adds in all of the array: its square, by the mean index.
 
     The ranges of parts of the values, against those of larger parts, show what they grow by with the number of values.
     From the sample on they are taken to grow on like that, which is so for tails that fall as powers do, and somewhat
     too much for others.
     """
-    times = sample.times(rule.granularity)
+    times = grouped.sample.times(rule.granularity)
     if times <= 1:
         return 0.0
-    values = np.where(sample.counted, sample.values, np.nan).astype(np.float64)
-    lines = rule.granularity.rows(values)
-    shuffled = lines[:, np.random.default_rng(0).permutation(lines.shape[1])]
-    # A few indices have too few ranges of their own: parts of parts give more of them.
-    many = len(lines) >= RANGE_PARTS or lines.shape[1] < RANGE_PARTS**3
-    coarse, fine = (
-        mean_square(shuffled, parts, rule) for parts in ((1, RANGE_PARTS) if many else (RANGE_PARTS, RANGE_PARTS**2))
-    )
+    coarse, fine = (mean_square(ranges, rule) for ranges in grouped.ranges)
     if not (coarse > 0 and fine > 0):
         return 0.0
     found = 10 * math.log10(coarse / fine) * math.log(times) / math.log(RANGE_PARTS)
     return found if math.isfinite(found) else 0.0
 
 
-def mean_square(lines: np.ndarray, parts: int, rule: Rule) -> float:
-    """Mean square of the ranges of so many parts of each line; NaN where there are none."""
+def ranges_of_parts(lines: np.ndarray, parts: int) -> Ranges:
+    """The least and the greatest value of each of so many parts of each line; NaN where there are none."""
     size = lines.shape[1] // parts
     cut = lines[:, : size * parts].reshape(-1, size)
-    low, high = np.fmin.reduce(cut, axis=1), np.fmax.reduce(cut, axis=1)
-    ranges = rule.method.width(low, high)
-    ranges = ranges[np.isfinite(ranges)]
-    return float(np.square(ranges).mean()) if ranges.size else math.nan
+    return tuple(end.reduce(cut, axis=1).astype(np.float64) for end in (np.fmin, np.fmax))
+
+
+def mean_square(ranges: Ranges, rule: Rule) -> float:
+    """Mean square of the widths of ranges; NaN where there are none."""
+    widths = rule.method.width(*ranges)
+    widths = widths[np.isfinite(widths)]
+    return float(np.square(widths).mean()) if widths.size else math.nan

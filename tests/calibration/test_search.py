@@ -19,8 +19,9 @@ from quantize.calibration.histogram import (
     FINE,
     FloatBins,
     Histogram,
+    loop_bins,
 )
-from quantize.calibration.search import choose, key_at, quantile
+from quantize.calibration.search import choose, quantiles_loop
 from quantize.numerics.scales import Rule
 from quantize.numerics.statistics import Statistics, bounds, from_row
 
@@ -119,13 +120,19 @@ def bin_width(histogram: Histogram, value: float) -> float:
     return float((1 + y) * 2.0**-histogram.bins.bits * histogram.unit[0])
 
 
+def quantiles(histogram: Histogram, share: float, low: float, high: float) -> tuple[float, float, bool]:
+    place = float(histogram.unit[0]), int(histogram.origin[0])
+    lower, upper, apart = quantiles_loop(histogram.counts[0], share, *place, low, high, loop_bins(histogram.bins))
+    return float(lower), float(upper), bool(apart)
+
+
 @pytest.mark.parametrize("bins", [FINE, COARSE], ids=["fine", "coarse"])
 @each_set
 def test_quantiles_are_those_of_numpy_to_within_a_bin(name: str, bins: FloatBins) -> None:
     values = SETS[name]
     histogram, _ = of_values(values, bins)
     low, high = float(values.min()), float(values.max())
-    found = [quantile(histogram, 0, share, low, high) for share in SHARES]
+    found = [quantiles(histogram, share, low, high)[0] for share in SHARES]
     assert (found[0], found[-1]) == (low, high)
     # The two ranks that a quantile lies between may be in bins of different width.
     for share, value in zip(SHARES, found, strict=True):
@@ -141,9 +148,9 @@ def test_percentile_is_minmax_between_two_quantiles(values: np.ndarray, percenti
     whole = by_rule(Rule.of(nan_policy=nan_policy), from_row(rows[0]))
     low, high = bounds(rows)[0][0], bounds(rows)[1][0]
     share = (100 - percentile) / 200
-    ends = [quantile(histogram, 0, q, low, high) for q in (share, 1 - share)] if rows[0, 2] else [0, 0]
-    if rows[0, 2] and key_at(histogram, 0, ends[0]) < key_at(histogram, 0, ends[1]):
-        assert found == by_rule(Rule.of(nan_policy=nan_policy), Statistics(*ends, rows[0, 2]))
+    lower, upper, apart = quantiles(histogram, share, low, high) if rows[0, 2] else (0.0, 0.0, False)
+    if apart:
+        assert found == by_rule(Rule.of(nan_policy=nan_policy), Statistics(lower, upper, rows[0, 2]))
     else:
         assert found == whole
     assert chosen(Rule.of("percentile", None, nan_policy, 100), rows[0], histogram) == whole

@@ -52,15 +52,20 @@ footer { margin-top: 2.5rem; color: #555; font-size: .85rem; border-top: 1px sol
 
 
 def page(
-    array: Int4Array, source: str, measurement: Measurement, verdict: Verdict, comparison: Comparison | None
+    array: Int4Array,
+    source: str,
+    figures: ErrorFigures,
+    drawn: list[str],
+    verdict: Verdict,
+    comparison: Comparison | None,
 ) -> str:
-    """The HTML of a report; `source` is what to call the source."""
+    """The HTML of a report; `source` is what to call the source, and `drawn` are the sections with pictures of it."""
     title = f"{array.path}/{array.name}"
     sections = [
         verdict_section(verdict),
-        tiles(array, measurement.figures),
-        table_section(array, measurement.figures),
-        *picture_sections(array, measurement),
+        tiles(array, figures),
+        table_section(array, figures),
+        *drawn,
         comparison_section(comparison),
     ]
     body = "\n".join(filter(None, sections))

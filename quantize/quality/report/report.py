@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..choices import Comparison
 from ..figures import ErrorFigures
 from ..measure import measure_store
 from ..suggest import compare_rules
-from .page import page
+from .page import page, picture_sections
 from .verdict import Verdict, verdict_of
 
 PAGE_SUFFIXES = (".html", ".htm", "")
@@ -117,11 +118,13 @@ def write_report(
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
     origin = decoded_as(as_source(source), array.metadata.decoding)
     measurement = measure_store(array, origin, progress)
-    comparison = None
-    if measurement.figures.count:
-        comparison = compare_rules(origin, source, array, array.missing)
+    with ThreadPoolExecutor(1) as pool:  # what other choices would give is tried while pictures are drawn
+        some = measurement.figures.count > 0
+        trying = pool.submit(compare_rules, origin, source, array, array.missing) if some else None
+        sections = picture_sections(array, measurement)
+    comparison = None if trying is None else trying.result()
     verdict = verdict_of(array, measurement.figures, comparison, doubt_of(array, origin))
-    html = page(array, origin.label, measurement, verdict, comparison)
+    html = page(array, origin.label, measurement.figures, sections, verdict, comparison)
     with replacing(target, overwrite) as partial:
         partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     return Report(measurement.figures, verdict, comparison)
