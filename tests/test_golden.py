@@ -1,6 +1,7 @@
-"""Stores of format version 1, written once (tests/golden/make.py) and read for ever."""
+"""Stores of each format version, written once (tests/golden/make.py) and read for ever."""
 
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,9 @@ from quantize import open_int4, quantize_to_zarr
 from quantize.quality.verify import verify
 from quantize.store.metadata import DTYPES
 
-FOLDERS = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if path.is_dir() and path.name[0] != "_")
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = sorted(path for path in GOLDEN.iterdir() if path.is_dir() and path.name[0] != "_")
+PACKED = "int16-packed-blocks"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -28,24 +31,40 @@ def test_golden_stores_are_read_as_they_were(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_others_read_golden_stores(folder: Path) -> None:
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / 'store' / 'data'}"}}
-    packed = tensorstore.open(spec, read=True).result().read().result()
-    np.testing.assert_array_equal(packed, zarr.open_array(folder / "store" / "data", mode="r")[...])
+    array = open_int4(folder / "store")
+    for path, _ in array.variable.arrays(array.metadata):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / 'store' / path}"}}
+        found = tensorstore.open(spec, read=True).result().read().result()
+        np.testing.assert_array_equal(found, zarr.open_array(folder / "store" / path, mode="r")[...])
 
 
 def test_there_are_golden_stores() -> None:
-    assert len(FOLDERS) == 16
-    assert {open_int4(folder / "store").dtype.name for folder in FOLDERS} == set(DTYPES)
+    arrays = [open_int4(folder / "store") for folder in FOLDERS]
+    assert [array.metadata.version for array in arrays].count(1) == 16
+    assert [array.metadata.version for array in arrays].count(2) == 10
+    assert {array.dtype.name for array in arrays} == set(DTYPES)
+    assert {array.name for array in arrays} == {"data", "logit scale (max)", "t2m_scale"}
 
 
 def test_what_golden_stores_say_of_their_source() -> None:
-    array = open_int4(Path(__file__).parent / "golden" / "float16" / "store")
-    assert array.attributes == {"units": "K", "valid_max": np.inf}
-    assert array.dimension_names == ("y", "x")
+    plain, packed, rain = (open_int4(GOLDEN / name / "store") for name in ("float16", PACKED, "float32-blocks-zeros"))
+    assert plain.attributes == {"units": "K", "valid_max": np.inf}
+    assert packed.attributes == {"units": "K"}
+    assert plain.dimension_names == packed.dimension_names == ("y", "x")
+    assert packed.metadata.decoding is not None
+    assert (packed.metadata.decoding["scale_factor"], packed.metadata.decoding["missing"]) == (0.01, [-1])
+    np.testing.assert_array_equal(np.isnan(packed[...]), np.load(GOLDEN / PACKED / "source.npy") == -1)
+    assert rain.metadata.keep_zero
+    assert not rain[...][np.load(GOLDEN / "float32-blocks-zeros" / "source.npy") == 0].any()
 
 
-def test_a_golden_store_is_written_today_as_it_was(tmp_path: Path) -> None:
-    folder = Path(__file__).parent / "golden" / "float32-range"
-    options = {"chunks": (2, 7), "value_range": (270, 290), "compressors": None}
-    quantize_to_zarr(folder / "source.npy", tmp_path / "store", **options)
-    assert files(tmp_path / "store") == files(folder / "store")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("float32-range", {"chunks": (2, 7), "value_range": (270, 290)}),
+        ("uint8-blocks-range-sharded", {"blocks": 16, "chunks": 32, "shards": 64, "value_range": (10, 70)}),
+    ],
+)
+def test_a_golden_store_is_written_today_as_it_was(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    quantize_to_zarr(GOLDEN / name / "source.npy", tmp_path / "store", **options, compressors=None)
+    assert files(tmp_path / "store") == files(GOLDEN / name / "store")

@@ -1,8 +1,9 @@
-"""Writes the golden stores of format version 1 that are not there yet. They are read for ever, and never written again.
+"""Writes the golden stores that are not there yet. They are read for ever, and never written again.
 
     python tests/golden/make.py
 
-Each folder holds a store, ``source.npy`` and ``restored.npy`` (bfloat16 as float32).
+Each folder holds a store, ``source.npy`` and ``restored.npy`` (bfloat16 as float32). The stores of blocks, and of names
+that version 1 cannot have, are of format version 2, all others of version 1.
 """
 
 from pathlib import Path
@@ -17,6 +18,8 @@ from quantize import quantize_to_zarr
 HERE = Path(__file__).parent
 BASE = np.random.default_rng(1).normal(280, 20, (5, 7))
 MASKED = np.where(BASE > 300, np.nan, BASE)
+WIDE = np.random.default_rng(2).standard_t(4, (11, 70)) * 20 + 280
+GAPS = np.where(WIDE > 310, np.nan, WIDE)
 
 STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "float16": (BASE.astype(np.float16), {"chunks": (2, 4), "compressors": None}),
@@ -41,6 +44,41 @@ STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
     "uint32-mse": ((BASE * 1e7).astype(np.uint32), {"chunks": (5, 4), "scale_method": "mse", "compressors": "blosc"}),
     "uint64": ((BASE * 2.0**55).astype(np.uint64), {"chunks": (3, 7), "compressors": "zstd"}),
     "int64-sharded": ((BASE * 2.0**50).astype(np.int64), {"chunks": (1, 2), "shards": (5, 8), "compressors": None}),
+    "float32-blocks-mse": (WIDE.astype(np.float32), {"blocks": (1, 32), "scale_method": "mse"}),
+    "float16-tiles-sharded": (
+        GAPS.astype(np.float16),
+        {"blocks": (4, 8), "chunks": (4, 16), "shards": (8, 32), "nan_policy": "propagate"},
+    ),
+    "int16-blocks-missing": (
+        WIDE.astype(np.int16),
+        {"blocks": (1, 16), "chunks": (4, 32), "nan_policy": "propagate", "missing": 280, "compressors": "gzip"},
+    ),
+    "int16-packed-blocks": (
+        np.where(WIDE > 310, -1, (WIDE - 280) * 100).astype(np.int16),
+        {"blocks": (-1, 8), "scale_method": "absmax", "nan_policy": "propagate"},
+    ),
+    "bfloat16-blocks-down": (WIDE.astype(ml_dtypes.bfloat16), {"blocks": (32, 1), "scale_method": "mse"}),
+    "float64-blocks-ragged": (
+        GAPS * 1e200,
+        {"blocks": (3, 7), "chunks": (6, 28), "nan_policy": "propagate", "compressors": None},
+    ),
+    "uint8-blocks-range-sharded": (
+        np.arange(90, dtype=np.uint8),
+        {"blocks": 16, "chunks": 32, "shards": 64, "value_range": (10, 70), "compressors": None},
+    ),
+    "float32-blocks-zeros": (
+        np.maximum(WIDE - 280, 0).astype(np.float32).reshape(11, 10, 7),
+        {"blocks": (1, 4, -1), "chunks": (5, 8, 7), "compressors": "blosc"},
+    ),
+    "name-axis": (BASE.astype(np.float32), {"name": "logit scale (max)", "axis": 0, "chunks": (2, 4)}),
+    "name": (BASE.astype(np.float16), {"name": "t2m_scale"}),
+}
+SAID: dict[str, dict[str, Any]] = {
+    "float16": {"attributes": {"units": "K", "valid_max": float("inf")}, "dimension_names": ("y", "x")},
+    "int16-packed-blocks": {
+        "attributes": {"units": "K", "scale_factor": 0.01, "add_offset": 280.0, "_FillValue": -1},
+        "dimension_names": ("y", "x"),
+    },
 }
 
 
@@ -50,10 +88,7 @@ def main() -> None:
         if folder.exists():
             continue
         folder.mkdir()
-        source: Any = values
-        if name == "float16":
-            attributes = {"units": "K", "valid_max": float("inf")}
-            source = zarr.create_array({}, data=values, attributes=attributes, dimension_names=("y", "x"))
+        source: Any = zarr.create_array({}, data=values, **SAID[name]) if name in SAID else values
         array = quantize_to_zarr(source, folder / "store", **options)
         for file, floats in (("source", values), ("restored", array[...])):
             plain = floats.astype(np.float32) if floats.dtype == ml_dtypes.bfloat16 else floats
