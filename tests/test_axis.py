@@ -1,4 +1,4 @@
-"""Scales of an axis and ranges by the data, out of core: as in memory, whatever happens on the way."""
+"""Scales of an axis or of blocks and ranges by the data, out of core: as in memory, whatever happens on the way."""
 
 import shutil
 from pathlib import Path
@@ -310,19 +310,32 @@ JOBS: dict[str, dict[str, Any]] = {
     "one read": {"axis": 0, "chunks": (6, 10, 14)},
     "mse": {"scale_method": "mse", "chunks": (6, 10, 14)},
     "mse of an axis": {"axis": 2, "scale_method": "mse", "chunks": (12, 5, 8)},
+    "blocks": {"blocks": (1, 4, 7), "scale_method": "mse", "chunks": (6, 8, 14)},
+    "blocks in shards": {"blocks": (2, -1, 4), "chunks": (2, 10, 8), "shards": (6, 10, 16)},
 }
 
 
 @pytest.mark.parametrize("torn", [True, slow(False)])
-@pytest.mark.parametrize("job", mostly_slow(JOBS, ["one read", "mse of an axis"]))
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["one read", "mse of an axis", "blocks in shards"]))
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, job: str) -> None:
     assert mended_deaths(VALUES, tmp_path, torn, **JOBS[job], workers=1) >= 8
 
 
+OVERWRITTEN = {
+    "an axis by another": ({"axis": 1, "chunks": (6, 5, 14)}, {"axis": 0, "scale_method": "mse", "chunks": (6, 5, 14)}),
+    "an axis by blocks": ({"axis": 1, "chunks": (6, 5, 14)}, JOBS["blocks"]),
+    "blocks by an axis": (JOBS["blocks in shards"], {"axis": 0, "scale_method": "mse", "chunks": (6, 5, 14)}),
+    "blocks by others": (JOBS["blocks"], JOBS["blocks in shards"]),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [True, False])
-def test_a_death_while_overwriting_is_mended(tmp_path: Path, torn: bool) -> None:
-    old, new = {"axis": 1, "chunks": (6, 5, 14)}, {"axis": 0, "scale_method": "mse", "chunks": (6, 5, 14), "workers": 1}
+@pytest.mark.parametrize(("old", "new"), OVERWRITTEN.values(), ids=OVERWRITTEN)
+def test_a_death_while_overwriting_is_mended(
+    tmp_path: Path, old: dict[str, Any], new: dict[str, Any], torn: bool
+) -> None:
+    new = {**new, "workers": 1}
     quantize_to_zarr(VALUES, tmp_path / "whole", **new)
     whole = files(tmp_path / "whole")
     folder = tmp_path / "z"

@@ -42,6 +42,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "shards": {"chunks": (3, 8), "shards": (6, 16)},
     "axis": {"chunks": (6, 8), "axis": 0},
     "axis and shards": {"chunks": (3, 8), "shards": (6, 16), "axis": 1, "scale_method": "mse"},
+    "blocks": {"chunks": (6, 8), "blocks": (1, 4)},
+    "blocks and shards": {"chunks": (3, 8), "shards": (6, 16), "blocks": (3, 4), "scale_method": "mse"},
 }
 
 
@@ -109,7 +111,7 @@ def read_or_refused(array: Int4Array, index: Any) -> np.ndarray | None:
 
 def check_refused(array: Int4Array) -> None:
     """See that nothing more can be read of an array."""
-    for read in ("packed", *(["scale", "zero_point", "max_error"] if array.axis is not None else [])):
+    for read in ("packed", *([] if array.metadata.granularity.single else ["scale", "zero_point", "max_error"])):
         with pytest.raises(StoreError, match=OVERWRITTEN):
             getattr(array, read)
     for index in (..., 0, (slice(3), -1)):
@@ -123,7 +125,7 @@ def check_refused(array: Int4Array) -> None:
 @pytest.mark.parametrize(
     ("kind", "layout", "warm"),
     combined(
-        [("folder", "shards", True), ("memory", "axis", False)],
+        [("folder", "shards", True), ("memory", "axis", False), ("memory", "blocks and shards", True)],
         ["folder", "memory", "fsspec"],
         LAYOUTS,
         [False, True],

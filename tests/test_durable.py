@@ -33,12 +33,12 @@ def noted(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tells the names of open files by /proc")
-@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("job", [{}, {"axis": 0}, {"blocks": (1, 3)}], ids=str)
 def test_the_disk_holds_everything_before_it_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axis: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any]
 ) -> None:
     events = noted(monkeypatch, tmp_path)
-    quantize_to_zarr(VALUES, tmp_path, chunks=(4, 6), axis=axis, workers=1, durable=True)
+    quantize_to_zarr(VALUES, tmp_path, chunks=(4, 6), workers=1, durable=True, **job)
     seal = max(place for place, event in enumerate(events) if event == ("set", "data/zarr.json"))
     before = {name for kind, name in events[:seal] if kind == "sync"}
     after = {name for kind, name in events[seal:] if kind == "sync"}

@@ -41,6 +41,8 @@ JOBS: list[dict[str, Any]] = [
     {"chunks": (4, 6), "scale_method": "mse"},
     {"chunks": (4, 6), "shards": (8, 6)},
     {"chunks": (24, 18)},  # one unit
+    {"chunks": (4, 6), "blocks": (1, 3)},
+    {"chunks": (4, 6), "shards": (8, 12), "blocks": (4, 2), "scale_method": "mse"},
 ]
 WHOLE: dict[str, dict[str, bytes]] = {}
 

@@ -19,7 +19,7 @@ import pytest
 import tenacity
 import zarr
 from click.testing import CliRunner, Result
-from marks import slow
+from marks import mostly_slow, slow
 from obstore.store import S3Store
 from stores import Died, check, field, files, read_while_overwritten
 from zarr.core.buffer import Buffer
@@ -206,17 +206,18 @@ JOBS: dict[str, dict[str, Any]] = {
     "one scale": {},
     "shards": {"chunks": (4, 12), "shards": (16, 12)},
     "columns": {"axis": 1, "scale_method": "percentile"},
+    "blocks": {"chunks": (4, 12), "shards": (16, 12), "blocks": (2, 4), "scale_method": "mse"},
 }
 
 
-@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+@pytest.mark.parametrize("job", mostly_slow(JOBS, [name for name in JOBS if name != "blocks"]))
 @pytest.mark.parametrize("kind", ["url", slow("obstore")])
 def test_a_store_holds_what_a_folder_would(
-    server: Server, name: str, url: str, tmp_path: Path, kind: str, job: dict[str, Any]
+    server: Server, name: str, url: str, tmp_path: Path, kind: str, job: str
 ) -> None:
-    store = url if kind == "url" else object_store(server, name)
-    quantize_to_zarr(VALUES, tmp_path / "z", **{**JOB, **job})
-    written = quantize_to_zarr(VALUES, store, **{**JOB, **job})
+    store, options = url if kind == "url" else object_store(server, name), {**JOB, **JOBS[job]}
+    quantize_to_zarr(VALUES, tmp_path / "z", **options)
+    written = quantize_to_zarr(VALUES, store, **options)
     assert server.objects(name) == files(tmp_path / "z")
     local = open_int4(tmp_path / "z")
     for array in (written, open_int4(store), open_int4(store, "data")):
@@ -288,7 +289,11 @@ class DyingStore(FsspecStore):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [{}, {"axis": 1, "scale_method": "mse"}], ids=["one scale", "columns"])
+@pytest.mark.parametrize(
+    "job",
+    [{}, {"axis": 1, "scale_method": "mse"}, {"blocks": (1, 4), "chunks": (8, 12)}],
+    ids=["one scale", "columns", "blocks"],
+)
 def test_a_death_at_any_change_is_mended(server: Server, name: str, url: str, job: dict[str, Any]) -> None:
     job = {"chunks": (16, 12), "workers": 1, **job}
     quantize_to_zarr(VALUES, url, **job)

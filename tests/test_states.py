@@ -25,6 +25,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "one read": {"chunks": (4, 6), "axis": 0},
     "mse": {"chunks": (4, 6), "scale_method": "mse"},
     "shards": {"chunks": (2, 6), "shards": (4, 6)},
+    "blocks": {"chunks": (4, 6), "blocks": (1, 3)},
+    "blocks in shards": {"chunks": (2, 6), "shards": (4, 6), "blocks": (2, 3), "scale_method": "mse"},
 }
 EXPECTED: dict[str, np.ndarray] = {}  # the values of each source and job, by the fingerprint of the variable
 

@@ -231,6 +231,8 @@ HELD_AT = {
     "a chunk of one pass": ("data/c/3/0", {"chunks": (4, 30), "axis": 0}),
     "scales of one pass": ("data_scale/c/3", {"chunks": (4, 30), "axis": 0}),
     "scales of two passes": ("data_zero_point/c/1", {"axis": 0}),
+    "scales of blocks": ("data/.int4/zero_point/c/3/0", {"chunks": (4, 30), "blocks": (1, 10)}),
+    "a chunk of blocks": ("data/c/3/0", {"chunks": (4, 30), "blocks": (1, 10)}),
     "statistics": ("data_scan/c/3", {}),
     "a histogram": ("data_histogram/c/0", {"scale_method": "mse"}),
     "the metadata": ("data/zarr.json", {}),
