@@ -220,6 +220,8 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         raise ValueError(f"status is {header['status']!r}, and there is {'no' if scale is None else 'a'} scale")
     fingerprint = dictionary(header["fingerprint"], "fingerprint")
     version, given = header["version"], header if header["version"] > 1 else settings_of(fingerprint)
+    if version > 1:
+        folder_of(header["name"])  # refuses what is no name
     decoding = given.get("decoding")
     metadata = Metadata(
         layout=layout,

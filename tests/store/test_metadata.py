@@ -12,14 +12,25 @@ from hypothesis import strategies as st
 from strategies import DTYPES
 
 from quantize import StoreError
+from quantize.numerics.granularity import PerBlock
 from quantize.numerics.scales import Rule, Scale
 from quantize.store.codec import Compressor
 from quantize.store.layout import Layout
-from quantize.store.metadata import Metadata
+from quantize.store.metadata import Metadata, ScaleNames
 from quantize.store.zarr_json import checksum, tagged, untagged
 
 LAYOUT = Layout((5, 7), np.dtype(np.float32), (2, 4))
 METADATA = Metadata(LAYOUT, Rule(), None, {"source": {}}, status="sealed", scale=Scale(0.5, -3))
+IN_BLOCKS = Metadata(
+    LAYOUT,
+    Rule(granularity=PerBlock((1, 2))),
+    None,
+    {},
+    status="sealed",
+    scale=ScaleNames(".int4/scale", ".int4/zero_point"),
+    name="data",
+    version=2,
+)
 
 attributes = st.recursive(
     st.none()
@@ -105,9 +116,9 @@ def test_a_flipped_digit_in_the_scale_is_named_damage() -> None:
         Metadata.from_json(stored, "there")
 
 
-def rewritten(change: Any) -> bytes:
+def rewritten(change: Any, metadata: Metadata = METADATA) -> bytes:
     """The metadata with a change by someone who knows how to make the checksum fit."""
-    document = json.loads(METADATA.to_json())
+    document = json.loads(metadata.to_json())
     header = document["attributes"]["int4"]
     del header["checksum"]
     change(document, header)
@@ -115,8 +126,9 @@ def rewritten(change: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-def test_white_space_is_no_change() -> None:
-    assert Metadata.from_json(rewritten(lambda document, header: None), "there") == METADATA
+@pytest.mark.parametrize("metadata", [METADATA, IN_BLOCKS], ids=["one scale", "blocks"])
+def test_white_space_is_no_change(metadata: Metadata) -> None:
+    assert Metadata.from_json(rewritten(lambda document, header: None, metadata), "there") == metadata
 
 
 @pytest.mark.parametrize(
@@ -155,6 +167,47 @@ def test_white_space_is_no_change() -> None:
 def test_contradictions_are_refused_though_the_checksum_is_right(change: tuple[str, Any]) -> None:
     with pytest.raises(StoreError, match=r"^there contradicts itself: .+"):
         Metadata.from_json(rewritten(change[1]), "there")
+
+
+CONTRADICTIONS = {
+    "no name": (lambda d, h: h.pop("name"), "lacks 'name'"),
+    "name of nothing": (lambda d, h: h.update(name=None), "name is None"),
+    "empty name": (lambda d, h: h.update(name=""), "at least one character"),
+    "name of a list": (lambda d, h: h.update(name=["data"]), "must be a text"),
+    "name of a path": (lambda d, h: h.update(name="a/b"), "has a '/'"),
+    "name that no text can be": (lambda d, h: h.update(name="\ud800"), "surrogates"),
+    "no blocks": (lambda d, h: h.pop("blocks"), "lacks 'blocks'"),
+    "blocks of nothing": (lambda d, h: h.update(blocks=None), "values share one"),
+    "blocks of a number": (lambda d, h: h.update(blocks=2), "attributes is not what"),
+    "blocks of text": (lambda d, h: h.update(blocks="2"), "must be an integer"),
+    "blocks of fewer axes": (lambda d, h: h.update(blocks=[2]), "1 lengths, but the values have 2 axes"),
+    "blocks of length 0": (lambda d, h: h.update(blocks=[1, 0]), "at least 1, or -1"),
+    "blocks of length -2": (lambda d, h: h.update(blocks=[1, -2]), "at least 1, or -1"),
+    "blocks of half": (lambda d, h: h.update(blocks=[1, 2.5]), "must be an integer"),
+    "blocks of truth": (lambda d, h: h.update(blocks=[True, 2]), "attributes is not what"),
+    "blocks longer than a chunk": (lambda d, h: h.update(blocks=[1, 10**40]), "end within blocks"),
+    "blocks across chunks": (lambda d, h: h.update(blocks=[1, 3]), "end within blocks"),
+    "blocks of all values": (lambda d, h: h.update(blocks=[-1, -1]), "values share one"),
+    "blocks of an axis": (lambda d, h: h.update(blocks=[1, -1]), "attributes is not what"),
+    "blocks and an axis": (lambda d, h: h.update(axis=0), "both say which values share a scale"),
+    "keep_zero of 1": (lambda d, h: h.update(keep_zero=1), "attributes is not what"),
+    "keep_zero of nothing": (lambda d, h: h.update(keep_zero=None), "attributes is not what"),
+    "keep_zero of text": (lambda d, h: h.update(keep_zero="true"), "attributes is not what"),
+    "a percentile of no use": (lambda d, h: h.update(percentile=99.0), "attributes is not what"),
+    "a percentile of blocks": (lambda d, h: h.update(scale_method="percentile", percentile=99.0), "leaves out"),
+    "a range of one end": (lambda d, h: h.update(value_range=[1.0]), "two numbers"),
+    "a range of truth": (lambda d, h: h.update(value_range=[False, True]), ""),
+    "a decoding of a list": (lambda d, h: h.update(decoding=[1]), "attributes is not what"),
+    "one scale": (lambda d, h: d["attributes"].update(scale=0.5, zero_point=0), "values share blocks"),
+    "one zero point": (lambda d, h: d["attributes"].update(zero_point=0), "must be numbers, one each"),
+    "version 1": (lambda d, h: h.update(version=1), "values share one"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_contradictions_of_version_2_are_refused_though_the_checksum_is_right(change: Any, why: str) -> None:
+    with pytest.raises(StoreError, match=rf"^there contradicts itself: .*{why}"):
+        Metadata.from_json(rewritten(change, IN_BLOCKS), "there")
 
 
 @pytest.mark.parametrize(
