@@ -311,7 +311,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "mse": {"scale_method": "mse", "chunks": (6, 10, 14)},
     "mse of an axis": {"axis": 2, "scale_method": "mse", "chunks": (12, 5, 8)},
     "blocks": {"blocks": (1, 4, 7), "scale_method": "mse", "chunks": (6, 8, 14)},
-    "blocks in shards": {"blocks": (2, -1, 4), "chunks": (2, 10, 8), "shards": (6, 10, 16)},
+    "blocks in shards": {"blocks": (2, 5, 4), "chunks": (2, 10, 8), "shards": (6, 10, 16)},
 }
 
 

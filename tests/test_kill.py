@@ -31,7 +31,9 @@ VALUES = field((40 * UNITS, 64))
 PHASES = ("scan", "write")
 
 
-def job(source: Path, store: Path, point: tuple[str, int] | None, cluster: bool, say: Connection) -> None:
+def job(
+    source: Path, store: Path, point: tuple[str, int] | None, cluster: bool, options: dict[str, Any], say: Connection
+) -> None:
     """The run that is killed. It says once that it has come to a point, and at last that it has come to its end.
 
     Its workers have the pipe too, as their output, so that it ends with the last of them.
@@ -49,18 +51,25 @@ def job(source: Path, store: Path, point: tuple[str, int] | None, cluster: bool,
         if cluster:
             workers = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
             stack.enter_context(distributed.Client(stack.enter_context(workers)))
-        quantize_to_zarr(source, store, **JOB, progress=progress)
+        quantize_to_zarr(source, store, **options, progress=progress)
     say.send("sealed")
 
 
 class Run:
     """One run, in a process with a group of its own; where a point is named it has come to that."""
 
-    def __init__(self, source: Path, store: Path, point: tuple[str, int] | None = None, cluster: bool = False) -> None:
+    def __init__(
+        self,
+        source: Path,
+        store: Path,
+        point: tuple[str, int] | None = None,
+        cluster: bool = False,
+        options: dict[str, Any] = JOB,
+    ) -> None:
         context: Any = multiprocessing.get_context("forkserver")  # one process imports all, each run begins as its copy
         context.set_forkserver_preload(["pytest", "quantize.pipeline", "quantize.kernels", "distributed"])
         self.said, say = context.Pipe(duplex=False)
-        self.process = context.Process(target=job, args=(source, store, point, cluster, say))
+        self.process = context.Process(target=job, args=(source, store, point, cluster, options, say))
         self.process.start()
         say.close()
         assert point is None or self.said.recv() == "there"
@@ -120,6 +129,20 @@ def test_ten_kills_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, b
         assert_unreadable(tmp_path)
     quantize_to_zarr(source, tmp_path, **JOB)
     assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("options", [{"blocks": (1, 32)}, {"blocks": (4, 8), "chunks": (20, 64), "shards": (40, 64)}])
+def test_kills_of_a_run_that_chooses_scales_of_blocks_cost_no_byte(
+    tmp_path: Path, source: Path, options: dict[str, Any]
+) -> None:
+    blocks = {**JOB, "scale_method": "mse", **options}
+    quantize_to_zarr(source, tmp_path / "whole", **blocks)
+    for phase, done in points(4, 5):
+        if phase == "write":  # the only one
+            assert Run(source, tmp_path / "z", (phase, done), options=blocks).kill()
+            assert_unreadable(tmp_path / "z")
+    quantize_to_zarr(source, tmp_path / "z", **blocks)
+    assert files(tmp_path / "z") == files(tmp_path / "whole")
 
 
 def test_thirty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path, whole: dict[str, bytes]) -> None:

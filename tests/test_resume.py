@@ -62,7 +62,7 @@ def test_a_death_costs_at_most_the_batches_in_flight(
     values = field((600, 4))
     job = {"chunks": (1, 4), "workers": workers, "missing": None, **options}  # None: no look, whose reads would count
     batch, units, passes = (getattr(plan(values, tmp_path, **job), name) for name in ("batch", "units", "passes"))
-    assert batch > 5
+    assert batch > 5 or passes == 1
     source = Counting(values)
     with pytest.raises(Died):
         quantize_to_zarr(source, DyingStore(tmp_path, at, torn=True), **job)
