@@ -34,7 +34,7 @@ class Attack:
     """`opening` tells whether `why` comes when the store is opened; `found` is whether `verify` finds it.
 
     It does not where all bytes are what somebody wrote with right checksums, and their meaning alone is wrong. `slow`
-    ones take seconds to make.
+    ones take seconds to make, or are much like others.
     """
 
     name: str
@@ -163,17 +163,50 @@ def link_of(path: Path) -> None:
     path.symlink_to(target)
 
 
-def indexed(offset: int, length: int) -> Callable[[Path], None]:
+def indexed(offset: int, length: int, key: str = CHUNK) -> Callable[[Path], None]:
     """A shard whose index has its first chunk elsewhere."""
 
     def make(folder: Path) -> None:
-        path = folder / CHUNK
+        path = folder / key
         data = path.read_bytes()
         index = np.frombuffer(data[-68:-4], "<u8").copy()
         index[:2] = offset, length
         path.write_bytes(data[:-68] + with_crc32c(index.tobytes()).tobytes())
 
     return make
+
+
+def numbers(array: str, values: Any, dtype: str, key: str = "c/0/0") -> Callable[[Path], None]:
+    """Scales or zero points of blocks, nothing compressed, with a right crc32c: the first of a chunk are these."""
+
+    def make(folder: Path) -> None:
+        path = folder / BESIDE / array / key
+        data = np.frombuffer(path.read_bytes()[:-4], dtype).copy()
+        data[: np.size(values)] = values
+        path.write_bytes(with_crc32c(data.tobytes()).tobytes())
+
+    return make
+
+
+def of_array(array: str, **parts: Any) -> Callable[[Path], None]:
+    """Another document of an array of scales."""
+
+    def make(folder: Path) -> None:
+        path = folder / BESIDE / array / "zarr.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+
+    return make
+
+
+def absent(key: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / key).unlink()
+
+
+def moved(folder: Path) -> None:
+    """All that belongs to the variable, kept in another folder."""
+    target = folder.with_name("annex")
+    (folder / BESIDE).rename(target)
+    (folder / BESIDE).symlink_to(target)
 
 
 def void(_: object) -> None:
@@ -227,7 +260,12 @@ BLOSC: dict[str, Any] = {"compressors": "blosc"}
 PLAIN: dict[str, Any] = {"compressors": None}
 SHARDED: dict[str, Any] = {"shards": (16, 128)}
 BY_AXIS: dict[str, Any] = {"axis": 0}
+BY_BLOCKS: dict[str, Any] = {"blocks": (1, 32)}
+PLAIN_BLOCKS: dict[str, Any] = {**BY_BLOCKS, "compressors": None}
+SHARDED_BLOCKS: dict[str, Any] = {**BY_BLOCKS, **SHARDED}
 METADATA = "data/zarr.json"
+BESIDE = "data/.int4"
+UNITS, ZEROS = f"{BESIDE}/scale/c/0/0", f"{BESIDE}/zero_point/c/0/0"
 
 ATTACKS = [
     # Decompression bombs
@@ -388,6 +426,132 @@ ATTACKS = [
         why="not finite and above 0",
         job=BY_AXIS,
     ),
+    # Blocks
+    Attack(
+        "blocks of fewer axes",
+        claiming(lambda d, h: h.update(blocks=[32])),
+        StoreError,
+        "1 lengths",
+        BY_BLOCKS,
+        slow=True,
+    ),
+    Attack(
+        "blocks of no length",
+        claiming(lambda d, h: h.update(blocks=[1, 0])),
+        StoreError,
+        "at least 1",
+        BY_BLOCKS,
+        slow=True,
+    ),
+    Attack(
+        "blocks of 10^40",
+        claiming(lambda d, h: h.update(blocks=[1, 10**40])),
+        StoreError,
+        "end within",
+        BY_BLOCKS,
+        slow=True,
+    ),
+    Attack("blocks of lists", claiming(lambda d, h: h.update(blocks=deep(90))), StoreError, "an integer", BY_BLOCKS),
+    Attack(
+        "blocks of nothing", claiming(lambda d, h: h.update(blocks=None)), StoreError, "share one", BY_BLOCKS, slow=True
+    ),
+    Attack("blocks half as long", claiming(lambda d, h: h.update(blocks=[1, 16])), why="blosc header", job=BY_BLOCKS),
+    Attack(
+        "blocks of one value",
+        claiming(lambda d, h: h.update(blocks=[1, 1])),
+        why="bytes long",
+        job=PLAIN_BLOCKS,
+        slow=True,
+    ),
+    Attack("blocks of many rows", layout([10**9, 64], [10**9, 2]), StoreError, "scales along|bytes each", BY_BLOCKS),
+    Attack("blocks for one scale", claiming(lambda d, h: h.update(blocks=[1, 32])), StoreError, "not what"),
+    Attack(
+        "keep_zero of 1", claiming(lambda d, h: h.update(keep_zero=1)), StoreError, "not what", BY_BLOCKS, slow=True
+    ),
+    Attack("another name", claiming(lambda d, h: h.update(name="other")), StoreError, "was made as other", BY_BLOCKS),
+    Attack(
+        "name of nothing", claiming(lambda d, h: h.update(name=None)), StoreError, "name is None", BY_BLOCKS, slow=True
+    ),
+    Attack(
+        "name of a path", claiming(lambda d, h: h.update(name="../data")), StoreError, "has a '/'", BY_BLOCKS, slow=True
+    ),
+    Attack(
+        "deep decoding",
+        claiming(lambda d, h: h.update(decoding=deep(300))),
+        StoreError,
+        "not what",
+        BY_BLOCKS,
+        slow=True,
+    ),
+    Attack(
+        "scales of blocks that lie elsewhere",
+        claiming(lambda d, h: d["attributes"].update(scale="../../x/scale", zero_point="../../x/zero_point")),
+        StoreError,
+        "as a variable of another name",
+        BY_BLOCKS,
+    ),
+    Attack(
+        "scales that are the zero points",
+        claiming(lambda d, h: d["attributes"].update(scale=".int4/zero_point", zero_point=".int4/scale")),
+        StoreError,
+        "as a variable of another name",
+        BY_BLOCKS,
+        slow=True,
+    ),
+    Attack("unit of 0", numbers("scale", 0, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
+    Attack("unit of NaN", numbers("scale", 0x7FF8, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
+    Attack("unit of infinity", numbers("scale", 0x7FF0, "<u2"), why="none that a block", job=PLAIN_BLOCKS, slow=True),
+    Attack("unit below 0", numbers("scale", 0xBFF0, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
+    Attack(
+        "unit of -0", numbers("scale", 0x8000, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS, slow=True
+    ),
+    Attack(
+        "unit whose scale is infinite", numbers("scale", 0x7FE0, "<u2"), why="none that a", job=PLAIN_BLOCKS, slow=True
+    ),
+    Attack("unit of 10^300", numbers("scale", 0x7E30, "<u2"), StoreError, "cannot hold", job=PLAIN_BLOCKS, found=False),
+    Attack("zero point of -2^31", numbers("zero_point", -(2**31), "<i4"), why="none that a", job=PLAIN_BLOCKS),
+    Attack("scales of no length in a shard", indexed(0, 0, UNITS), why="too short", job=SHARDED_BLOCKS, slow=True),
+    Attack("absent scales", absent(UNITS), why="is missing", job=BY_BLOCKS),
+    Attack("absent zero points", absent(ZEROS), why="zero_point/c/0/0 is damaged: it is missing", job=BY_BLOCKS),
+    Attack("absent shard of scales", absent(UNITS), why="is missing", job=SHARDED_BLOCKS, slow=True),
+    Attack(
+        "absent scales in a shard",
+        indexed(2**64 - 1, 2**64 - 1, UNITS),
+        why="is missing",
+        job=SHARDED_BLOCKS,
+        slow=True,
+    ),
+    Attack("absent zero points in a shard", indexed(2**64 - 1, 2**64 - 1, ZEROS), why="is missing", job=SHARDED_BLOCKS),
+    Attack(
+        "scales far beyond their shard",
+        indexed(2**61, 60, UNITS),
+        why="its shard's index",
+        job=SHARDED_BLOCKS,
+        slow=True,
+    ),
+    Attack("scales of blocks that are a pipe", special(UNITS, os.mkfifo), why="is a pipe", job=BY_BLOCKS, slow=True),
+    Attack("scales of blocks of a tebibyte", special(UNITS, sparse), why="longer than", job=BY_BLOCKS),
+    Attack("a shard of scales of a tebibyte", special(UNITS, sparse), why="crc32c", job=SHARDED_BLOCKS, slow=True),
+    Attack(
+        "scales of 2 GiB",
+        stored(with_crc32c(blosc(2**31 - 1, 64)).tobytes(), UNITS),
+        why="header",
+        job=BY_BLOCKS,
+        slow=True,
+    ),
+    Attack("document of scales of another shape", of_array("scale", shape=[1, 1]), None, job=BY_BLOCKS),
+    Attack(
+        "document of scales of another dtype", of_array("scale", data_type="float64"), None, job=BY_BLOCKS, slow=True
+    ),
+    Attack(
+        "document of scales that is a pipe",
+        special(f"{BESIDE}/scale/zarr.json", os.mkfifo),
+        None,
+        job=BY_BLOCKS,
+        slow=True,
+    ),
+    Attack("no document of zero points", absent(f"{BESIDE}/zero_point/zarr.json"), None, job=BY_BLOCKS),
+    Attack("scales kept elsewhere", moved, None, job=BY_BLOCKS),
 ]
 
 
