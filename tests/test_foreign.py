@@ -1,5 +1,7 @@
-"""Readers that are not ours: Zarr and TensorStore open the packed bytes, and three lines of NumPy give the floats."""
+"""Readers that are not ours: Zarr and TensorStore open the packed bytes, and a few lines of NumPy give the floats."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import tensorstore
 import zarr
 from marks import mostly_slow
 from stores import check, field
+from zarr.errors import ZarrUserWarning
 
-from quantize import Int4Array, open_int4, quantize_to_zarr
+from quantize import Int4Array, open_int4, quantize_to_packed_int4, quantize_to_zarr
 
 VALUES = field((21, 18, 13))
 COMPRESSORS = [
@@ -31,13 +34,13 @@ GRIDS: list[dict[str, Any]] = [
 ]
 
 
-def with_zarr(folder: Path) -> tuple[np.ndarray, Any]:
-    array = zarr.open_array(folder, path="data", mode="r")
+def with_zarr(folder: Path, path: str = "data") -> tuple[np.ndarray, Any]:
+    array = zarr.open_array(folder, path=path, mode="r")
     return array[...], dict(array.attrs)
 
 
-def with_tensorstore(folder: Path) -> tuple[np.ndarray, Any]:
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / 'data'}"}}
+def with_tensorstore(folder: Path, path: str = "data") -> tuple[np.ndarray, Any]:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder / path}"}}
     array = tensorstore.open(spec, read=True).result()
     return array.read().result(), array.spec().to_json()["metadata"]["attributes"]
 
@@ -123,3 +126,66 @@ def test_missing_values_are_a_code_of_their_own(tmp_path: Path) -> None:
     codes = np.stack([packed << 4, packed], -1).view(np.int8).reshape(*packed.shape[:-1], -1)[..., :13] >> 4
     assert attributes["int4"]["nan_code"] == -8
     np.testing.assert_array_equal(codes == -8, np.isnan(array[...]))
+
+
+# Blocks ---------------------------------------------------------------------------------------------------------------
+
+IN_BLOCKS: list[dict[str, Any]] = [
+    {"blocks": (1, 1, 4), "chunks": (8, 5, 8), "scale_method": "mse"},
+    {"blocks": (2, 5, 2), "chunks": (4, 5, 4), "shards": (8, 10, 8)},
+    {"blocks": (-1, 3, 1), "chunks": (21, 6, 4), "compressors": None},
+    {"blocks": (4, 6, -1), "chunks": (4, 6, 13), "shards": (4, 18, 13), "compressors": None},
+    {"blocks": (40, 4, 5), "chunks": (21, 4, 10), "scale_method": "absmax", "compressors": "gzip"},
+]
+
+
+def floats_of_blocks(folder: Path, read: Callable[..., tuple[np.ndarray, Any]]) -> np.ndarray:
+    """What the README tells a reader that is not ours to do."""
+    packed, attributes = read(folder)
+    int4 = attributes["int4"]
+    units, zero_points = (read(folder, f"data/{attributes[key]}")[0] for key in ("scale", "zero_point"))
+    own = np.ix_(*(np.arange(n) // (n if b < 0 else b) for n, b in zip(int4["shape"], int4["blocks"], strict=True)))
+    codes = (np.stack([packed << 4, packed], -1).view(np.int8) >> 4).reshape(*packed.shape[:-1], -1)
+    quarters = 4 * codes[..., : int4["shape"][-1]].astype(np.int64) - (zero_points[own] - 128)
+    return (quarters * (units.astype(np.uint64) << 48).view(np.float64)[own]).astype(int4["dtype"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reader", [with_zarr, with_tensorstore])
+@pytest.mark.parametrize("job", mostly_slow(IN_BLOCKS, IN_BLOCKS[1:2]), ids=str)
+def test_others_read_the_same_floats_of_blocks(tmp_path: Path, job: dict[str, Any], reader: Any, dtype: Any) -> None:
+    values = VALUES.astype(dtype) * (1 if dtype == np.float32 else 1e250)
+    array = quantize_to_zarr(values, tmp_path, **job)
+    assert floats_of_blocks(tmp_path, reader).tobytes() == array[...].tobytes()
+    in_memory = {key: job[key] for key in ("blocks", "scale_method") if key in job}
+    np.testing.assert_array_equal(array.packed[...], quantize_to_packed_int4(values, **in_memory).packed.view(np.uint8))
+
+
+@pytest.mark.parametrize("job", mostly_slow(IN_BLOCKS, IN_BLOCKS[1:2]), ids=str)
+def test_scales_that_zarr_writes_in_our_place_are_read(tmp_path: Path, job: dict[str, Any]) -> None:
+    wanted = quantize_to_zarr(VALUES, tmp_path, **job)[...]
+    for name in ("scale", "zero_point"):
+        array = zarr.open_array(tmp_path, path=f"data/.int4/{name}", mode="r+")
+        numbers = np.asarray(array[...])
+        shutil.rmtree(tmp_path / "data/.int4" / name / "c")
+        array.with_config({"write_empty_chunks": True})[...] = numbers
+    assert open_int4(tmp_path)[...].tobytes() == wanted.tobytes()
+
+
+def test_what_others_see_of_a_variable_in_blocks(tmp_path: Path) -> None:
+    """The variable and no other array; its folder is all of it."""
+    source = zarr.create_array({}, data=VALUES, dimension_names=["t", "y", "x"])
+    wanted = quantize_to_zarr(source, tmp_path / "z", blocks=4, chunks=(8, 5, 8))[...]
+    quantize_to_zarr(VALUES, tmp_path / "z", name="loss (max)", axis=0, chunks=(8, 5, 8))
+    with pytest.warns(ZarrUserWarning, match="not part in"):
+        zarr.consolidate_metadata(tmp_path / "z")
+    for consolidated in (True, False):
+        group = zarr.open_group(tmp_path / "z", mode="r", use_consolidated=consolidated)
+        assert sorted(group.array_keys()) == ["data", "loss=20=28max=29"]
+        assert list(group.group_keys()) == []
+    scale = zarr.open_group(tmp_path / "z", mode="r", use_consolidated=False)["data/.int4/scale"]
+    assert (scale.shape, scale.dtype, scale.chunks) == ((21, 18, 4), np.uint16, (8, 5, 2))
+    assert scale.metadata.dimension_names == ("t", "y", "x")
+    shutil.copytree(tmp_path / "z" / "data", tmp_path / "copy" / "data")
+    assert open_int4(tmp_path / "copy", "data")[...].tobytes() == wanted.tobytes()
+    assert floats_of_blocks(tmp_path / "copy", with_zarr).tobytes() == wanted.tobytes()
