@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,11 +55,11 @@ def run(*arguments: object, code: str = "from quantize import cli; cli.main()") 
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
-    np.save(tmp_path / "x.npy", VALUES)
-    quantize_to_zarr(tmp_path / "x.npy", tmp_path / "whole", **JOB)
-    return files(tmp_path / "whole")
+def whole(folder: Path, **options: Any) -> dict[str, bytes]:
+    """The files of the whole job, whose source is left there too."""
+    np.save(folder / "x.npy", VALUES)
+    quantize_to_zarr(folder / "x.npy", folder / "whole", **JOB, **options)
+    return files(folder / "whole")
 
 
 def again(stderr: str) -> list[str]:
@@ -68,7 +69,8 @@ def again(stderr: str) -> list[str]:
     return arguments
 
 
-def test_files_that_may_grow_no_longer(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_files_that_may_grow_no_longer(tmp_path: Path) -> None:
+    wanted = whole(tmp_path)
     full = run("run", tmp_path / "x.npy", tmp_path / "z", *ARGUMENTS, code=LIMITED)
     assert full.returncode == 3, full.stderr
     assert "Traceback" not in full.stderr
@@ -76,25 +78,28 @@ def test_files_that_may_grow_no_longer(tmp_path: Path, whole: dict[str, bytes]) 
     assert not [name for name in files(tmp_path / "z") if name.endswith(".partial")]
     done = run(*again(full.stderr))
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "z") == whole
+    assert files(tmp_path / "z") == wanted
 
 
 @pytest.mark.parametrize(
-    ("left", "place", "reached"),
+    ("left", "place", "reached", "blocks"),
     [
-        slow(0, "data_scan/zarr.json", "nothing done yet"),
-        slow(180_000, r"data/c/\d+/0", r"pass 2 of 2, write: \d of 16 chunks"),
+        slow(0, "data_scan/zarr.json", "nothing done yet", None),
+        slow(180_000, r"data/c/\d+/0", r"pass 2 of 2, write: \d of 16 chunks", None),
+        slow(180_000, r"data/(\.int4/\w+/)?c/\d+/0", r"pass 1 of 1, write: \d of 16 chunks", (1, 20)),
     ],
-    ids=["nothing left", "some left"],
+    ids=["nothing left", "some left", "blocks"],
 )
-def test_a_disk_that_fills_up(tmp_path: Path, whole: dict[str, bytes], left: int, place: str, reached: str) -> None:
+def test_a_disk_that_fills_up(tmp_path: Path, left: int, place: str, reached: str, blocks: Any) -> None:
     """The disk is a small one, which is there for these processes only."""
+    wanted = whole(tmp_path, blocks=blocks)
+    arguments = [*ARGUMENTS, *(["--blocks", ",".join(map(str, blocks))] if blocks else [])]
     disk = tmp_path / "disk"
     disk.mkdir()
     first = shlex.join([sys.executable, "-c", TAKEN.format(left=left), "run", str(tmp_path / "x.npy"), str(disk / "z")])
     script = f"""
     mount -t tmpfs -o size=2m tmpfs {disk} || exit 77
-    {first} {shlex.join(ARGUMENTS)} 2> {tmp_path}/stderr
+    {first} {shlex.join(arguments)} 2> {tmp_path}/stderr
     echo $? > {tmp_path}/code
     cp -r {disk}/z {tmp_path}/unfinished
     rm {disk}/ballast
@@ -112,5 +117,5 @@ def test_a_disk_that_fills_up(tmp_path: Path, whole: dict[str, bytes], left: int
     assert "Traceback" not in said
     assert re.search(rf"error: \S+/z/{place}: No space left on device \({reached}\)", said)
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "z") == whole
+    assert files(tmp_path / "z") == wanted
     assert not [name for name in files(tmp_path / "unfinished") if name.endswith(".partial")]
