@@ -23,6 +23,7 @@ from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
 from quantize.numerics.granularity import PerBlock
 from quantize.numerics.scales import Scales
 
+from .dense import least_in_blocks
 from .peers import GGUF, SUPER_BLOCK, gguf
 from .samples import ARRAYS, SAMPLES, array
 from .tables import ABSENT, Table, verdict
@@ -38,6 +39,7 @@ CHOICES: dict[str, tuple[str, tuple[int, int]]] = {
     "axis 0": ("mse", (1, -1)),
     "axis 1": ("mse", (-1, 1)),
     "(1, 64)": ("mse", (1, 64)),
+    "(1, 32), minmax": ("minmax", (1, 32)),
     "(1, 32)": ("mse", (1, 32)),
     "(1, 24)": ("mse", (1, 24)),
     "(1, 16)": ("mse", (1, 16)),
@@ -72,13 +74,17 @@ BEYOND_Q4_K: list[tuple[str, float, list[str], float | None]] = [
     ("(1, 16)", 1.3, OTHER, None),
 ]
 BEYOND_RUNS = 4.0  # dB that tiles must have beyond (1, 32) on elevations
+# dB that runs of so many values may be short of the least error that such scales can have, and on how many runs.
+MOST_SHORT = {64: 0.2, 32: 0.2, 16: 0.4}
+RUNS, QUICK_RUNS = 1000, 20
 
 
 class Fidelity(NamedTuple):
-    """Signal to noise in dB, and bits a value as stored; None where a peer is not installed."""
+    """Signal to noise in dB, bits a value as stored, and of those the bits of scales; None where a peer is absent."""
 
     decibels: float | None
     bits: float | None
+    scale_bits: float | None = None
 
     def __str__(self) -> str:
         return ABSENT if self.decibels is None else f"{self.decibels:.2f} @ {self.bits:.2f}"
@@ -87,7 +93,8 @@ class Fidelity(NamedTuple):
 def tables(quick: bool) -> list[Table]:
     """The tables of what blocks are worth, and their bars."""
     size = QUICK_SIZE if quick else SIZE
-    found = {name: of_array(array(name, size)) for name in [*SAMPLES, *ARRAYS]}
+    arrays = {name: array(name, size) for name in [*SAMPLES, *ARRAYS]}
+    found = {name: of_array(values) for name, values in arrays.items()}
     kinds = {f"{size:,} drawn values in rows of 512": SAMPLES, "embeddings, weights, fields and pictures": ARRAYS}
     shown = [
         Table(
@@ -96,7 +103,17 @@ def tables(quick: bool) -> list[Table]:
         )
         for title, names in kinds.items()
     ]
-    return [*shown, Table("Bars of the method mse in blocks", list(bars(found)))]
+    names, blocks = ["Gaussian", *ARRAYS], [label for label in CHOICES if label.startswith("(")]
+    scales = Table(
+        "Bits a value of scales and zero points, of those",
+        [{"scales": label, **{name: found[name][label].scale_bits for name in names}} for label in blocks],
+    )
+    count = QUICK_RUNS if quick else RUNS
+    search = Table(
+        f"dB short of the least error that such scales can have, {count:,} runs of each length",
+        [{"values": name, **held_to_the_least(values, count)} for name, values in arrays.items()],
+    )
+    return [*shown, scales, Table("Bars of the method mse in blocks", list(bars(found))), search]
 
 
 def of_array(values: np.ndarray) -> dict[str, Fidelity]:
@@ -108,7 +125,7 @@ def of_array(values: np.ndarray) -> dict[str, Fidelity]:
 def of_choice(values: np.ndarray, method: str, blocks: tuple[int, int]) -> Fidelity:
     packed = quantize_to_packed_int4(values, method, blocks=blocks)
     restored = dequantize_from_packed_int4(*packed[:3], size=packed.size, blocks=blocks)
-    return fidelity(values, restored, stored_bytes(packed, blocks, values.shape))
+    return fidelity(values, restored, len(CODES.encode(packed.packed)), scale_bytes(packed, blocks, values.shape))
 
 
 def of_gguf(values: np.ndarray, name: str) -> Fidelity:
@@ -119,18 +136,35 @@ def of_gguf(values: np.ndarray, name: str) -> Fidelity:
     return fidelity(whole, restored, len(CODES.encode(stored)))
 
 
-def fidelity(values: np.ndarray, restored: np.ndarray, nbytes: int) -> Fidelity:
+def fidelity(values: np.ndarray, restored: np.ndarray, code_bytes: int, scale_bytes: int = 0) -> Fidelity:
     noise = np.mean(np.square(restored.astype(np.float64) - values))
-    return Fidelity(float(10 * np.log10(np.var(values, dtype=np.float64) / noise)), 8 * nbytes / values.size)
+    decibels = float(10 * np.log10(np.var(values, dtype=np.float64) / noise))
+    return Fidelity(decibels, 8 * (code_bytes + scale_bytes) / values.size, 8 * scale_bytes / values.size)
 
 
-def stored_bytes(packed: Any, blocks: tuple[int, int], shape: tuple[int, ...]) -> int:
-    codes = len(CODES.encode(packed.packed))
+def scale_bytes(packed: Any, blocks: tuple[int, int], shape: tuple[int, ...]) -> int:
     if np.size(packed.scale) == 1 or np.asarray(packed.zero_point).dtype.kind == "i":
-        return codes + 16 * int(np.size(packed.scale))
+        return 16 * int(np.size(packed.scale))
     scales = Scales(packed.scale, packed.zero_point, PerBlock(blocks), shape)
     kept = (scales.units, scales.quarters + np.int32(BIAS))
-    return codes + sum(len(SIDE(typesize=x.itemsize).encode(np.ascontiguousarray(x))) for x in kept)
+    return sum(len(SIDE(typesize=x.itemsize).encode(np.ascontiguousarray(x))) for x in kept)
+
+
+def held_to_the_least(values: np.ndarray, count: int) -> dict[str, Any]:
+    """How far the search is from a dense one on some runs of each length, and whether that is near enough."""
+    row: dict[str, Any] = {}
+    for length, most in MOST_SHORT.items():
+        figure = short_of_the_least(values, length, count)
+        row |= {f"runs of {length}": figure, f"{length}: at most {most}": verdict(figure <= most)}
+    return row
+
+
+def short_of_the_least(values: np.ndarray, length: int, count: int) -> float:
+    runs = values[:, : values.shape[1] // length * length].reshape(-1, length)
+    runs = runs[np.ptp(runs, axis=1) > 0][:: max(1, len(runs) // count)][:count]
+    packed = quantize_to_packed_int4(runs, "mse", blocks=length)
+    restored = dequantize_from_packed_int4(*packed[:3], size=length, blocks=length, dtype=np.float64)
+    return float(10 * np.log10(np.square(restored - runs).sum() / least_in_blocks(runs).sum()))
 
 
 def bars(found: dict[str, dict[str, Fidelity]]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from benchmarks import fidelity
 from benchmarks.__main__ import SECTIONS, main
-from benchmarks.dense import dense_search
+from benchmarks.dense import dense_search, least_in_blocks
 from benchmarks.measuring import interleaved, machine
 from benchmarks.peers import q4_k
 from benchmarks.samples import ARRAYS, SAMPLES, sample
@@ -106,6 +106,19 @@ def test_a_bar_beyond_the_best_scale_is_out_of_reach_and_one_against_an_absent_p
     others = {"faiss quantiles": 19.0, "torch histogram": None, "torch histogram, 16": 20.0}
     rows = bars("Gaussian", {"mse": 19.0, "dense search": LEAST["Gaussian"] - 0.1, **others})
     assert [row["met"] for row in rows] == [OUT_OF_REACH, "no", "yes", "absent", "no"]
+
+
+def test_no_scale_of_blocks_has_less_error_than_the_least() -> None:
+    rng = np.random.default_rng(0)
+    row = rng.normal(3, 1, 16)
+    least = least_in_blocks(row[None])[0]
+    near = []
+    for scale in rng.integers(16, 32, 4000) / 2.0 ** rng.integers(5, 10, 4000):
+        zero_point = rng.integers(-200, 50) / 4
+        codes = np.clip(np.rint(row / scale + zero_point), -8, 7)
+        near.append(np.square((codes - zero_point) * scale - row).sum())
+        assert near[-1] >= least * (1 - 1e-9)
+    assert min(near) < 2 * least  # some were tried that count
 
 
 def test_bars_of_blocks_hold_each_figure_to_the_right_side_of_its_bar() -> None:
