@@ -76,7 +76,7 @@ BEYOND_Q4_K: list[tuple[str, float, list[str], float | None]] = [
 BEYOND_RUNS = 4.0  # dB that tiles must have beyond (1, 32) on elevations
 # dB that runs of so many values may be short of the least error that such scales can have, and on how many runs.
 MOST_SHORT = {64: 0.2, 32: 0.2, 16: 0.4}
-RUNS, QUICK_RUNS = 1000, 20
+RUNS, QUICK_RUNS = 3000, 20
 
 
 class Fidelity(NamedTuple):
