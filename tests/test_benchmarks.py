@@ -45,8 +45,8 @@ def test_a_section_prints_tables() -> None:
     found = CliRunner().invoke(main, ["--quick", "scales"], catch_exceptions=False)
     lines = found.output.splitlines()
     assert lines[0] == machine()
-    assert sum(line.startswith("| Laplace ") for line in lines) == 10
-    assert sum(line.startswith("| (1, 24) ") for line in lines) == 2
+    assert sum(line.startswith("| Laplace ") for line in lines) == 11
+    assert sum(line.startswith("| (1, 24) ") for line in lines) == 3
 
 
 def test_what_is_not_a_section_is_refused() -> None:
