@@ -27,7 +27,7 @@ from ..numerics.grid import Shape
 from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
 from ..numerics.statistics import bounds
 
-LONGEST = 1 << 14  # values: groups of more do not stay in a core's own cache
+LONGEST = 1 << 13  # values: of more a histogram takes less time
 DISTINCT = 16  # values: so many different ones may all lie on levels
 MOST_PARTS = 64  # of the range, that are tried as a scale where values are few
 ON_GRID = 16  # steps from zero: levels further away can be put anywhere by changing the scale a little
