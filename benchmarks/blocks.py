@@ -29,6 +29,7 @@ from .tables import Table, at_most, verdict
 
 SIZE, QUICK_SIZE = 1 << 20, 1 << 14
 COLUMNS = 512
+FLAT, PARTS = [(1, 64), (1, 32), (1, 16), (8, 8), (4, 8), (4, 4)], [0, 0.005, 0.02, 0.05]  # with a least scale
 CODES, SIDE = Zstd(level=1), functools.partial(Blosc, cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
 BIAS = 128  # zero points are stored plus this: their upper bytes then are nearly always 0
 
@@ -76,24 +77,42 @@ def fidelity(quick: bool) -> list[Table]:
     samples = [(name, sample(name, size)) for name in SAMPLES]
     samples += [(name, draw(np.random.default_rng(0), size).astype(np.float32)) for name, draw in FIELDS.items()]
     rows = [row for name, values in samples for row in rows_of(name, values.reshape(-1, COLUMNS))]
-    return [Table(f"The method mse in blocks, {size:,} values in rows of {COLUMNS}", rows)]
+    return [
+        Table(f"The method mse in blocks, {size:,} values in rows of {COLUMNS}", rows),
+        Table("The same with a least scale, a part of the standard deviation", list(with_finest(size))),
+    ]
+
+
+def with_finest(size: int) -> Iterator[dict[str, Any]]:
+    """SQNR and stored bits of smooth fields, with and without a least scale."""
+    for name, draw in FIELDS.items():
+        values = draw(np.random.default_rng(0), size).astype(np.float32).reshape(-1, COLUMNS)
+        for blocks, part in itertools.product(FLAT, PARTS):
+            decibels, bits = figures(values, blocks, part * float(values.std()) if part else None)
+            yield {"sample": name, "blocks": str(blocks), "finest": part or "", "dB": decibels, "bits": bits}
 
 
 def rows_of(name: str, values: np.ndarray) -> Iterator[dict[str, Any]]:
     for label, blocks in CHOICES.items():
-        packed = quantize_to_packed_int4(values, "mse", blocks=blocks)
-        restored = dequantize_from_packed_int4(*packed[:3], size=packed.size, blocks=blocks)
-        noise = np.mean(np.square(restored.astype(np.float64) - values))
-        decibels = float(10 * np.log10(np.var(values, dtype=np.float64) / noise))
+        decibels, bits = figures(values, blocks)
         least = LEAST.get((name, label))
         yield {
             "sample": name,
             "blocks": label,
             "dB": decibels,
-            "bits": 8 * stored_bytes(packed, blocks, values.shape) / values.size,
+            "bits": bits,
             "at least": "" if least is None else least,
             "met": "" if least is None else verdict(decibels >= least),
         }
+
+
+def figures(values: np.ndarray, blocks: Any, finest: float | None = None) -> tuple[float, float]:
+    """SQNR in dB and stored bits a value."""
+    packed = quantize_to_packed_int4(values, "mse", blocks=blocks, finest=finest)
+    restored = dequantize_from_packed_int4(*packed[:3], size=packed.size, blocks=blocks)
+    noise = np.mean(np.square(restored.astype(np.float64) - values))
+    decibels = float(10 * np.log10(np.var(values, dtype=np.float64) / noise))
+    return decibels, 8 * stored_bytes(packed, blocks, values.shape) / values.size
 
 
 def stored_bytes(packed: Any, blocks: Any, shape: tuple[int, ...]) -> int:

@@ -42,7 +42,8 @@ def choice_of(rule: Rule, dtype: np.dtype[Any], keep_zero: bool = False) -> Choi
     method, whole = METHODS[rule.method.name], dtype not in FLOATS
     grid = 1.0 if whole and method != BY_ERROR else 1 / rule.granularity.fraction
     about_zero = 1.0 if keep_zero else grid
-    return Choice(method, np.float32(rule.lowest), np.float32(HIGHEST), float(whole), grid, about_zero, False)
+    least = max(float(whole), rule.finest or 0.0)
+    return Choice(method, np.float32(rule.lowest), np.float32(HIGHEST), least, grid, about_zero, False)
 
 
 def scales_of_blocks(
@@ -144,8 +145,13 @@ def as_stored(scales: Scales, choice: Choice, ends: np.ndarray) -> np.ndarray:
     """Scales of five bits and zero points of quarters that lie nearest to those of a search, shape ``(2, groups)``."""
     exact, whole = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
     least = np.maximum(np.abs(ends).max(axis=1) * FARTHEST, max(choice.least, LEAST))
-    half = np.int64(1 << (UNIT_SHIFT - 1))
-    rounded = ((np.maximum(exact, least).view(np.int64) + half) >> UNIT_SHIFT << UNIT_SHIFT).view(np.float64)
+    nearest, up = (np.int64(n) for n in (1 << (UNIT_SHIFT - 1), (1 << UNIT_SHIFT) - 1))
+    rounded = np.maximum(
+        *(
+            ((x.view(np.int64) + n) >> UNIT_SHIFT << UNIT_SHIFT).view(np.float64)
+            for x, n in ((exact, nearest), (least, up))
+        )
+    )
     offset = -whole * exact + 0.5 * float(choice.low + choice.high) * (exact - rounded)
     about_zero = (ends[:, 0] <= 0) & (ends[:, 1] >= 0)
     grid = np.where(about_zero, choice.grid_about_zero, choice.grid)

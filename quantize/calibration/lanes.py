@@ -213,6 +213,12 @@ def allowed(scale, lower, upper, choice):  # type: ignore[no-untyped-def]
 
 
 @helper
+def is_flat(lower, upper, scale):  # type: ignore[no-untyped-def]
+    """Whether all values lie within a step: then the one level in their middle serves them all."""
+    return 0.5 * upper - 0.5 * lower <= 0.5 * scale
+
+
+@helper
 def over_bounds(choice, ends, found):  # type: ignore[no-untyped-def]
     """The scales by which levels reach over the range, rounded up: all values lie within half a step of one."""
     steps, middle_code = np.float64(choice.high - choice.low), 0.5 * (choice.low + choice.high)
@@ -224,7 +230,9 @@ def over_bounds(choice, ends, found):  # type: ignore[no-untyped-def]
             width = (0.0625 * upper - 0.0625 * lower) / steps  # a sixteenth of it does not overflow
         scale = rounded_up(allowed(16 * width, lower, upper, choice))
         found[SCALE + lane] = scale
-        found[OFFSET + lane] = 0.5 * lower + 0.5 * upper - middle_code * scale
+        found[OFFSET + lane] = (
+            0.5 * lower + 0.5 * upper - (0.0 if is_flat(lower, upper, scale) else middle_code * scale)
+        )
     to_zero_points(choice, ends, found)
 
 
@@ -419,5 +427,6 @@ def to_scales(choice, ends, by, found):  # type: ignore[no-untyped-def]
         scale = rounded_up(allowed(step, lower, upper, choice))
         found[SCALE + lane] = scale
         start = np.float64(by[START + lane]) * back
-        found[OFFSET + lane] = middle + (start if scale == step else start + middle_code * (step - scale))
+        moved = start if scale == step else start + middle_code * (step - scale)
+        found[OFFSET + lane] = middle + (0.0 if is_flat(lower, upper, scale) else moved)
     to_zero_points(choice, ends, found)
