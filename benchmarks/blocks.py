@@ -17,6 +17,7 @@ from .measuring import in_child, interleaved, ratio, timed
 from .tables import Table, at_most
 
 VALUES, QUICK_VALUES = 1 << 24, 1 << 16
+AXIS_VALUES, LENGTHS, MOST_OF_ROWS = 1 << 20, (8, 64, 768, 4096, 16384), 4.0
 SHAPES = [(1, 32), (1, 16), (1, 64), (32, 1), (8, 8), (4, 8)]
 DTYPES = ["float32", "float16", "bfloat16", "float64"]
 # How many times as long as a yardstick it may take: np.copyto of as many bytes of float32, or what unpacks one scale.
@@ -33,7 +34,31 @@ def run(quick: bool) -> list[Table]:
     """The tables of this section; each dtype in a process of its own."""
     count, repeats = (QUICK_VALUES, 1) if quick else (VALUES, 7)
     rows = [row for dtype in DTYPES for row in in_child(speeds, dtype, count, repeats)]
-    return [Table(f"{count:,} values in blocks, one thread, ns a value", rows)]
+    size = QUICK_VALUES if quick else AXIS_VALUES
+    return [
+        Table(f"{count:,} values in blocks, one thread, ns a value", rows),
+        Table(f"{size:,} values with a scale for each row, one thread, ns a value", in_child(of_rows, size, repeats)),
+    ]
+
+
+def of_rows(count: int, repeats: int) -> list[dict[str, Any]]:
+    """The method mse with an axis against minmax, by how many values share a scale."""
+    pin()
+    values = np.random.default_rng(0).normal(size=count).astype(np.float32)
+
+    def forth(method: Any, length: int) -> None:
+        quantize_to_packed_int4(values[: count // length * length].reshape(-1, length), method, axis=0, workers=1)
+
+    cases = {(m, n): timed(functools.partial(forth, m, n)) for n in LENGTHS for m in ("minmax", "mse")}
+    found = interleaved(cases, repeats)
+    return [
+        {
+            "values a row": length,
+            **{method: 1e9 * float(np.median(found[method, length])) / count for method in ("minmax", "mse")},
+            **at_most(ratio(found["mse", length], found["minmax", length]), MOST_OF_ROWS),
+        }
+        for length in LENGTHS
+    ]
 
 
 def speeds(dtype: str, count: int, repeats: int) -> list[dict[str, Any]]:

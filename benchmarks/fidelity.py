@@ -12,6 +12,7 @@ less than was recorded for llama.cpp's own code (d99724f, with an importance mat
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -76,6 +77,8 @@ BEYOND_Q4_K: list[tuple[str, float, list[str], float | None]] = [
 BEYOND_RUNS = 4.0  # dB that tiles must have beyond (1, 32) on elevations
 # dB that runs of so many values may be short of the least error that such scales can have, and on how many runs.
 MOST_SHORT = {64: 0.2, 32: 0.2, 16: 0.4}
+FLAT, FLAT_BLOCKS = ["temperatures", "elevations", "photograph"], [(1, 64), (1, 32), (1, 16), (8, 8), (4, 8), (4, 4)]
+FINEST = [0, 0.005, 0.02, 0.05]  # least scales, in standard deviations
 RUNS, QUICK_RUNS = 3000, 20
 
 
@@ -113,7 +116,16 @@ def tables(quick: bool) -> list[Table]:
         f"dB short of the least error that such scales can have, {count:,} runs of each length",
         [{"values": name, **held_to_the_least(values, count)} for name, values in arrays.items()],
     )
-    return [*shown, scales, Table("Bars of the method mse in blocks", list(bars(found))), search]
+    least = Table("The method mse with a least scale, a part of the standard deviation", list(with_finest(arrays)))
+    return [*shown, scales, Table("Bars of the method mse in blocks", list(bars(found))), search, least]
+
+
+def with_finest(arrays: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """SQNR and stored bits of smooth arrays, with and without a least scale."""
+    for name, blocks, part in itertools.product(FLAT, FLAT_BLOCKS, FINEST):
+        values = arrays[name]
+        found = of_choice(values, "mse", blocks, part * float(values.std()) if part else None)
+        yield {"array": name, "blocks": str(blocks), "finest": part or "", "dB": found.decibels, "bits": found.bits}
 
 
 def of_array(values: np.ndarray) -> dict[str, Fidelity]:
@@ -122,8 +134,8 @@ def of_array(values: np.ndarray) -> dict[str, Fidelity]:
     return {**ours, **{f"GGUF {name}": of_gguf(values, name) for name in GGUF}}
 
 
-def of_choice(values: np.ndarray, method: str, blocks: tuple[int, int]) -> Fidelity:
-    packed = quantize_to_packed_int4(values, method, blocks=blocks)
+def of_choice(values: np.ndarray, method: str, blocks: tuple[int, int], finest: float | None = None) -> Fidelity:
+    packed = quantize_to_packed_int4(values, method, blocks=blocks, finest=finest)
     restored = dequantize_from_packed_int4(*packed[:3], size=packed.size, blocks=blocks)
     return fidelity(values, restored, len(CODES.encode(packed.packed)), scale_bytes(packed, blocks, values.shape))
 

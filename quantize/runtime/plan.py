@@ -195,7 +195,7 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `blocks`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
+        `name`, `scale_method`, `axis`, `blocks`, `finest`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
         `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
@@ -353,7 +353,14 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
     granularity = granularity_of(settings.axis, len(source.shape), settings.blocks)
-    rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
+    rule = Rule.of(
+        settings.scale_method,
+        settings.value_range,
+        settings.nan_policy,
+        settings.percentile,
+        granularity,
+        settings.finest,
+    )
     variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
         keys.check_name()
