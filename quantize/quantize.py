@@ -116,7 +116,7 @@ def quantize_to_int4(
     scale_method : {"minmax", "absmax", "percentile", "mse"}
         minmax spends all 16 codes on the range from minimum to maximum; absmax keeps zero at code 0 and uses -7..7.
         percentile leaves out the tails; mse takes the range with the least mean squared error. Both look at how the
-        values are distributed, by a histogram; what lies outside their range saturates.
+        values are distributed; what lies outside their range saturates.
     axis : int, optional
         The axis that keeps a scale for each of its indices; by default there is one scale for all values.
     blocks : int or tuple of int, optional

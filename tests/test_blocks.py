@@ -173,6 +173,16 @@ def test_a_flat_block_has_one_code() -> None:
         assert np.abs((codes - zero_point) * scale - values).max() <= 0.02 / 2
 
 
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.parametrize("finest", [None, 1.0])
+def test_two_neighbouring_numbers_are_exact_a_step_apart(dtype: str, finest: float | None) -> None:
+    values = (np.random.default_rng(0).random((50, 64)) < 0.1).astype(dtype) + np.array(5, dtype)
+    for scale_method in ("minmax", "mse"):
+        if finest or dtype == "i2":
+            codes, scale, zero_point = quantize_to_int4(values, scale_method, blocks=32, finest=finest)
+            np.testing.assert_array_equal(dequantize_from_int4(codes, scale, zero_point, blocks=32), values)
+
+
 @pytest.mark.parametrize("length", [32, 5000, 10000])
 def test_long_blocks_have_a_finest_scale_too(length: int) -> None:
     values = np.random.default_rng(0).normal(size=(3, length))

@@ -217,8 +217,8 @@ def allowed(scale, lower, upper, choice):  # type: ignore[no-untyped-def]
 
 @helper
 def is_flat(lower, upper, scale):  # type: ignore[no-untyped-def]
-    """Whether all values lie within a step: then the one level in their middle serves them all."""
-    return 0.5 * upper - 0.5 * lower <= 0.5 * scale
+    """Whether all values lie within less than a step: then the one level in their middle serves them all."""
+    return 0.5 * upper - 0.5 * lower < 0.5 * scale
 
 
 @helper
