@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marks import mostly_slow
@@ -131,7 +131,6 @@ def check_bound(values: np.ndarray, blocks: Any, result: Any, low: int) -> None:
 
 
 @some_dtypes_at_once
-@settings(max_examples=60)
 @given(data=st.data(), scale_method=st.sampled_from(METHODS))
 def test_codes_and_values_keep_the_law(dtypes: list[Any], data: st.DataObject, scale_method: str) -> None:
     values, blocks = data.draw(with_blocks(arrays(dtypes, SHAPES)))
@@ -140,7 +139,6 @@ def test_codes_and_values_keep_the_law(dtypes: list[Any], data: st.DataObject, s
         check_bound(values, blocks, result, -7 if scale_method == "absmax" else -8)
 
 
-@settings(max_examples=60)
 @given(with_blocks(arrays([np.dtype("f4"), np.dtype("f8")], SHAPES)), st.sampled_from(METHODS), st.floats(1e-30, 1e30))
 def test_no_scale_of_values_that_differ_is_below_the_finest(
     case: tuple[np.ndarray, tuple[int, ...]], scale_method: str, finest: float
@@ -202,7 +200,6 @@ def test_a_finest_scale_without_blocks() -> None:
             quantize_to_int4([[1.0, 2.0]], finest=0.1, **options)
 
 
-@settings(max_examples=50)
 @given(with_blocks(arrays(FLOATS, SHAPES, special=(math.nan,))), st.sampled_from(METHODS))
 def test_missing_values_are_kept(case: tuple[np.ndarray, tuple[int, ...]], scale_method: str) -> None:
     values, blocks = case

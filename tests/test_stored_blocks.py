@@ -8,7 +8,7 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import FLOATS, LAYOUTS, arrays, some_dtypes_at_once
@@ -52,7 +52,6 @@ def indices(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
 
 
 @some_dtypes_at_once
-@settings(max_examples=30)
 @given(data=st.data(), scale_method=METHODS, codec=st.sampled_from(["auto", None]))
 def test_a_store_has_what_memory_has(
     dtypes: list[np.dtype[Any]], data: st.DataObject, scale_method: Any, codec: Any
