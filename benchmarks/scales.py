@@ -31,7 +31,7 @@ import numpy as np
 
 from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
 
-from . import blocks
+from . import fidelity
 from .dense import dense_search
 from .measuring import in_child
 from .peers import PEERS, is_installed
@@ -84,7 +84,7 @@ def run(quick: bool) -> list[Table]:
             f"The method mse on samples of {size:,} values of {TAILED}, in dB",
             [tail(draw.seed, row) for draw, row in zip(tails, tail_figures, strict=True)],
         ),
-        *blocks.fidelity(quick),
+        *fidelity.tables(quick),
     ]
 
 

@@ -50,6 +50,7 @@ def quantize_to_zarr(
     scale_method: ScaleMethod = "minmax",
     axis: int | None = None,
     blocks: int | tuple[int, ...] | None = None,
+    finest: float | None = None,
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     missing: Any = "declared",
@@ -83,6 +84,8 @@ def quantize_to_zarr(
     blocks : int or tuple of int, optional
         Lengths of the blocks that share a scale, as for `quantize_to_int4`: a number is the length along the last axis,
         -1 a whole axis. A chunk holds whole ones, so the source is read once.
+    finest : float, optional
+        The least scale of a block, as for `quantize_to_int4`.
     axis : int, optional
         The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
         do if they can and the source is not read in too small parts for that, it is read once.
@@ -152,6 +155,7 @@ def quantize_to_zarr(
         scale_method=scale_method,
         axis=axis,
         blocks=blocks,
+        finest=finest,
         percentile=percentile,
         value_range=value_range,
         missing=missing,

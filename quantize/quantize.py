@@ -63,6 +63,7 @@ def quantize_to_int4(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["raise"] = "raise",
+    finest: float | None = None,
 ) -> Int4Values: ...
 
 
@@ -76,6 +77,7 @@ def quantize_to_int4(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: Literal["propagate"],
+    finest: float | None = None,
 ) -> NanInt4Values: ...
 
 
@@ -89,6 +91,7 @@ def quantize_to_int4(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy,
+    finest: float | None = None,
 ) -> Int4Values | NanInt4Values: ...
 
 
@@ -101,6 +104,7 @@ def quantize_to_int4(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
+    finest: float | None = None,
 ) -> Int4Values | NanInt4Values:
     """Quantize numbers to 4-bit codes, as ONNX QuantizeLinear: ``clip(rint(x / scale) + zero_point, -8, 7)``.
 
@@ -112,7 +116,7 @@ def quantize_to_int4(
     scale_method : {"minmax", "absmax", "percentile", "mse"}
         minmax spends all 16 codes on the range from minimum to maximum; absmax keeps zero at code 0 and uses -7..7.
         percentile leaves out the tails; mse takes the range with the least mean squared error. Both look at how the
-        values are distributed, by a histogram; what lies outside their range saturates.
+        values are distributed; what lies outside their range saturates.
     axis : int, optional
         The axis that keeps a scale for each of its indices; by default there is one scale for all values.
     blocks : int or tuple of int, optional
@@ -126,6 +130,9 @@ def quantize_to_int4(
         The range to cover instead of that of the data. What lies outside saturates, infinities included.
     nan_policy : {"raise", "propagate"}
         "raise" refuses NaN. "propagate" keeps it, with the code -8, and the result has a fourth field `nan_code`.
+    finest : float, optional
+        With blocks, the least scale of a block, such as the precision with which the values were measured: flat blocks
+        then take few codes, which compress to little. It is rounded up to five bits. A block of one value stays exact.
 
     Returns
     -------
@@ -168,6 +175,7 @@ def quantize_to_int4(
         percentile=percentile,
         value_range=value_range,
         nan_policy=nan_policy,
+        finest=finest,
     )
     quantized = unpack_int8_to_int4(result.packed, result.size).reshape(array.shape)
     if result.nan_code is None:
@@ -299,6 +307,7 @@ def quantize_to_packed_int4(
     percentile: float | None = None,
     value_range: tuple[float, float] | None = None,
     nan_policy: NanPolicy = "raise",
+    finest: float | None = None,
     out: np.ndarray | None = None,
     workers: int | None = None,
 ) -> PackedInt4Values:
@@ -306,7 +315,7 @@ def quantize_to_packed_int4(
 
     Parameters
     ----------
-    values, scale_method, axis, blocks, percentile, value_range, nan_policy
+    values, scale_method, axis, blocks, percentile, value_range, nan_policy, finest
         As for `quantize_to_int4`.
     out : ndarray of int8, optional
         Where to put the packed codes: shape ``(..., ceil(n / 2))``, C-contiguous.
@@ -335,7 +344,7 @@ def quantize_to_packed_int4(
     granularity = granularity_of(axis, array.ndim, blocks)
     if array.ndim == 0:
         array = array.reshape(1)
-    rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity)
+    rule = Rule.of(scale_method, value_range, nan_policy, percentile, granularity, finest)
     if rule.nan_code is None:
         check_mask(given)
     packed = checked_out(out, packed_shape(array.shape), np.dtype(np.int8))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marks import mostly_slow
@@ -131,7 +131,6 @@ def check_bound(values: np.ndarray, blocks: Any, result: Any, low: int) -> None:
 
 
 @some_dtypes_at_once
-@settings(max_examples=60)
 @given(data=st.data(), scale_method=st.sampled_from(METHODS))
 def test_codes_and_values_keep_the_law(dtypes: list[Any], data: st.DataObject, scale_method: str) -> None:
     values, blocks = data.draw(with_blocks(arrays(dtypes, SHAPES)))
@@ -140,7 +139,67 @@ def test_codes_and_values_keep_the_law(dtypes: list[Any], data: st.DataObject, s
         check_bound(values, blocks, result, -7 if scale_method == "absmax" else -8)
 
 
-@settings(max_examples=50)
+@given(with_blocks(arrays([np.dtype("f4"), np.dtype("f8")], SHAPES)), st.sampled_from(METHODS), st.floats(1e-30, 1e30))
+def test_no_scale_of_values_that_differ_is_below_the_finest(
+    case: tuple[np.ndarray, tuple[int, ...]], scale_method: str, finest: float
+) -> None:
+    """It keeps the law and the bound; and where it forces no scale, nothing changes."""
+    values, blocks = case
+    codes, scale, zero_point = check(values, blocks, scale_method, finest=finest)
+    _, free, free_zero = quantize_to_int4(values, scale_method, blocks=blocks)
+    restored = dequantize_from_int4(codes, scale, zero_point, blocks=blocks, dtype=np.float64)
+    for region, place in in_blocks(values, blocks):
+        own, back = values[region], restored[region]
+        if own.min() == own.max() and (scale_method != "absmax" or not own.any()):
+            assert (scale[place], zero_point[place]) == (free[place], free_zero[place])
+            continue
+        assert finest <= scale[place] <= max(free[place], finest * (1 + 1 / 16)) * (1 + 1 / 16)
+        if free[place] >= finest:
+            assert (scale[place], zero_point[place]) == (free[place], free_zero[place])
+        elif scale_method != "mse":
+            for value, found in zip(own.flat, back.flat, strict=True):
+                error = abs(oracle.number(value) - oracle.number(found))
+                assert error <= oracle.error_bound(value, found, float(scale[place]), values.dtype, np.dtype("f8"))
+
+
+def test_a_flat_block_has_one_code() -> None:
+    values = np.float32(280) + np.random.default_rng(0).normal(size=(64, 32)).astype("f4") / 1000
+    for scale_method in ("minmax", "mse"):
+        codes, scale, zero_point = quantize_to_int4(values, scale_method, blocks=32, finest=0.02)
+        assert (codes == 0).all()
+        assert set(scale.flat) == {0.0205078125}
+        assert np.abs((codes - zero_point) * scale - values).max() <= 0.02 / 2
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+@pytest.mark.parametrize("finest", [None, 1.0])
+def test_two_neighbouring_numbers_are_exact_a_step_apart(dtype: str, finest: float | None) -> None:
+    values = (np.random.default_rng(0).random((50, 64)) < 0.1).astype(dtype) + np.array(5, dtype)
+    for scale_method in ("minmax", "mse"):
+        if finest or dtype == "i2":
+            codes, scale, zero_point = quantize_to_int4(values, scale_method, blocks=32, finest=finest)
+            np.testing.assert_array_equal(dequantize_from_int4(codes, scale, zero_point, blocks=32), values)
+
+
+@pytest.mark.parametrize("length", [32, 5000, 10000])
+def test_long_blocks_have_a_finest_scale_too(length: int) -> None:
+    values = np.random.default_rng(0).normal(size=(3, length))
+    for scale_method in METHODS:
+        assert quantize_to_int4(values, scale_method, blocks=length // 2, finest=0.99).scale.min() >= 0.99
+
+
+@pytest.mark.parametrize("finest", [0, -1.0, math.nan, math.inf, "fine", [1, 2]])
+def test_a_finest_scale_that_is_none(finest: Any) -> None:
+    with pytest.raises(ValueError, match=r"finest is .* above 0 in the units of the data"):
+        quantize_to_int4([1.0, 2.0], blocks=2, finest=finest)
+
+
+def test_a_finest_scale_without_blocks() -> None:
+    for options in ({}, {"axis": 0}):
+        with pytest.raises(ValueError, match="pass blocks= too"):
+            quantize_to_int4([[1.0, 2.0]], finest=0.1, **options)
+
+
 @given(with_blocks(arrays(FLOATS, SHAPES, special=(math.nan,))), st.sampled_from(METHODS))
 def test_missing_values_are_kept(case: tuple[np.ndarray, tuple[int, ...]], scale_method: str) -> None:
     values, blocks = case
@@ -336,6 +395,17 @@ def test_blocks_of_whole_axes_are_what_they_always_were(blocks: Any, axis: int |
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("blocks", [16, 64, (8, 4), 6000], ids=str)
+def test_zeros_are_kept_where_there_are_many(blocks: Any) -> None:
+    """Also where they lie far from all other values, and the least squared error would leave them out."""
+    random = np.random.default_rng(0)
+    values = random.gamma(2.0, size=(8, 6000)).astype(np.float32) + 1
+    values[random.random(values.shape) < 0.02] = 0
+    codes, scale, zero_point = quantize_to_int4(values, "mse", blocks=blocks)
+    assert not dequantize_from_int4(codes, scale, zero_point, blocks=blocks)[values == 0].any()
+    assert holds_zeros(values)
 
 
 @pytest.mark.parametrize("scale_method", mostly_slow(METHODS, ["mse"]))

@@ -25,6 +25,8 @@ RUNS = {
         ["on distributed", "write: 2 chunks", " chunks, all as the source gives them"],
     ),
     "lazy_reading.py": (["--rows", "4000"], [" 1 chunks read", "20 chunks read", "dtype=uint8"]),
+    "weights.py": (["--digits", "4000"], ["digits read", "float32", "one scale, minmax", "blocks of 16"]),
+    "embeddings.py": (["--documents", "1000"], ["100 queries, 900 rows", "one scale, minmax", "(32, 1)", "(16, 1)"]),
 }
 
 
@@ -45,6 +47,18 @@ def test_example(name: str, tmp_path: Path) -> None:
 def test_an_example_keeps_its_files_in_a_folder(tmp_path: Path) -> None:
     run("npy_out_of_core.py", "--size", "8MiB", "--folder", "kept", folder=tmp_path)
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"embeddings.npy", "embeddings.zarr"}
+
+
+# The column of what is kept, or lost, from the right, and which way it goes as scales become finer.
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "column", "sign"), [("weights.py", -1, -1), ("embeddings.py", -2, 1)])
+def test_finer_scales_keep_more(name: str, column: int, sign: int, tmp_path: Path) -> None:
+    lines = run(name, *RUNS[name][0], folder=tmp_path).splitlines()
+    rows = [line.split() for line in lines if " dB " in line]
+    decibels = [float(row[row.index("dB") - 1]) for row in rows]
+    kept = [sign * float(row[column].rstrip("%")) for row in rows]
+    assert decibels[-1] - decibels[0] > 6
+    assert kept[-1] > kept[1] > kept[0]
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:

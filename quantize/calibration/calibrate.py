@@ -18,8 +18,10 @@ from ..numerics.statistics import folded, from_row, no_rows
 from .histogram import Histogram, bins_for, place_by_sample, sample_size
 from .scan import first_refused, scan_rows
 from .search import choose, unheeded
+from .values import are_short, choose_by_values
 
 GROUPS_AT_ONCE = 256  # groups: a thread holds the histograms of so many at once
+VALUES_AT_ONCE = 1 << 17  # values of short groups: a thread holds so many at once, as rows
 
 
 def calibrate(array: np.ndarray, rule: Rule, workers: int | None) -> Scales:
@@ -96,17 +98,22 @@ def scales_by_rows(
 ) -> Scales:
     """Scales of values whose statistics are known, by the histogram of each group if the rule asks for it.
 
-    One thread counts and chooses for some groups at a time. `heed` is as of `choose`.
+    The least squared error of short groups is searched for in their values instead: whether a group is short, its
+    length alone decides. One thread chooses for some groups at a time. `heed` is as of `choose`.
     """
     granularity = rule.granularity
     if rule.method.needs != "histogram":
         return Scales.of(*choose(rule, rows, None), granularity, values.shape)
-    parts = granularity.regions(values.shape, min(GROUPS_AT_ONCE, max(1, math.ceil(len(rows) / workers))))
+    short = are_short(rule, values.shape)
+    most = max(1, VALUES_AT_ONCE * len(rows) // values.size) if short else GROUPS_AT_ONCE
+    parts = granularity.regions(values.shape, min(most, max(1, math.ceil(len(rows) / workers))))
 
     def work(number: int) -> tuple[np.ndarray, np.ndarray]:
         heed()
         region = parts.region(number)
         own = rows[granularity.span(region, values.shape)]
+        if short:
+            return choose_by_values(values[region], rule, own, missing)
         return choose(rule, own, histogram_each(values[region], granularity, own, missing), heed)
 
     if workers == 1:

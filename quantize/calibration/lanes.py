@@ -98,7 +98,7 @@ def find(
 def find_loop(values, source, choice, most_factor, tried, scales, zero_points, packing, codes, target):  # type: ignore[no-untyped-def]
     size = source.offsets.shape[0] * source.run
     lanes, nibbles = np.zeros(size * ROW, values.dtype), np.zeros(size * ROW if codes.size else 0, np.uint8)
-    ends, found = np.zeros(6 * LANES, values.dtype), np.zeros(3 * LANES)
+    ends, found, covering = np.zeros(6 * LANES, values.dtype), np.zeros(3 * LANES), np.zeros(3 * LANES)
     by_error = choice.method == BY_ERROR
     centred, by = np.zeros(size * ROW if by_error else 0, np.float32), np.zeros(11 * LANES, np.float32)
     pack_by = np.zeros(4 * LANES, values.dtype)
@@ -114,6 +114,9 @@ def find_loop(values, source, choice, most_factor, tried, scales, zero_points, p
             centre(lanes, size, most_factor, ends, centred, by)
             search(centred, size, choice, tried, ends, by)
             to_scales(choice, ends, by, found)
+            if choice.grid_about_zero == 1.0 and misses_zero(choice, ends, found):
+                over_bounds(choice, ends, covering)
+                keep_zero(choice, ends, covering, found)
         else:
             over_bounds(choice, ends, found)
         of_constants(choice, ends, n, found)
@@ -213,6 +216,12 @@ def allowed(scale, lower, upper, choice):  # type: ignore[no-untyped-def]
 
 
 @helper
+def is_flat(lower, upper, scale):  # type: ignore[no-untyped-def]
+    """Whether all values lie within less than a step: then the one level in their middle serves them all."""
+    return 0.5 * upper - 0.5 * lower < 0.5 * scale
+
+
+@helper
 def over_bounds(choice, ends, found):  # type: ignore[no-untyped-def]
     """The scales by which levels reach over the range, rounded up: all values lie within half a step of one."""
     steps, middle_code = np.float64(choice.high - choice.low), 0.5 * (choice.low + choice.high)
@@ -224,7 +233,9 @@ def over_bounds(choice, ends, found):  # type: ignore[no-untyped-def]
             width = (0.0625 * upper - 0.0625 * lower) / steps  # a sixteenth of it does not overflow
         scale = rounded_up(allowed(16 * width, lower, upper, choice))
         found[SCALE + lane] = scale
-        found[OFFSET + lane] = 0.5 * lower + 0.5 * upper - middle_code * scale
+        found[OFFSET + lane] = (
+            0.5 * lower + 0.5 * upper - (0.0 if is_flat(lower, upper, scale) else middle_code * scale)
+        )
     to_zero_points(choice, ends, found)
 
 
@@ -236,6 +247,27 @@ def to_zero_points(choice, ends, found):  # type: ignore[no-untyped-def]
         grid = choice.grid_about_zero if about_zero else choice.grid
         zero_point = np.rint(found[OFFSET + lane] / (found[SCALE + lane] * grid)) * grid
         found[ZERO_POINT + lane] = 0.0 if choice.method == BY_LARGEST else 0.0 - zero_point
+
+
+@helper
+def misses_zero(choice, ends, found):  # type: ignore[no-untyped-def]
+    """Whether zero, which lies in the range of a block, is cut off with one end of it."""
+    missed = False
+    for lane in range(LANES):
+        about_zero = (ends[LOWER + lane] <= 0) & (ends[UPPER + lane] >= 0)
+        zero_point = found[ZERO_POINT + lane]
+        missed |= about_zero & ((zero_point < choice.low) | (zero_point > choice.high))
+    return missed
+
+
+@helper
+def keep_zero(choice, ends, covering, found):  # type: ignore[no-untyped-def]
+    """Take the scales that cover the range for blocks of which zero was cut off."""
+    for lane in range(LANES):
+        about_zero = (ends[LOWER + lane] <= 0) & (ends[UPPER + lane] >= 0)
+        zero_point = found[ZERO_POINT + lane]
+        if about_zero & ((zero_point < choice.low) | (zero_point > choice.high)):
+            found[SCALE + lane], found[ZERO_POINT + lane] = covering[SCALE + lane], covering[ZERO_POINT + lane]
 
 
 @helper
@@ -419,5 +451,6 @@ def to_scales(choice, ends, by, found):  # type: ignore[no-untyped-def]
         scale = rounded_up(allowed(step, lower, upper, choice))
         found[SCALE + lane] = scale
         start = np.float64(by[START + lane]) * back
-        found[OFFSET + lane] = middle + (start if scale == step else start + middle_code * (step - scale))
+        moved = start if scale == step else start + middle_code * (step - scale)
+        found[OFFSET + lane] = middle + (0.0 if is_flat(lower, upper, scale) else moved)
     to_zero_points(choice, ends, found)

@@ -143,6 +143,7 @@ JOB = options(
         metavar="1,32",
         help="Keep a scale for each block of these lengths, -1 for a whole axis; one is that along the last.",
     ),
+    click.option("--finest", type=float, metavar="STEP", help="The least scale of a block: a sensor's precision."),
     click.option(
         "--percentile",
         type=float,

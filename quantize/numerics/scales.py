@@ -26,6 +26,7 @@ NAN_CODE = -8
 UNIT_SHIFT = 48  # bits of a float64 that a unit of blocks leaves out
 MOST_ZERO_POINT = (1 << 29) - 1  # steps: zero points of blocks, in quarters, have 32 bits
 
+LARGEST_FINEST = 2.0**1000  # levels that lie 16 steps from any value are finite then
 LEAST_PERCENTILE = 50  # %: the least that may be asked for; stores of any are read
 
 SMALLEST_NORMAL = sys.float_info.min
@@ -386,6 +387,8 @@ class Rule:
         Which values share a scale.
     nan_policy : {"raise", "propagate"}
         Whether missing values are refused, or kept with a code of their own.
+    finest : float or None
+        The least scale of a block of values that differ; None for as fine as they come.
 
     Examples
     --------
@@ -398,6 +401,7 @@ class Rule:
     method: Method = MinMax()
     granularity: Granularity = PER_TENSOR
     nan_policy: str = "raise"
+    finest: float | None = None
 
     @classmethod
     def of(
@@ -407,6 +411,7 @@ class Rule:
         nan_policy: str = "raise",
         percentile: Any = None,
         granularity: Granularity = PER_TENSOR,
+        finest: Any = None,
     ) -> Rule:
         """The rule for what a user asks.
 
@@ -414,7 +419,8 @@ class Rule:
         ------
         ValueError
             If `scale_method` or `nan_policy` is not one of those there are, `value_range` is not two finite numbers in
-            ascending order, `percentile` does not lie above 0 and up to 100, or one does not go with the method.
+            ascending order, `percentile` does not lie above 0 and up to 100, `finest` is not a finite number above 0,
+            or one does not go with the method or the granularity.
         """
         for name, value, allowed in (
             ("scale_method", scale_method, SCALE_METHODS),
@@ -432,7 +438,7 @@ class Rule:
             )
         if value_range is not None:
             method = GivenRange(value_range, method)
-        return cls(method, granularity, nan_policy)
+        return cls(method, granularity, nan_policy, None if finest is None else checked_finest(finest, granularity))
 
     @property
     def nan_code(self) -> int | None:
@@ -488,6 +494,7 @@ class Rule:
             "scale_method": self.method.name,
             "axis": self.granularity.axis,
             "blocks": self.granularity.blocks,
+            "finest": self.finest,
             "percentile": self.method.percentile,
             "value_range": None if given is None else list(given),
             "nan_policy": self.nan_policy,
@@ -507,6 +514,23 @@ METHODS: dict[str, type[Method]] = {one.name: one for one in (MinMax, AbsMax, Pe
 
 
 # Arithmetic -----------------------------------------------------------------------------------------------------------
+
+
+def checked_finest(finest: Any, granularity: Granularity) -> float:
+    try:
+        least = math.nan if isinstance(finest, str | bytes) else float(finest)
+    except (TypeError, ValueError, OverflowError):
+        least = math.nan
+    if not 0 < least <= LARGEST_FINEST:
+        raise ValueError(
+            f"finest is {finest!r}, but must be a number above 0 in the units of the data, such as the precision with "
+            f"which they were measured, and at most {LARGEST_FINEST:g}"
+        )
+    if granularity.fraction == 1:
+        raise ValueError(
+            f"finest={finest!r} is the least scale of a block of values, where each block has its own: pass blocks= too"
+        )
+    return least
 
 
 def checked_range(value_range: Any) -> tuple[float, float]:

@@ -137,6 +137,8 @@ def instead(source: Source, granularity: Granularity, target: int = TARGET_BYTES
 def with_whole_blocks(chunks: Shape, source: Source, granularity: Granularity) -> Iterator[Shape]:
     """Chunks near these that hold whole blocks: such that are whole chunks of the source too, and any.
 
+    Where they are much larger than these, for blocks are long, ones that are shorter along the first axes come before.
+
     >>> from quantize.io import as_source
     >>> from quantize.numerics.granularity import PerBlock
     >>> list(with_whole_blocks((100, 300), as_source(np.zeros((1000, 300))), PerBlock((32, -1))))
@@ -147,10 +149,16 @@ def with_whole_blocks(chunks: Shape, source: Source, granularity: Granularity) -
     if source.chunks is not None:
         steps.insert(0, tuple(map(math.lcm, cuts, source.chunks)))
     for step in steps:
-        yield tuple(
+        near = [
             n if length >= n or cut >= n else min(max(length // cut, 1) * cut, n)
             for length, cut, n in zip(chunks, step, shape, strict=True)
-        )
+        ]
+        short, most = near.copy(), RANGE * math.prod(chunks)
+        for axis, cut in enumerate(step):
+            if math.prod(short) > most:
+                others = math.prod(short) // short[axis]
+                short[axis] = min(max(most // others // cut, 1) * cut, shape[axis])
+        yield from dict.fromkeys([tuple(short), tuple(near)])
 
 
 def c_order_block(shape: Shape, itemsize: int, target: int) -> Shape:

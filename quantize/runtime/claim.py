@@ -37,6 +37,7 @@ class Claim:
         optional = {
             "axis": rule.granularity.axis,
             "blocks": rule.granularity.blocks and list(rule.granularity.blocks),
+            "finest": rule.finest,
             "percentile": rule.method.percentile,
             "decoding": self.work.units.source.remembered,
         }

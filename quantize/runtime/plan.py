@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from dask.utils import format_bytes
@@ -20,7 +20,17 @@ from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
 from ..store.zarr_json import to_json
-from .chunking import MIB, SMALLEST_TARGET, TARGET_BYTES, chosen_layout, instead, joined, spanning, with_whole_blocks
+from .chunking import (
+    MIB,
+    SMALLEST_TARGET,
+    TARGET_BYTES,
+    chosen_layout,
+    default_chunks,
+    instead,
+    joined,
+    spanning,
+    with_whole_blocks,
+)
 from .memory import METADATA, OVERHEAD, SEARCH, free_bytes, statistics_disk, statistics_memory, task_memory
 from .scans import bytes_read, passes, scan_batches
 from .schedulers import chosen_workers
@@ -30,6 +40,7 @@ from .tables import html_facts
 READ_MOST = 2.2  # times the source: what default chunks read at most, where there are such
 READ_UNSAID = 64 * MIB  # bytes: nothing is said of chunks that were given and read no more
 STATISTICS = 64 * MIB  # bytes: so much more a task may take with the more usual of the chunks that read little
+LARGE_TASK = 1 << 30  # bytes: of blocks for which a task takes more it is told
 MANY_FILES = 10_000  # chunks: from so many on it is worth while to put several in one file
 
 
@@ -184,7 +195,7 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `blocks`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
+        `name`, `scale_method`, `axis`, `blocks`, `finest`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
         `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
@@ -298,6 +309,23 @@ def chosen_cut(source: Source, settings: Settings, rule: Rule, room: int | None)
     ]
 
 
+def note_on_blocks(source: Source, settings: Settings, rule: Rule, cut: Cut) -> list[str]:
+    """What to say of blocks that are so long that chunks with whole ones are large, or read the source often."""
+    granularity, once = rule.granularity, bytes_once(source)
+    if granularity.blocks is None or (cut.task <= LARGE_TASK and cut.read <= READ_MOST * once):
+        return []
+    shorter = tuple(map(min, granularity.box(source.shape), default_chunks(source)))
+    better = replace(rule, granularity=granularity_of(None, len(shorter), shorter))
+    instead = default_cut(source, settings, better, None)
+    if shorter == granularity.box(source.shape) or (instead.task >= cut.task and instead.read >= cut.read):
+        return []
+    return [
+        f"chunks that hold whole {granularity.label} take {format_bytes(cut.task)} a task and read "
+        f"{times(cut.read / once)}; blocks={shorter} take {format_bytes(instead.task)} and read "
+        f"{times(instead.read / once)}"
+    ]
+
+
 def times(number: float) -> str:
     """How often a source is read, in words.
 
@@ -325,7 +353,14 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
     granularity = granularity_of(settings.axis, len(source.shape), settings.blocks)
-    rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
+    rule = Rule.of(
+        settings.scale_method,
+        settings.value_range,
+        settings.nan_policy,
+        settings.percentile,
+        granularity,
+        settings.finest,
+    )
     variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
         keys.check_name()
@@ -337,6 +372,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     cut, said_of_it = chosen_cut(source, settings, rule, room)
     layout, task = cut.layout, cut.task
     notes += said_of_it
+    notes += note_on_blocks(source, settings, rule, cut)
     if layout.shards is None and layout.units.count >= MANY_FILES:
         notes += note_on_files(layout)
     if budget is not None:

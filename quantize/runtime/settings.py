@@ -18,6 +18,7 @@ class Settings:
     scale_method: ScaleMethod = "minmax"
     axis: int | None = None
     blocks: int | tuple[int, ...] | None = None
+    finest: float | None = None
     percentile: float | None = None
     value_range: tuple[float, float] | None = None
     missing: Any = "declared"
@@ -62,6 +63,7 @@ class SettingsGiven(TypedDict, total=False):
     scale_method: ScaleMethod
     axis: int | None
     blocks: int | tuple[int, ...] | None
+    finest: float | None
     percentile: float | None
     value_range: tuple[float, float] | None
     missing: Any

@@ -120,7 +120,7 @@ class Metadata:
             **({"blocks": rule.granularity.blocks} if later else {}),
             "scale_method": rule.method.name,
             **({"percentile": rule.method.percentile, "value_range": rule.method.value_range} if later else {}),
-            **({"keep_zero": self.keep_zero} if later else {}),
+            **({"finest": rule.finest, "keep_zero": self.keep_zero} if later else {}),
             "nan_code": rule.nan_code,
             "missing": self.missing,
             **({"decoding": self.decoding} if later else {}),
@@ -269,7 +269,9 @@ def parsed_rule(header: dict[str, Any], shape: Shape) -> Rule:
         blocks = header["blocks"]
     percentile = given.get("percentile") if method == "percentile" else None
     policy = "raise" if nan_code is None else "propagate"
-    return Rule.of(method, given.get("value_range"), policy, percentile, granularity_of(axis, len(shape), blocks))
+    finest = header["finest"] if header["version"] > 1 else None
+    granularity = granularity_of(axis, len(shape), blocks)
+    return Rule.of(method, given.get("value_range"), policy, percentile, granularity, finest)
 
 
 def settings_of(fingerprint: dict[str, Any]) -> dict[str, Any]:

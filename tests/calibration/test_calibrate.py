@@ -110,7 +110,8 @@ def test_the_first_refused_value_is_named(axis: int | None, scale_method: str) -
 
 
 @pytest.mark.parametrize("scale_method", BY_DATA)
-def test_between_groups_the_search_can_be_told_to_stop(scale_method: str) -> None:
+def test_between_groups_the_search_can_be_told_to_stop(scale_method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantize.calibration.calibrate.VALUES_AT_ONCE", 50)  # 10 groups
     values = np.random.default_rng(4).normal(size=(600, 5))
     rule, calls = Rule.of(scale_method, granularity=PerAxis(0)), []
 

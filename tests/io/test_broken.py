@@ -177,6 +177,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     "array cut, by name": (lambda f: cut(grouped(f) / "t/zarr.json", 20).parent, "x.zarr/t has metadata that are dam"),
     "no metadata": (lambda f: written(grouped(f) / "zarr.json", b"[]").parent, "cannot be opened by Zarr"),
     "pipe for metadata": (lambda f: piped(grouped(f) / "zarr.json").parent, "zarr.json is a pipe or a device"),
+    "pipe for metadata of an array": (
+        lambda f: piped(grouped(f) / "t/zarr.json").parent.parent,
+        "t/zarr.json is a pipe or a device",
+    ),
+    "the same, by name": (lambda f: piped(grouped(f) / "t/zarr.json").parent, "t/zarr.json is a pipe or a device"),
     "bfloat16": (lambda f: said_of(f, data_type="bfloat16"), "t holds bfloat16, which Zarr .* tensorstore.open"),
     "two bytes": (
         lambda f: zarr.create_array(f / "x.zarr", shape=(3,), dtype="V2", zarr_format=2) and f / "x.zarr",

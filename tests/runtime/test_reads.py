@@ -28,6 +28,7 @@ from quantize.io.formats.hdf5 import Hdf5Source
 from quantize.io.formats.npy import FileSource
 from quantize.io.formats.zarr import ZarrSource
 from quantize.io.source import Source
+from quantize.numerics.granularity import granularity_of
 from quantize.numerics.grid import Region, Shape
 from quantize.runtime.plan import READ_MOST, Plan
 from quantize.runtime.scans import scan_batches
@@ -161,8 +162,13 @@ def jobs(draw: st.DrawFn, values: int) -> tuple[Shape, Shape, dict[str, Any]]:
     outer = draw(st.lists(lengths(3000), max_size=2))
     shape = tuple(draw(st.permutations([*outer, -(-values // math.prod(outer))])))
     chunks = tuple(draw(lengths(n)) for n in shape)
-    axis = draw(st.sampled_from([None, *range(len(shape))]))
-    return shape, chunks, {"axis": axis, "scale_method": draw(st.sampled_from(["minmax", "mse"]))}
+    blocks = st.tuples(*[st.sampled_from([1, 2, 3, 8, 32, 64])] * len(shape))
+    shared = draw(st.sampled_from([{}, *({"axis": axis} for axis in range(len(shape)))]) | blocks.map(in_blocks))
+    return shape, chunks, {**shared, "scale_method": draw(st.sampled_from(["minmax", "mse"]))}
+
+
+def in_blocks(lengths: Shape) -> dict[str, Shape]:
+    return {"blocks": lengths}
 
 
 def few_chunks(job: tuple[Shape, Shape, dict[str, Any]]) -> bool:
@@ -198,6 +204,9 @@ def test_chunks_that_are_given(
     shape, chunks, settings = job
     *outer, last = (data.draw(lengths(n)) for n in shape)
     given_chunks = (*outer, last + last % 2)
+    if "blocks" in settings:  # whole ones
+        cuts = granularity_of(None, len(shape), settings["blocks"]).whole_cuts(shape)
+        given_chunks = tuple(-(-n // cut) * cut for n, cut in zip(given_chunks, cuts, strict=True))
     with ExitStack() as stack:
         count = Count(stack)
         thing = SOURCES[kind](tmp_path_factory.mktemp("x"), count, shape, chunks)

@@ -54,6 +54,7 @@ def test_scales_of_many_groups_end_between_two(monkeypatch: pytest.MonkeyPatch) 
         return choose(rule, rows, histogram, heed_then_stop)
 
     monkeypatch.setattr(calibrate, "choose", counting)
+    monkeypatch.setattr(calibrate, "are_short", lambda *_: False)  # as of groups that are long
     with pytest.raises(StoppedError):
         units.scale_and_pack(0, VALUES)
     assert len(seen) == 5

@@ -7,7 +7,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Nodes(Arrays):
     """The arrays of a Zarr hierarchy."""
 
     def listed(self) -> Mapping[str, Any]:
+        self.check_documents("")
         try:
             return {name: member for name, member in self.node.members(max_depth=None) if hasattr(member, "dtype")}
         except Exception as error:
@@ -89,6 +90,7 @@ class Nodes(Arrays):
             return super().at(name)
         if self.node.path and name not in self:  # in an archive names may begin with the folder of its group
             name = name.removeprefix(f"{self.node.path}/")
+        self.check_documents(name)
         try:
             found = of_every_grid(lambda: self.node[name])
         except KeyError:
@@ -98,6 +100,27 @@ class Nodes(Arrays):
                 raise
             raise SourceError(f"{self.prefix}{name} {trouble(error)}") from error
         return Nodes(self.label, found, f"{self.prefix}{name}/")
+
+    def check_documents(self, name: str) -> None:
+        """Refuse a pipe or a device in the place of metadata in a folder, for which Zarr would wait for ever."""
+        from ...store.keys import Keys
+
+        keys = Keys(self.node.store)
+        if not keys.synchronous:
+            return
+        waiting = [Path(keys.folder, self.node.path, name)]  # type: ignore[attr-defined]
+        while waiting:
+            folder, inside, documented = waiting.pop(), [], False
+            with suppress(OSError), os.scandir(folder) as entries:  # Zarr says more of what cannot be listed
+                for entry in entries:
+                    if entry.name in DOCUMENTS:
+                        documented = True
+                        if not (entry.is_file() or entry.is_dir() or entry.is_symlink()):
+                            raise SourceError(f"{entry.path} is a pipe or a device in the place of a file")
+                    elif entry.is_dir():
+                        inside.append(Path(entry.path))
+            if documented:
+                waiting += inside
 
     def opened(self, array: Any) -> Source:
         if isinstance(array, Unopened):
