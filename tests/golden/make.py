@@ -57,7 +57,10 @@ STORES: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
         np.where(WIDE > 310, -1, (WIDE - 280) * 100).astype(np.int16),
         {"blocks": (-1, 8), "scale_method": "absmax", "nan_policy": "propagate"},
     ),
-    "bfloat16-blocks-down": (WIDE.astype(ml_dtypes.bfloat16), {"blocks": (32, 1), "scale_method": "mse"}),
+    "bfloat16-blocks-down": (
+        WIDE.astype(ml_dtypes.bfloat16),
+        {"blocks": (32, 1), "scale_method": "mse", "finest": 0.75},
+    ),
     "float64-blocks-ragged": (
         GAPS * 1e200,
         {"blocks": (3, 7), "chunks": (6, 28), "nan_policy": "propagate", "compressors": None},
