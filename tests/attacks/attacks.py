@@ -464,6 +464,8 @@ ATTACKS = [
         slow=True,
     ),
     Attack("blocks of many rows", layout([10**9, 64], [10**9, 2]), StoreError, "scales along|bytes each", BY_BLOCKS),
+    Attack("a hundred million chunks of blocks", layout([8 * 10**8 // 2, 128]), None, job=BY_BLOCKS, slow=True),
+    Attack("finest below 0", claiming(lambda d, h: h.update(finest=-1.0)), StoreError, "above 0", BY_BLOCKS, slow=True),
     Attack("blocks for one scale", claiming(lambda d, h: h.update(blocks=[1, 32])), StoreError, "not what"),
     Attack(
         "keep_zero of 1", claiming(lambda d, h: h.update(keep_zero=1)), StoreError, "not what", BY_BLOCKS, slow=True

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from marks import slow
 from stores import check, field
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
@@ -73,7 +74,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("job", JOBS, ids=str)
+@pytest.mark.parametrize("job", [*JOBS, slow({**JOBS[1], "axis": None, "blocks": (5, 4)})], ids=str)
 @pytest.mark.parametrize("name", PLACES)
 def test_what_is_only_read_is_shown_verified_and_restored(tmp_path: Path, name: str, job: dict[str, Any]) -> None:
     array = quantize_to_zarr(VALUES, tmp_path / "z", **job)
