@@ -24,8 +24,8 @@ from .store.layout import Layout
 from .store.metadata import Metadata, ScaleNames
 from .store.places import HIDDEN, NAME_BYTES, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
-from .store.side_arrays import belongs, owns, stored_scales
-from .store.zarr_json import group_document, node_type, without_consolidated
+from .store.side_arrays import owns, stored_scales
+from .store.zarr_json import group_document, node_type, own_header, without_consolidated
 
 GROUP_MOST = 1 << 28  # bytes of the zarr.json of a group, with its consolidated metadata
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
@@ -335,12 +335,17 @@ class Variable:
         return zarr.open_array(self.keys.store, path=self.folder, mode="r", zarr_format=3)
 
     def is_ours(self) -> bool:
-        """Whether there are metadata that this library once wrote, whatever their state is now."""
+        """Whether there are metadata that this library once wrote, whatever their state is now.
+
+        Of a document that cannot be read the name tells whether it may be an array that belongs to a variable.
+        """
         try:
             data = self.keys.get(self.key) or b""
         except StoreError:
             return False
-        return b'"int4"' in data and (is_plain(self.name) or not belongs(data))
+        if node_type(data) is None:
+            return b'"int4"' in data and is_plain(self.name)
+        return not {"version", "checksum"}.isdisjoint(own_header(data))
 
 
 def group_data(keys: Keys) -> bytes | None:

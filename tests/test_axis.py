@@ -278,8 +278,11 @@ def test_damaged_scales_are_named_and_no_value_comes_of_them(tmp_path: Path, nam
         assert not verify(tmp_path).ok
 
 
-def test_arrays_of_others_keep_their_place(tmp_path: Path) -> None:
-    foreign = zarr.create_array(tmp_path, name="data_scale", data=np.arange(3.0))
+@pytest.mark.parametrize(
+    "attributes", [{}, {"belongs_to": "me"}, {"int4": {"belongs_to": "data", "version": 2}}], ids=str
+)
+def test_arrays_of_others_keep_their_place(tmp_path: Path, attributes: dict[str, Any]) -> None:
+    foreign = zarr.create_array(tmp_path, name="data_scale", data=np.arange(3.0), attributes=attributes)
     zarr.open_group(tmp_path, mode="a")
     quantize_to_zarr(VALUES, tmp_path)
     with pytest.raises(StoreError, match="data_scale holds files that do not belong to data"):

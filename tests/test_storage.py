@@ -273,6 +273,18 @@ def test_no_store_at_all(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("attributes", [{"packing": "int4"}, {"int4": 1}, {"int4": {"belongs_to": "x"}}], ids=str)
+@pytest.mark.parametrize("name", ["data", "data_scale"])
+def test_an_array_of_another_that_speaks_of_int4_is_not_overwritten(
+    tmp_path: Path, name: str, attributes: dict[str, Any]
+) -> None:
+    zarr.create_group(tmp_path).create_array(name, data=VALUES, attributes=attributes)
+    before = files(tmp_path)
+    with pytest.raises(StoreError, match=r"is not an int4 variable|is damaged"):
+        quantize_to_zarr(VALUES, tmp_path, name=name, overwrite=True)
+    assert files(tmp_path) == before
+
+
 def test_a_sealed_store_passes(tmp_path: Path) -> None:
     assert verify(made(tmp_path), source=VALUES).ok
 

@@ -20,9 +20,17 @@ from .layout import Layout
 from .metadata import Metadata
 from .places import places_of
 from .stored import StoredChunks
-from .zarr_json import array_document, codecs_document, loaded, node_type, same, serialized, sharding_document
+from .zarr_json import (
+    array_document,
+    codecs_document,
+    loaded,
+    node_type,
+    own_header,
+    same,
+    serialized,
+    sharding_document,
+)
 
-BELONGS = b'"belongs_to"'  # in the metadata of such arrays
 ZERO_POINT_BIAS = 128  # quarters of a step: added to zero points of blocks where they are stored
 
 
@@ -35,16 +43,10 @@ def owns(keys: Keys, name: str, unsaid: bool = False) -> bool:
         found = keys.get(f"{name}/zarr.json")
     except StoreError:
         return False
-    return unsaid if found is None else BELONGS in found or node_type(found) is None
-
-
-def belongs(data: bytes) -> bool:
-    """Whether a document is of such an array, or of none that can be read."""
-    try:
-        header = json.loads(data)["attributes"]["int4"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return True
-    return isinstance(header, dict) and "belongs_to" in header and "version" not in header
+    if found is None:
+        return unsaid
+    header = own_header(found)
+    return node_type(found) is None or ("belongs_to" in header and "version" not in header)
 
 
 @dataclass(frozen=True)

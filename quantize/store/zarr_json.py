@@ -115,6 +115,15 @@ def node_type(data: bytes) -> str | None:
     return document.get("node_type") if isinstance(document, dict) and document.get("zarr_format") == 3 else None
 
 
+def own_header(data: bytes) -> dict[str, Any]:
+    """What a document has under the attribute ``int4``; nothing where that is no object, or the document no JSON."""
+    try:
+        header = json.loads(data)["attributes"]["int4"]
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
 # How it is written and read -------------------------------------------------------------------------------------------
 
 
