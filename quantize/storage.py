@@ -22,7 +22,7 @@ from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
 from .store.metadata import Metadata, ScaleNames
-from .store.places import HIDDEN, NAME_BYTES, folder_of, is_plain, name_of, places_of, version_of
+from .store.places import HIDDEN, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
 from .store.side_arrays import owns, stored_scales
 from .store.zarr_json import group_document, node_type, own_header, without_consolidated
@@ -124,7 +124,6 @@ class Variable:
             in a Zarr array.
         """
         keys = self.keys
-        self.check_length()
         keys.check_place(self.folder, *self.beside)
         for outer in keys.enclosing:
             if outer.holds_keys(".zarray") or node_type(group_data(outer) or b"") == "array":
@@ -148,13 +147,6 @@ class Variable:
                 )
         if granularity.axis is not None:
             self.check_owned(scales, "whose scales need")
-
-    def check_length(self) -> None:
-        """Refuse a name that is too long for the file systems there are."""
-        if len(self.folder) > NAME_BYTES:
-            raise ValueError(
-                f"name is {len(self.folder)} bytes long, and file systems take {NAME_BYTES}: {self.folder[:40]}..."
-            )
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
         """Refuse side arrays in whose place something else lies."""

@@ -174,6 +174,8 @@ def opened_document(data: bytes, where: str) -> tuple[dict[str, Any], dict[str, 
     if not isinstance(header, dict):
         raise StoreError(f"{where} is not an int4 variable of this library: it has no attribute 'int4'")
     version = header.get("version")
+    if version is None and "belongs_to" in header:
+        raise StoreError(f"{where} is no int4 variable, but of an array that belongs to {header['belongs_to']!r:.80}")
     if isinstance(version, int) and version > max(VERSIONS):
         raise StoreError(
             f"{where} has format version {version}; this library reads up to {max(VERSIONS)}. Upgrade quantize"

@@ -54,9 +54,12 @@ def folder_of(name: str) -> str:
         raise ValueError(f"name {name!r} is no text that UTF-8 can hold: {error.reason}") from None
     if name == GROUP_DOCUMENT:
         return f"{ESCAPE}{data[0]:02X}{name[1:]}"
-    return "".join(
+    folder = "".join(
         chr(byte) if byte in (INSIDE if place else FIRST) else f"{ESCAPE}{byte:02X}" for place, byte in enumerate(data)
     )
+    if len(folder) > NAME_BYTES:
+        raise ValueError(f"name is {len(folder)} bytes long, and file systems take {NAME_BYTES}: {folder[:40]}...")
+    return folder
 
 
 def name_of(folder: str) -> str | None:

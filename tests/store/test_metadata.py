@@ -174,6 +174,7 @@ CONTRADICTIONS = {
     "name of nothing": (lambda d, h: h.update(name=None), "name is None"),
     "empty name": (lambda d, h: h.update(name=""), "at least one character"),
     "name of a list": (lambda d, h: h.update(name=["data"]), "must be a text"),
+    "a long name": (lambda d, h: h.update(name="x" * 256), "256 bytes long"),
     "name of a path": (lambda d, h: h.update(name="a/b"), "has a '/'"),
     "name that no text can be": (lambda d, h: h.update(name="\ud800"), "surrogates"),
     "no blocks": (lambda d, h: h.pop("blocks"), "lacks 'blocks'"),
@@ -227,9 +228,10 @@ def test_contradictions_of_version_2_are_refused_though_the_checksum_is_right(ch
         (b'{"zarr_format": 3, "node_type": "group", "attributes": {}}', "not an int4 variable"),
         (b'{"attributes": {"int4": {"version": 3}}}', "format version 3; this library reads up to 2. Upgrade"),
         (b'{"attributes": {"int4": {"version": "1"}}}', "damaged"),
+        (b'{"attributes": {"int4": {"belongs_to": "x"}}}', "no int4 variable, but of an array that belongs to 'x'"),
         (METADATA.to_json().replace(b'"scale": 0.5', b'"scale": NaN'), "NaN is no JSON number"),
     ],
-    ids=["empty", "binary", "deep", "list", "attributes", "header", "foreign", "newer", "text", "nan"],
+    ids=["empty", "binary", "deep", "list", "attributes", "header", "foreign", "newer", "text", "scales", "nan"],
 )
 def test_what_is_not_ours(stored: bytes, message: str) -> None:
     with pytest.raises(StoreError, match=f"there .*{message}"):
