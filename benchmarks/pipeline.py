@@ -48,7 +48,14 @@ CODECS: dict[str, Any] = {"none": None, "default": "auto"}
 MOST_OF_FLOOR = {"none": 2.5, "default": 3.5}  # times the floor, by the codecs of the result
 MOST_OF_PASSES = 1.25  # times the passes over a Zarr array in zstd
 LEAST = {"none": 8.0, "default": None}  # times as fast as the script, whose codecs are those of Zarr
-AXES = {"one": None, "for each row": 0, "for each column": 1}  # which values share a scale, and `axis` for that
+SHARED: dict[str, dict[str, Any]] = {  # which values share a scale
+    "one": {},
+    "for each row": {"axis": 0},
+    "for each column": {"axis": 1},
+    "blocks (1, 32)": {"blocks": (1, 32)},
+    "blocks (32, 1)": {"blocks": (32, 1)},
+    "tiles (8, 8)": {"blocks": (8, 8)},
+}
 MOST_OF_ONE = {"minmax": 2.0, "mse": None}  # times one scale for all
 KEEPING = "4GiB"  # of memory: more than any of the sources in chunks
 
@@ -76,7 +83,7 @@ def run(quick: bool) -> list[Table]:
             of_file(size.npy, lambda path: in_child(file_rows, path, size.repeats)),
         ),
         Table(
-            f"A .npy file of {mebibytes(size.axes)} MiB, with one scale or one for each row or column, ms",
+            f"A .npy file of {mebibytes(size.axes)} MiB, with one scale or one for each row, column or block, ms",
             of_file(size.axes, lambda path: in_child(axis_rows, path, size.repeats)),
         ),
         Table(
@@ -127,12 +134,12 @@ def file_rows(path: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def axis_rows(path: str, repeats: int) -> list[dict[str, Any]]:
-    """Scales for all, for each row and for each column, by methods that look for the range and for the least error."""
-    jobs = {(method, scales): (method, axis) for method in MOST_OF_ONE for scales, axis in AXES.items()}
-    found = interleaved({job: sealed(path, scale_method=one[0], axis=one[1]) for job, one in jobs.items()}, repeats)
+    """Scales for all, for each row, column or block, by methods that look for the range and for the least error."""
+    jobs = {(method, scales): (method, axis) for method in MOST_OF_ONE for scales, axis in SHARED.items()}
+    found = interleaved({job: sealed(path, scale_method=one[0], **one[1]) for job, one in jobs.items()}, repeats)
     rows = []
     for method, scales in jobs:
-        made = plan(path, "unwritten.zarr", scale_method=method, axis=AXES[scales], workers=THREADS)
+        made = plan(path, "unwritten.zarr", scale_method=method, **SHARED[scales], workers=THREADS)
         rows.append(
             {
                 "method": method,

@@ -11,6 +11,7 @@ index, which ours keeps and zarr reads again, and one inner chunk: the bytes tha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -39,6 +40,10 @@ CHUNKS = (4096, NARROW)
 SHARD_COLUMNS = 64
 INNER, SHARDS = (256, SHARD_COLUMNS), (65536, SHARD_COLUMNS)
 INDEX, CHUNK = 16 * (SHARDS[0] // INNER[0]), INNER[0] * INNER[1] // 2  # bytes of a shard's index and of packed codes
+BLOCKS: list[Any] = [(1, 64), (1, 32), (1, 16), (32, 1), (8, 8)]
+LEAST_OF_ONE = 0.8  # times as fast as a store with one scale
+WIDE, WIDE_CHUNKS, WIDE_SHARDS = 768, (128, 768), (16384, 768)
+MOST_BYTES = 2.0  # times the bytes of a row without blocks
 LARGEST = INDEX + CHUNK + 2 * 4  # with their checksums
 
 
@@ -61,6 +66,7 @@ def run(quick: bool) -> list[Table]:
     whole = [row for name in CODECS for row in in_child(whole_rows, name, size)]
     parts = [row for name in CODECS for row in in_child(part_rows, name, size)]
     sharded, counts = in_child(shard_rows, size)
+    blocks, rows_of_blocks = in_child(block_rows, size), in_child(row_of_blocks, size)
     return [
         Table(f"A whole store of {size.whole * COLUMNS * 4 // MIB} MiB of float32 to an array, ms", whole),
         Table(f"Parts of stores of {size.rows:,} rows, microseconds each", [*parts, sharded]),
@@ -69,6 +75,8 @@ def run(quick: bool) -> list[Table]:
             counts,
             (f"With its checksum the index of a shard has {INDEX + 4} bytes, and an inner chunk at most {CHUNK + 4}.",),
         ),
+        Table(f"A whole store of {size.whole * COLUMNS * 4 // MIB} MiB of float32 in blocks, ms", blocks),
+        Table(f"A row of {size.rows:,} x {WIDE} values in shards of {WIDE_SHARDS}", rows_of_blocks),
     ]
 
 
@@ -122,6 +130,48 @@ def timed_and_kept(function: Callable[[], object]) -> Callable[[], float]:
         return taken
 
     return seconds
+
+
+def block_rows(size: Size) -> list[dict[str, Any]]:
+    """Whole stores of blocks against one with a scale for all."""
+    with TemporaryDirectory() as folder:
+        cases = {}
+        for blocks in [None, *BLOCKS]:
+            seal(f"{folder}/{blocks}", (size.whole, COLUMNS), blocks=blocks)
+            cases[blocks] = timed_and_kept(functools.partial(open_int4(f"{folder}/{blocks}").__getitem__, ...))
+        found = interleaved(cases, size.repeats)
+    return [
+        {
+            "blocks": str(blocks),
+            OURS: milliseconds(found[blocks]),
+            "one scale": milliseconds(found[None]),
+            **at_least(ratio(found[None], found[blocks]), LEAST_OF_ONE),
+        }
+        for blocks in BLOCKS
+    ]
+
+
+def row_of_blocks(size: Size) -> list[dict[str, Any]]:
+    """What one row takes in time and bytes with blocks of 32, beside one scale."""
+    with TemporaryDirectory() as folder:
+        rows = np.random.default_rng(0).integers(size.rows, size=size.indices).tolist()
+        arrays, counts = {}, {}
+        for blocks in (None, 32):
+            seal(f"{folder}/{blocks}", (size.rows, WIDE), chunks=WIDE_CHUNKS, shards=WIDE_SHARDS, blocks=blocks)
+            arrays[blocks] = open_int4(f"{folder}/{blocks}")
+            store = Counting(f"{folder}/{blocks}", read_only=True)
+            array = open_int4(store)
+            counts[blocks] = mean(bytes_for(store, array, row) for row in rows)
+        found = interleaved({blocks: each(array, rows) for blocks, array in arrays.items()}, size.repeats)
+    return [
+        {
+            "blocks": str(blocks),
+            "microseconds": 1e3 * milliseconds(found[blocks]),
+            "mean bytes": counts[blocks],
+            **at_most(counts[blocks] / counts[None], MOST_BYTES),
+        }
+        for blocks in (None, 32)
+    ]
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

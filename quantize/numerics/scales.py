@@ -24,6 +24,7 @@ from .statistics import Statistics, bounds, from_row
 LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
 UNIT_SHIFT = 48  # bits of a float64 that a unit of blocks leaves out
+LEAST_UNIT, MOST_UNIT = 0x0010, 0x7FCF  # units of blocks: normal numbers, four times which are finite
 MOST_ZERO_POINT = (1 << 29) - 1  # steps: zero points of blocks, in quarters, have 32 bits
 
 LARGEST_FINEST = 2.0**1000  # levels that lie 16 steps from any value are finite then
@@ -148,9 +149,12 @@ class Scales:
 
 def scales_of_units(units: np.ndarray, quarters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scales and zero points, float64, of what `Scales.units` and `Scales.quarters` give."""
-    quarter_steps = (units.astype(np.uint64) << np.uint64(UNIT_SHIFT)).view(np.float64)
+    bits = units.astype(np.uint64)
+    bits <<= np.uint64(UNIT_SHIFT)
+    scale = bits.view(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # of what is no scale
-        return 4 * quarter_steps, quarters / 4
+        scale *= 4
+    return scale, quarters * 0.25
 
 
 # Methods --------------------------------------------------------------------------------------------------------------

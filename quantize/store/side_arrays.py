@@ -13,7 +13,7 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Region, Shape, shape_of, within
-from ..numerics.scales import MOST_ZERO_POINT, Scale, Scales, scales_of_units
+from ..numerics.scales import LEAST_UNIT, MOST_UNIT, MOST_ZERO_POINT, Scale, Scales, scales_of_units
 from .codec import ChunkCodec, Compressor, ShardCodec
 from .keys import Keys, chunk_key, present
 from .layout import Layout
@@ -241,8 +241,8 @@ class ShortForm(ScaleForm):
         return scales.units, scales.quarters + np.int32(ZERO_POINT_BIAS)
 
     def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = scales_of_units(scale, zero_point.astype(np.int64) - ZERO_POINT_BIAS)
-        if not ((found[0] > 0) & (found[0] < np.inf) & (np.abs(found[1]) <= MOST_ZERO_POINT)).all():
+        found = scales_of_units(scale, np.subtract(zero_point, ZERO_POINT_BIAS, dtype=np.float64))
+        if scale.min() < LEAST_UNIT or scale.max() > MOST_UNIT or np.abs(found[1]).max() > MOST_ZERO_POINT:
             raise ValueError("a scale or a zero point in it is none that a block can have")
         return found
 
@@ -322,10 +322,15 @@ class ScaleArrays(StoredScales):
     def read(self, region: Region) -> Scales:
         own = self.granularity.scales_of(region, self.layout.shape)
         wanted = tuple(own[axis] for axis in self.axes)
-        scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
         grid = self.arrays[0].grid
+        scale, zero_point = np.empty(0), np.empty(0)
         for number, part in grid.touched(wanted):
             found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
+            if part == wanted:  # all of one chunk
+                scale, zero_point = found[0][inside], found[1][inside]
+                break
+            if not scale.size:
+                scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
             scale[place], zero_point[place] = found[0][inside], found[1][inside]
         counts = shape_of(own)
         return Scales(scale.reshape(counts), zero_point.reshape(counts), self.granularity, shape_of(region))
