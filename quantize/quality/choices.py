@@ -120,7 +120,8 @@ class Comparison:
     @property
     def table(self) -> list[tuple[str, ...]]:
         """Its head, and a row for each choice, as text."""
-        head, rows = HEAD, [cells(row, row == self.recommended) for row in self.rows]
+        rows = [cells(row, row == self.recommended) for row in self.rows]
+        head: tuple[str, ...] = HEAD
         if any(row.recall is not None for row in self.rows):
             found = ["-" if row.recall is None else f"{row.recall:.3f}" for row in self.rows]
             head = (*HEAD[:2], "recall@10", *HEAD[2:])

@@ -184,7 +184,7 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `blocks`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
+        `name`, `preset`, `scale_method`, `axis`, `blocks`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
         `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
@@ -324,8 +324,10 @@ def note_on_files(layout: Layout) -> list[str]:
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
+    settings, said_of_preset = settings.resolved(len(source.shape))
     granularity = granularity_of(settings.axis, len(source.shape), settings.blocks)
-    rule = Rule.of(settings.scale_method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
+    method = settings.scale_method or "minmax"
+    rule = Rule.of(method, settings.value_range, settings.nan_policy, settings.percentile, granularity)
     variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
         keys.check_name()
@@ -375,7 +377,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
-        notes=(*notes, *source.notes, *missing_note(source, settings)),
+        notes=(*said_of_preset, *notes, *source.notes, *missing_note(source, settings)),
     )
 
 
