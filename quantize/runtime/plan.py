@@ -117,6 +117,14 @@ class Plan:
         held = "all values of its indices" if self.rule.granularity.blocks is None else "whole blocks"
         return f"1 pass: each chunk holds {held}, so that scales and codes come from one read"
 
+    @property
+    def scales(self) -> str:
+        """How scales are chosen, and how many blocks have one."""
+        granularity = self.rule.granularity
+        if granularity.blocks is None:
+            return str(self.rule)
+        return f"{self.rule.method}, one for each of {granularity.count(self.layout.shape):,} {granularity.plural}"
+
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
         document = {
@@ -158,7 +166,7 @@ class Plan:
         return {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
-            "scale": f"{self.rule}, {self.reads}",
+            "scale": f"{self.scales}, {self.reads}",
             "reads": f"{format_bytes(self.read)}, {times(self.read / self.read_once)}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
