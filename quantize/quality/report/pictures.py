@@ -304,7 +304,7 @@ def method_bars(rows: Sequence[Choice], recommended: Choice | None = None) -> Fi
         )
         ax.bar_label(bars, [bar_label(row, recommended) for row in order], padding=4, fontsize=8.5)
         ax.set_yticks(range(len(order)), [row.label for row in order])
-        ax.set_xlabel("SQNR in dB, and bits a value as stored: more dB are better, and fewer bits")
+        ax.set_xlabel("SQNR in dB, and bits a value as stored")
         ax.set_xlim(0, top * 1.8)
         ax.margins(y=0.02)
     return figure
