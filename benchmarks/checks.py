@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import zarr
 
-from quantize import measure_error, quantize_to_zarr, verify
+from quantize import measure_error, open_int4, quantize_to_zarr, verify
 from quantize.io.source import Source
 from quantize.runtime.look import Look
 
@@ -31,6 +31,8 @@ from .tables import Table, at_most
 
 MOST_PERCENT = {"gate": 1.0}  # of a run
 MOST_OF_VERIFY = 2.0  # times the time of verify
+MOST_OF_ONE_SCALE = 3.0  # times the time of measuring one scale, for a scale for each block
+BLOCKS = (1, 32)
 SCALE, OFFSET = 0.01, 280.0  # of the packed values
 CLOCKED = {"gate": (Source, "accepted"), "look": (Look, "before"), "look after pass 1": (Look, "after")}
 
@@ -62,6 +64,10 @@ def run(quick: bool) -> list[Table]:
         Table(
             f"A sealed store against {whole}, ms",
             of_file(size.rows, lambda path: in_child(comparison_rows, path, size.repeats)),
+        ),
+        Table(
+            f"measure_error of a sealed store with a scale for each block, against one scale, {whole}, ms",
+            of_file(size.rows, lambda path: in_child(block_rows, path, size.repeats)),
         ),
     ]
 
@@ -152,6 +158,27 @@ def comparison_rows(path: str, repeats: int) -> list[dict[str, Any]]:
                 "verify": milliseconds(found["verify"]),
                 "measure_error": milliseconds(found["measure"]),
                 **at_most(ratio(found["measure"], found["verify"]), MOST_OF_VERIFY),
+            }
+        )
+    return rows
+
+
+def block_rows(path: str, repeats: int) -> list[dict[str, Any]]:
+    """Measuring where each block has a scale of its own, against where all values share one."""
+    rows = []
+    for method in ("minmax", "mse"):
+        with TemporaryDirectory() as folder:
+            cases = {}
+            for name, blocks in (("one", None), ("blocks", BLOCKS)):
+                quantize_to_zarr(path, folder, name=name, scale_method=method, blocks=blocks)
+                cases[name] = timed(functools.partial(measure_error, path, open_int4(folder, name)))
+            found = interleaved(cases, repeats)
+        rows.append(
+            {
+                "scale": method,
+                "one scale": milliseconds(found["one"]),
+                f"blocks {BLOCKS}": milliseconds(found["blocks"]),
+                **at_most(ratio(found["blocks"], found["one"]), MOST_OF_ONE_SCALE),
             }
         )
     return rows

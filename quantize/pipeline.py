@@ -22,7 +22,7 @@ from .exceptions import (
 from .io import as_source
 from .io.decoding import decoded
 from .numerics.grid import index_at
-from .numerics.names import NanPolicy, ScaleMethod
+from .numerics.names import NanPolicy, PresetName, ScaleMethod
 from .numerics.scales import Scale, Scales
 from .numerics.statistics import Statistics, folded, from_row, no_rows
 from .reading.array import Int4Array
@@ -47,7 +47,8 @@ def quantize_to_zarr(
     store: Any,
     *,
     name: str = "data",
-    scale_method: ScaleMethod = "minmax",
+    preset: PresetName | None = None,
+    scale_method: ScaleMethod | None = None,
     axis: int | None = None,
     blocks: int | tuple[int, ...] | None = None,
     finest: float | None = None,
@@ -79,7 +80,13 @@ def quantize_to_zarr(
         Where the group is, or will be made.
     name : str
         Of the variable in the group.
-    scale_method, percentile, value_range, nan_policy
+    preset : {"weights", "embeddings", "field"}, optional
+        A good choice of scales for a kind of data: "mse" in blocks of 32 along the last axis, in blocks of 32 along the
+        axis before it, or in tiles of 4 x 8 over both. What is given beside it wins. The store has the choice, and not
+        this name.
+    scale_method : {"minmax", "absmax", "percentile", "mse"}, optional
+        As for `quantize_to_int4`: "minmax", unless a `preset` stands for another.
+    percentile, value_range, nan_policy
         As for `quantize_to_int4`. With a `value_range` the source is read once and not twice.
     blocks : int or tuple of int, optional
         Lengths of the blocks that share a scale, as for `quantize_to_int4`: a number is the length along the last axis,
@@ -152,6 +159,7 @@ def quantize_to_zarr(
     """
     settings = Settings(
         name=name,
+        preset=preset,
         scale_method=scale_method,
         axis=axis,
         blocks=blocks,

@@ -117,18 +117,41 @@ def main() -> None:
 @MISSING
 @RAW
 @FLOATS
+@click.option(
+    "--bits",
+    type=float,
+    metavar="4.3",
+    help="Recommend the best that is stored in so many bits a value.  [default: the knee]",
+)
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["search"]),
+    help="search: for vectors in rows, compare which of the ten nearest are still found.",
+)
 @STRICT
 @JSON
-def suggest(source: str, missing: Any, decode: bool, floats: bool, strict: bool, as_json: bool) -> None:
-    """Compare the scale methods on a sample of SRC.
+def suggest(
+    source: str,
+    missing: Any,
+    decode: bool,
+    floats: bool,
+    bits: float | None,
+    purpose: Any,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Compare scales on a sample of SRC.
 
-    For all values and for each axis, with the errors and the size that each gives; recommends one, says why, and prints
-    the command that runs it. Reads a small part of SRC, and writes nothing.
+    For all values, for each axis and for blocks, with the errors and the size that each gives; recommends one, says
+    why, and prints the command that runs it. Reads a small part of SRC, and writes nothing.
+
+    By default it recommends the knee: finer scales as long as each stored bit a value beyond 4 brings 6.02 dB.
     """
     from ..quality.suggest import suggest
 
     with stoppable(), warned(strict, main):
-        found = suggest(source, missing=missing, decode=decode, floats=floats)
+        found = suggest(source, missing=missing, decode=decode, floats=floats, bits=bits, purpose=purpose)
     say(as_json, {"source": source, **found.to_json()}, found)
 
 

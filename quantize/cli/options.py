@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..numerics.names import COMPRESSORS, NAN_POLICIES, PERCENTILE, SCALE_METHODS
+from ..numerics.names import COMPRESSORS, NAN_POLICIES, PERCENTILE, PRESETS, SCALE_METHODS
 from ..runtime.settings import Settings, parsed_bytes
 
 T = TypeVar("T")
@@ -129,12 +129,17 @@ JOB = options(
     click.argument("store", metavar="DST"),
     click.option("--name", default=DEFAULT.name, show_default=True, help="Of the variable in the store."),
     click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        help="weights: mse in blocks of 32 along the last axis; embeddings: of 32 down the columns; field: of 4 x 8. "
+        "What is given beside it wins.",
+    ),
+    click.option(
         "--scale-method",
         type=click.Choice(SCALE_METHODS),
-        default=DEFAULT.scale_method,
-        show_default=True,
         help="minmax covers the range of the data; absmax keeps zero in its middle; percentile leaves out the tails; "
-        "mse finds the range with the least squared error. Values beyond the range of the last two saturate.",
+        "mse finds the range with the least squared error. Values beyond the range of the last two saturate.  "
+        "[default: minmax, or the preset's]",
     ),
     click.option("--axis", type=int, metavar="N", help="Keep a scale for each index of this axis, counted from 0."),
     click.option(

@@ -19,6 +19,8 @@ SAMPLE_VALUES = 1 << 22  # values: the size of a sample
 CELLS = 64  # boxes: so many of the source are looked into
 JOINED_CHUNKS = 16  # chunks: so many small ones at most make up one box
 READ_BYTES = 1 << 30  # bytes: so many are read at most where chunks are large, but four chunks in any case
+SIDE_BY_SIDE = 32  # runs of values: of neighbours along the next axis too, since tiles and columns may share scales
+LEAST_RUN = 256  # values
 RUNS = 4  # runs of indices: an axis of which a sample has not all has at least so many
 
 
@@ -61,6 +63,18 @@ def sample_of(source: Source, most: int = SAMPLE_VALUES) -> np.ndarray:
     return out
 
 
+def sampled_places(source: Source, most: int = SAMPLE_VALUES) -> list[np.ndarray]:
+    """The indices along each axis whose values `sample_of` gives.
+
+    >>> from quantize.io import as_source
+    >>> [places.tolist() for places in sampled_places(as_source(np.arange(1000)), most=5)]
+    [[100, 300, 500, 700, 900]]
+    """
+    if math.prod(source.shape) <= most:
+        return [np.arange(n) for n in source.shape]
+    return [np.concatenate(cells) for cells in lattice(source, most)]
+
+
 def lattice(source: Source, most: int) -> list[list[np.ndarray]]:
     """For each axis the cells that are looked into, and the indices that are taken of each."""
     cell = cell_of(source, most)
@@ -83,13 +97,15 @@ def lattice(source: Source, most: int) -> list[list[np.ndarray]]:
 
 
 def cell_of(source: Source, most: int) -> Shape:
-    """What is read at once: a chunk, or some where they are small; of a source without any a run of values."""
+    """What is read at once: a chunk, or some where they are small; else runs of values, side by side."""
     shape = source.shape
     cell = [min(length, n) for length, n in zip(source.chunks or [1] * len(shape), shape, strict=True)]
     order = range(len(shape)) if source.order == "F" else reversed(range(len(shape)))
     room = JOINED_CHUNKS if source.chunks else most
-    for axis in order:
+    for place, axis in enumerate(order):
         times = max(1, min(most // CELLS // math.prod(cell), room, -(-shape[axis] // cell[axis])))
+        if source.chunks is None and place == 0 and len(shape) > 1:
+            times = min(times, max(LEAST_RUN, most // CELLS // SIDE_BY_SIDE))
         cell[axis] = min(times * cell[axis], shape[axis])
         room //= times
     return tuple(cell)

@@ -37,6 +37,23 @@ class Lines(NamedTuple):
 ONE = Lines()
 
 
+class Runs(NamedTuple):
+    """Which group each value of a region is of, value by value in C order.
+
+    The values are cut into rows of `n`. Value `j` of row `r` is of group ``first[r] + (offset + j) // length``, in C
+    order among the groups that the region touches.
+    """
+
+    first: np.ndarray
+    n: int
+    length: int
+    offset: int
+
+    def groups(self) -> np.ndarray:
+        """The number of the group of each value, shape ``(rows, n)``."""
+        return np.asarray(self.first[:, np.newaxis] + (self.offset + np.arange(self.n)) // self.length)
+
+
 class Granularity(ABC):
     """Which values share a scale.
 
@@ -199,14 +216,23 @@ class Granularity(ABC):
         order = (*range(0, parted.ndim, 2), *range(1, parted.ndim, 2))
         return parted.transpose(order).reshape(grid.count, -1)
 
-    def cube(self, shape: Shape) -> tuple[int, int, int]:
-        """Values of this shape as ``(before, along, behind)``: those with one place along the middle share a scale."""
-        return 1, math.prod(shape), 1
-
-    def spread(self, scales: np.ndarray, shape: Shape) -> np.ndarray:
-        """The entries of an array of scales for each place along the middle of `cube`."""
-        index = [np.arange(n) // b for n, b in zip(shape, self.box(shape), strict=True)]
-        return np.asarray(scales[np.ix_(*index)]).reshape(-1)
+    def runs(self, region: Region, shape: Shape) -> Runs:
+        """Which group each value of any region is of: rows are as long as they can be."""
+        box, own = self.box(shape), self.scales_of(region, shape)
+        *outer, last = range(len(shape))
+        n, length = region[last].stop - region[last].start, max(box[last], 1)
+        offset = region[last].start % length
+        while outer and offset + n <= length:  # a row is of one group: those that follow may be joined to it
+            last = outer.pop()
+            offset, length = region[last].start % box[last] * n, box[last] * n
+            n *= region[last].stop - region[last].start
+        first: Any = np.zeros((1,) * len(outer), np.int64)
+        counts = shape_of(own)
+        for axis in outer:
+            along = np.arange(region[axis].start, region[axis].stop) // box[axis] - own[axis].start
+            along = along * math.prod(counts[axis + 1 :])
+            first = first + along.reshape([-1 if other == axis else 1 for other in outer])
+        return Runs(first.reshape(-1), n, length, offset)
 
     def taken(self, scales: np.ndarray, axes: Sequence[range], shape: Shape) -> np.ndarray:
         """The entries of an array of scales, of values of this shape, for some indices of each axis.
@@ -254,12 +280,6 @@ class PerTensor(Granularity):
         n = values.shape[-1]
         return values.reshape(-1, n) if n % 2 else values.reshape(1, -1)
 
-    def cube(self, shape: Shape) -> tuple[int, int, int]:
-        return 1, 1, math.prod(shape)
-
-    def spread(self, scales: np.ndarray, shape: Shape) -> np.ndarray:
-        return scales.reshape(-1)
-
 
 PER_TENSOR = PerTensor()
 
@@ -306,12 +326,6 @@ class PerAxis(Granularity):
         if n % 2 or self.axis == values.ndim - 1:
             return values.reshape(-1, n)
         return values.reshape(math.prod(values.shape[: self.axis + 1]), -1)
-
-    def cube(self, shape: Shape) -> tuple[int, int, int]:
-        return math.prod(shape[: self.axis]), shape[self.axis], math.prod(shape[self.axis + 1 :])
-
-    def spread(self, scales: np.ndarray, shape: Shape) -> np.ndarray:
-        return scales.reshape(-1)
 
 
 @dataclass(frozen=True)

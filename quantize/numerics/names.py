@@ -9,8 +9,10 @@ from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 ScaleMethod = Literal["minmax", "absmax", "percentile", "mse"]
+PresetName = Literal["weights", "embeddings", "field"]
 NanPolicy = Literal["raise", "propagate"]
 SCALE_METHODS: tuple[ScaleMethod, ...] = get_args(ScaleMethod)
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 PERCENTILE = 99.9  # %: the share of the values that the method "percentile" keeps within the range by default
 NAN_POLICIES: tuple[NanPolicy, ...] = get_args(NanPolicy)
 COMPRESSORS = ("zstd", "gzip", "blosc")

@@ -243,6 +243,11 @@ class LevelTable:
         """The values, shape ``(groups, 16)``."""
         return self.values.reshape(-1, 16)
 
+    @property
+    def overflows(self) -> bool:
+        """Whether there is an entry that the dtype cannot hold."""
+        return bool(self.outside.any())
+
     @functools.cached_property
     def pairs(self) -> np.ndarray:
         """As `pairs_of`, where all values share one scale."""
@@ -301,6 +306,13 @@ class BlockLevels:
     def outside(self) -> np.ndarray:
         """Which of them the dtype cannot hold, shape ``(groups, 16)``."""
         return self._outside(np.arange(LOWEST, HIGHEST + 1), np.arange(self.scales.count)[:, None])
+
+    @functools.cached_property
+    def overflows(self) -> bool:
+        """Whether there is one that it cannot hold: then it is one of the outermost, or that of missing values."""
+        nowhere = self.dtype.kind in "iu" and self.codes.missing is None and self.codes.nan_code is not None
+        ends = self.codes.lowest, HIGHEST
+        return nowhere or bool(self._outside(np.array(ends), np.arange(self.scales.count)[:, None]).any())
 
     def look_up(self, codes: np.ndarray) -> np.ndarray:
         """The value of each code.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..numerics.grid import Shape
 from ..numerics.scales import Rule
 from ..runtime.tables import html_lines, html_table
 from ..store.zarr_json import to_json
@@ -30,9 +31,9 @@ class Choice:
         Signal to quantization noise, in decibels: variance of the values over mean square error. Infinite where every
         value is restored exactly, NaN where there are none.
     bits_per_value : float
-        Of codes and scales: 4, and 128 for each index of the axis.
+        Of codes and scales: 4, and 128 for each index of the axis, or 48 for each block.
     compressed_bits_per_value : float
-        With the codes of the sample compressed as the store does by default.
+        With the codes of the sample, and the scales of blocks, compressed as the store does by default.
     max_error : float
         Largest absolute error of the sample.
     saturated_share : float
@@ -43,6 +44,14 @@ class Choice:
         Whether it is how the store at hand was made.
     note : str
         What else there is to know.
+    blocks : tuple of int or None
+        Lengths of the blocks that keep a scale each.
+    speed : {"fast", "medium", "slow"}
+        How long codes take, and values to come back: about as long as with one scale by minmax, two to five times as
+        long, or longer.
+    recall : float or None
+        Where choices are compared for search: the share of the ten nearest rows, by inner product, that are still
+        among the ten nearest once rows are restored.
     """
 
     label: str
@@ -56,6 +65,9 @@ class Choice:
     command: str
     current: bool = False
     note: str = ""
+    blocks: Shape | None = None
+    speed: str = "fast"
+    recall: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; those that JSON has no number for are None."""
@@ -99,16 +111,32 @@ class Comparison:
         return f"measured on {of}" + ("" if self.sampled == self.total else f", out of {self.total:,}")
 
     def _repr_html_(self) -> str:
-        table = html_table(
-            "Comparison", self.measured, HEAD, [cells(row, row == self.recommended) for row in self.rows]
-        )
+        head, *body = self.table
         notes = [f"note: {note}" for note in self.notes]
         advice = f"recommended: {self.recommended.label}. {self.reason}"
-        return table + html_lines([LEGEND, *notes, advice, self.recommended.command])
+        shown = html_table("Comparison", self.measured, head, body)
+        return shown + html_lines([self.legend, *notes, advice, self.recommended.command])
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """Its head, and a row for each choice, as text."""
+        rows = [cells(row, row == self.recommended) for row in self.rows]
+        head: tuple[str, ...] = HEAD
+        if any(row.recall is not None for row in self.rows):
+            found = ["-" if row.recall is None else f"{row.recall:.3f}" for row in self.rows]
+            head = (*HEAD[:2], "recall@10", *HEAD[2:])
+            rows = [(*row[:2], recall, *row[2:]) for row, recall in zip(rows, found, strict=True)]
+        return [head, *rows]
+
+    @property
+    def legend(self) -> str:
+        """What the columns mean."""
+        found = any(row.recall is not None for row in self.rows)
+        return LEGEND + (f" {RECALL}" if found else "")
 
     def __str__(self) -> str:
-        lines = aligned([HEAD, *(cells(row, row == self.recommended) for row in self.rows)])
-        lines += ["", LEGEND]
+        lines = aligned(self.table)
+        lines += ["", *textwrap.wrap(self.legend, 100)]
         notes = [textwrap.fill(f"note: {note}", 100, subsequent_indent="      ") for note in self.notes]
         advice = textwrap.fill(f"recommended: {self.recommended.label}. {self.reason}", 100)
         parts = [self.measured], lines, notes, [advice, f"  {self.recommended.command}"]
@@ -128,7 +156,7 @@ def command_words(source: Any, option: str) -> tuple[str, str, str]:
 def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
     """What to run: with a `given` range, as options, that covers what the method finds in the sample."""
     source, stem, missing = words
-    suffix = "".join(rule.granularity.label.split())
+    suffix = "".join(rule.granularity.label.replace("blocks of", "blocks").split())
     name = "-".join(filter(None, [stem, rule.method.name, suffix]))
     destination = shlex.quote(f"{name}.zarr") if stem else "DST"
     options = "" if given and rule.method.needs == "histogram" else rule.method.option
@@ -138,10 +166,14 @@ def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
     return f"quantize run {source} {destination}{options}{given}{missing}"
 
 
-LEGEND = "SQNR is signal to quantization noise: 6 dB more halve the errors. Compressed is in bits a value, too."
+LEGEND = (
+    "SQNR is signal to quantization noise: 6 dB more halve the errors. Compressed is in bits a value, too: codes and "
+    "scales of blocks as stored. Medium speed takes 2 to 5 times as long as fast, slow longer."
+)
+RECALL = "Recall@10 is the share of the ten nearest rows, by inner product, that are still found among ten."
 
 
-HEAD = ("scale", "SQNR", "largest error", "saturated", "bits a value", "compressed", "")
+HEAD = ("scale", "SQNR", "largest error", "saturated", "bits a value", "compressed", "speed", "")
 
 
 def cells(row: Choice, recommended: bool) -> tuple[str, ...]:
@@ -154,6 +186,7 @@ def cells(row: Choice, recommended: bool) -> tuple[str, ...]:
         percent(row.saturated_share),
         f"{row.bits_per_value:.2f}",
         f"{row.compressed_bits_per_value:.2f}",
+        row.speed,
         "; ".join(filter(None, remarks)),
     )
 

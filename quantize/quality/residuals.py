@@ -13,10 +13,13 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from ..kernels import bits_of, compiled
+from ..kernels import as_number, bits_of, compiled
+from ..numerics.blocks import first_index
+from ..numerics.dtypes import finite_range
+from ..numerics.granularity import Runs
 from ..numerics.grid import Region, Shape, index_at
 from ..numerics.scales import HIGHEST, LOWEST, Codes, Scales
-from ..numerics.tables import BOUND_SLACK, CodeLevels, level_table
+from ..numerics.tables import BOUND_SLACK, BlockLevels, CodeLevels, level_table, too_wide
 from .figures import Sums
 
 Distribution = TypeVar("Distribution")
@@ -44,6 +47,9 @@ class EvenBins(NamedTuple):
 VALUE_BINS = EvenBins(24, 42)  # steps: bins of values, in which the level of code q lies at q
 ERROR_BINS = EvenBins(1, 126)  # steps: bins of errors; 126 has the divisors that let joined bins end at half a step
 ERRORS_A_VALUE = ERROR_BINS.per_unit // VALUE_BINS.per_unit  # bins of errors, all of which a bin of values has
+RECKONED = (np.dtype(np.float32), np.dtype(np.float64))  # dtypes that the loop rounds to
+NO_CODE = 99
+ONE_RUN = Runs(np.zeros(1, np.int64), n=1 << 62, length=1 << 62, offset=0)  # of however many values
 EXACT_LEVELS = 1 / 32  # steps: levels that rounding to the dtype moves by no more tell where values lie
 PAIRS = 16 * ERROR_BINS.number  # of a code and a bin of errors; the one behind the last is of what has no error
 
@@ -101,12 +107,21 @@ class ErrorBound:
         Whether a value may lie beyond the outermost level without being a defect.
     dtype : dtype
         Dtype of the restored values.
+    place : Runs, optional
+        Which of the scales each value has, where the region is not cut as the granularity says.
     """
 
     scales: Scales
     codes: Codes
     clips: bool
     dtype: np.dtype[Any]
+    place: Runs | None = None
+
+    @functools.cached_property
+    def runs(self) -> Runs:
+        """Which of the scales each value of the region has."""
+        shape = self.scales.shape
+        return self.place or self.scales.granularity.runs(tuple(slice(0, n) for n in shape), shape)
 
     @functools.cached_property
     def exact(self) -> CodeLevels:
@@ -114,34 +129,38 @@ class ErrorBound:
         known = 0 if self.codes.missing is None else self.codes.missing
         return level_table(self.scales, self.dtype, replace(self.codes, missing=known))
 
-    def each(self, entries: np.ndarray) -> np.ndarray:
-        """An entry for each group as the loops take it: for each place along the middle of a `cube` of the region."""
-        return self.scales.granularity.spread(entries, self.scales.shape)
-
     @functools.cached_property
-    def levels(self) -> np.ndarray:
+    def table(self) -> np.ndarray:
         """The values of the codes, in float64, shape ``(groups, 16)``; that of missing ones is NaN."""
         values = self.exact.rows.astype(np.float64)
         if self.codes.nan_code is not None:
             values[:, self.codes.nan_code - LOWEST] = np.nan
         return values
 
-    @functools.cached_property
-    def table(self) -> np.ndarray:
-        """The same for each place along the middle of a `cube` of the region, shape ``(places, 16)``."""
-        return np.asarray(self.levels[self.each(np.arange(self.scales.count).reshape(self.scales.scale.shape))])
+    @property
+    def is_reckoned(self) -> bool:
+        """Whether the loop reckons the values of blocks, which are few for a table, and rounds them by itself."""
+        return isinstance(self.exact, BlockLevels) and self.dtype in RECKONED
 
     @functools.cached_property
     def rounds_little(self) -> bool:
         """Whether values lie where their codes and errors say: rounding to the dtype moves no level far."""
         scale, zero_point = self.scales.scale.reshape(-1, 1), self.scales.zero_point.reshape(-1, 1)
+        if self.is_reckoned:
+            reach = np.maximum(HIGHEST - zero_point, zero_point - LOWEST) * scale
+            info = np.finfo(self.dtype)
+            moved = np.maximum(reach * float(info.eps), float(info.smallest_subnormal)) / 2
+            return bool(((reach <= float(info.max)) & (moved <= EXACT_LEVELS * scale)).all())
         with np.errstate(over="ignore", invalid="ignore"):
-            moved = self.levels / scale + zero_point - np.arange(LOWEST, HIGHEST + 1)
+            moved = self.table / scale + zero_point - np.arange(LOWEST, HIGHEST + 1)
         return not (np.abs(moved) > EXACT_LEVELS).any()
 
     def part(self, region: Region) -> ErrorBound:
-        """The bound of a region; where all values share one scale, this one, which has its table already."""
-        return self if self.scales.granularity.single else replace(self, scales=self.scales.part(region))
+        """The bound of any region; where all values share one scale, this one, which has its table already."""
+        if self.scales.granularity.single:
+            return self
+        place = self.scales.granularity.runs(region, self.scales.shape)
+        return replace(self, scales=self.scales.part(region), place=place)
 
     def compare(self, original: np.ndarray, codes: np.ndarray, corner: Shape) -> tuple[Sums, Counts]:
         """Errors of a piece of the source, given its codes; its first value has the index `corner`.
@@ -151,20 +170,32 @@ class ErrorBound:
         ValueError
             If a code stands for a value that the dtype cannot hold.
         """
-        self.exact.check(codes)
+        self.check(codes)
         if self.codes.missing is not None:
             absent = original == np.asarray(self.codes.missing).astype(original.dtype)
             original = np.where(absent, np.nan, original.astype(np.float64))
-        block = np.ascontiguousarray(codes).reshape(self.scales.granularity.cube(codes.shape))
-        return errors_of_block(original, block, self, corner)
+        return errors_of_block(original, np.ascontiguousarray(codes), self, corner)
+
+    def check(self, codes: np.ndarray) -> None:
+        if not self.exact.overflows:
+            return
+        outside = self.exact.outside.reshape(-1, 16)[self.index(codes.shape), codes.astype(np.intp) - LOWEST]
+        if outside.any():
+            raise ValueError(too_wide(codes, first_index(outside), self.dtype))
+
+    def index(self, shape: Shape) -> np.ndarray:
+        """The number of the scale of each value, for values of this shape."""
+        if self.scales.granularity.single:  # the region may be larger
+            return np.zeros(shape, np.intp)
+        return self.runs.groups().reshape(shape)
 
 
 def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) -> Sums:
     """Errors of a piece of one array against that of another, of which no scale is known."""
 
-    def sums(x: np.ndarray, y: np.ndarray, power: int) -> tuple[Sums, None]:
+    def sums(x: np.ndarray, scaled: np.ndarray | None, power: int) -> tuple[Sums, None]:
         whole, real = np.zeros(4, np.int64), np.zeros(6)
-        compiled(error_loop, "float64")(x, y, whole, real)
+        compiled(error_loop, "float64")(x, y if scaled is None else scaled, whole, real)
         count, missing, mismatched, position = whole.tolist()
         bias, mae, rmse, mean, deviation, largest = real.tolist()
         return Sums(
@@ -182,46 +213,46 @@ def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) 
         ), None
 
     x, y = (np.ascontiguousarray(values, np.float64).reshape(-1) for values in (original, restored))
-    found, _ = without_overflow(sums, np.asarray, x, y)
+    found, _ = without_overflow(sums, np.asarray, x, lambda: y)
     return with_index(found, original.shape, corner)
 
 
 def errors_of_block(original: np.ndarray, codes: np.ndarray, bound: ErrorBound, corner: Shape) -> tuple[Sums, Counts]:
-    """Errors of values of any shape, given their codes as a cube."""
-    scales = bound.each(bound.scales.scale)
+    """Errors of values of any shape, given their codes."""
     spacings = np.array([spacing(original.dtype), spacing(bound.dtype)], np.int64)
 
-    def sums(x: np.ndarray, table: np.ndarray, power: int) -> tuple[Sums, Counts]:
-        return sums_and_counts(x, codes, table, bound, np.ldexp(scales, power), spacings + np.array([power, 0]))
+    def sums(x: np.ndarray, scaled: np.ndarray | None, power: int) -> tuple[Sums, Counts]:
+        return sums_and_counts(x, codes, scaled, bound, power, spacings + np.array([power, 0]))
 
     def restored(table: np.ndarray) -> np.ndarray:
-        return np.asarray(table[np.arange(len(table))[:, np.newaxis], codes.astype(np.intp) - LOWEST])
+        return np.asarray(table[bound.index(codes.shape), codes.astype(np.intp) - LOWEST])
 
     x = np.ascontiguousarray(original, np.float32 if original.dtype == np.float32 else np.float64)
-    found, counts = without_overflow(sums, restored, x.reshape(codes.shape), bound.table)
+    found, counts = without_overflow(sums, restored, x, lambda: bound.table)
     return with_index(found, original.shape, corner), counts
 
 
 def without_overflow(
-    sums: Callable[[np.ndarray, np.ndarray, int], tuple[Sums, Distribution]],
+    sums: Callable[[np.ndarray, np.ndarray | None, int], tuple[Sums, Distribution]],
     restored: Callable[[np.ndarray], np.ndarray],
     x: np.ndarray,
-    levels: np.ndarray,
+    levels: Callable[[], np.ndarray],
 ) -> tuple[Sums, Distribution]:
     """Call `sums` on original values and on what gives the restored ones, in units in which no square overflows.
 
-    Nor does one vanish. `sums` takes both, and the power of two that they are multiplied with.
+    Nor does one vanish. `sums` takes both, the latter None as they are, and the power of two that they are multiplied
+    with.
     """
-    found, counts = sums(x, levels, 0)
+    found, counts = sums(x, None, 0)
     if ordinary(found):
         return found, counts
     # Errors have a unit of their own.
     with np.errstate(over="ignore"):
         x = x.astype(np.float64)
-        rmse = root_mean_square(x, restored(levels), found.largest)
+        rmse = root_mean_square(x, restored(levels()), found.largest)
         largest = np.abs(x).max(where=np.isfinite(x), initial=0.0)
         power = int(np.clip(np.frexp(largest)[1], -1000, 1000))
-        other, others = sums(np.ldexp(x, -power), np.ldexp(levels, -power), -power)
+        other, others = sums(np.ldexp(x, -power), np.ldexp(levels(), -power), -power)
         other = other.times(power)
     # Large numbers made smaller may lose small steps and errors; their counts and means are right as found.
     found, counts = (found.with_means(other), counts) if power > 0 else (other, others)
@@ -252,17 +283,28 @@ def root_mean_square(x: np.ndarray, restored: np.ndarray, largest: float) -> flo
 
 
 def sums_and_counts(
-    x: np.ndarray, codes: np.ndarray, table: np.ndarray, bound: ErrorBound, scales: np.ndarray, spacings: np.ndarray
+    x: np.ndarray, codes: np.ndarray, scaled: np.ndarray | None, bound: ErrorBound, power: int, spacings: np.ndarray
 ) -> tuple[Sums, Counts]:
-    """Sums and counts of a block, in which `at` is the position of the largest error, in C order."""
+    """Sums and counts of a block, in which `at` is the position of the largest error, in C order.
+
+    Values, and the table of what is restored where it is given, are multiplied with two to the `power`.
+    """
     counts = Counts()
     whole, real = np.zeros(7, np.int64), np.zeros(7)
     slack = 0.5 if bound.dtype.kind in "iu" else 0.0
+    zero_points = bound.scales.zero_point.astype(np.float64).reshape(-1)
     with np.errstate(over="ignore", divide="ignore"):
-        steps = (scales, 1 / scales, bound.each(bound.scales.zero_point).astype(np.float64))
+        scales = np.ldexp(bound.scales.scale.reshape(-1), power)
+        steps = (scales, 1 / scales, zero_points)
+    table, limits = bound.table if scaled is None and not bound.is_reckoned else scaled, None
+    if table is None:
+        nan_code = np.int8(NO_CODE if bound.codes.nan_code is None else bound.codes.nan_code)
+        limits = (*map(bound.dtype.type, finite_range(bound.dtype)), nan_code)
+    runs = bound.runs if not bound.scales.granularity.single else ONE_RUN
     lowest, arrays = bound.codes.lowest, tuple(getattr(counts, one.name) for one in fields(counts))
-    loop = compiled(compare_loop, x.dtype)
-    loop(x, codes, table, steps, lowest, spacings, slack, bound.rounds_little, arrays, whole, real)
+    x, codes = x.reshape(-1), codes.reshape(-1)
+    loop = compiled(compare_loop, x.dtype, *(() if limits is None else (bound.dtype,)))
+    loop(x, codes, runs, table, limits, steps, lowest, spacings, slack, bound.rounds_little, arrays, whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
     bias, mae, rmse, mean, deviation, largest, in_range = real.tolist()
     outside = outside if bound.clips else outside + saturated
@@ -424,32 +466,61 @@ def restore(levels, codes, restored):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
-def fill_strip(start, shape, codes, table, inverse, restored, inverses):  # type: ignore[no-untyped-def]
-    """Give each value of a strip what is restored of it, and the step of its place along the middle of the block."""
-    _, along, behind = shape
-    place, held = start // behind % along, behind - start % behind  # the place, and values from here on that have it
-    i = 0
+def reckoned(code, scale, zero_point, limits):  # type: ignore[no-untyped-def]
+    """What is restored of a code: exact in float64, then rounded once."""
+    low, high, nan_code = limits
+    level = min(max((code - zero_point) * scale, np.float64(low)), np.float64(high))
+    return np.nan if code == nan_code else np.float64(as_number(level, low))
+
+
+@numba.njit
+def reckon(scale, zero_point, limits, codes, restored):  # type: ignore[no-untyped-def]
+    for i in range(codes.size):
+        restored[i] = reckoned(codes[i], scale, zero_point, limits)
+
+
+@numba.njit
+def fill_strip(start, runs, codes, table, limits, steps, restored, inverses):  # type: ignore[no-untyped-def]
+    """Give each value of a strip what is restored of it, and the step of its group.
+
+    That is by the table, or where there is none by scale and zero point: Numba leaves out the branch of what is None.
+    """
+    scales, inverse, zero_points = steps
+    i, row, j = 0, start // runs.n, start % runs.n
     while i < codes.size:
-        if behind == 1:
-            n = min(along - place, codes.size - i)
+        place = runs.offset + j
+        group, held = runs.first[row] + place // runs.length, runs.length - place % runs.length
+        n = min(runs.n - j if runs.length == 1 else held, runs.n - j, codes.size - i)
+        if runs.length == 1:
+            if table is not None:
+                for k in range(n):
+                    restored[i + k] = table[group + k, codes[i + k] + 8]
+            if limits is not None:
+                for k in range(n):
+                    restored[i + k] = reckoned(codes[i + k], scales[group + k], zero_points[group + k], limits)
             for k in range(n):
-                restored[i + k] = table[place + k, codes[i + k] + 8]
-                inverses[i + k] = inverse[place + k]
-            place = 0
+                inverses[i + k] = inverse[group + k]
         else:
-            n = min(held, codes.size - i)
-            restore(table[place], codes[i : i + n], restored[i : i + n])
-            if along > 1 or start == 0:
-                inverses[i : i + n] = inverse[place]
-            place, held = (place + 1) % along, behind
-        i += n
+            if table is not None:
+                restore(table[group], codes[i : i + n], restored[i : i + n])
+            if limits is not None:
+                reckon(scales[group], zero_points[group], limits, codes[i : i + n], restored[i : i + n])
+            if inverse.size > 1 or start == 0:
+                inverses[i : i + n] = inverse[group]
+        i, j = i + n, j + n
+        if j == runs.n:
+            row, j = row + 1, 0
+
+
+@numba.njit
+def group_of(i, runs):  # type: ignore[no-untyped-def]
+    return runs.first[i // runs.n] + (runs.offset + i % runs.n) // runs.length
 
 
 def compare_loop(  # type: ignore[no-untyped-def]
-    x, codes, table, steps, lowest, spacings, slack, rounds_little, counts, whole, real
+    x, codes, runs, table, limits, steps, lowest, spacings, slack, rounds_little, counts, whole, real
 ):
-    shape, x, codes = codes.shape, x.reshape(-1), codes.reshape(-1)
-    scales, inverse, zero_points = steps
+    scales, _, zero_points = steps
     near, far, places, others = counts
     count, missing, mismatched, infinite, saturated, outside, position = 0, 0, 0, 0, 0, 0, 0
     middle, largest, in_range, sums = 0.0, -1.0, 0.0, np.zeros(5)
@@ -459,7 +530,7 @@ def compare_loop(  # type: ignore[no-untyped-def]
         n = own.size
         values, restored, inverses, pairs = strips[0, :n], strips[1, :n], strips[2, :n], room[:n]
         widen(x[start : start + n], values)
-        fill_strip(start, shape, own, table, inverse, restored, inverses)
+        fill_strip(start, runs, own, table, limits, steps, restored, inverses)
         if count == 0:
             middle = first_restored(values, restored)
         there, size, half = add_strip(values, restored, inverses, middle, sums, own, pairs)
@@ -489,7 +560,7 @@ def compare_loop(  # type: ignore[no-untyped-def]
                 mismatched += not both
             else:
                 rounding = slack + 2.0 * ulp(max(abs(value), abs(level)), spacings)
-                if size > (1.0 + BOUND_SLACK) * scales[(start + i) // shape[2] % shape[1]] / 2.0 + rounding:
+                if size > (1.0 + BOUND_SLACK) * scales[group_of(start + i, runs)] / 2.0 + rounding:
                     clipped = code == (7 if error < 0 else lowest)
                     saturated += clipped
                     outside += not clipped
@@ -500,7 +571,7 @@ def compare_loop(  # type: ignore[no-untyped-def]
             else:
                 near[pairs[i]] -= 1
                 far[pairs[i]] += 1
-                zero_point = zero_points[(start + i) // shape[2] % shape[1]]
+                zero_point = zero_points[group_of(start + i, runs)]
                 places[bin_of(VALUE_BINS, value * inverses[i] + zero_point)] += 1
     whole[:] = (count, missing, mismatched, infinite, saturated, outside, position)
     real[:5] = figures_of(sums, count, middle)

@@ -6,27 +6,34 @@ import contextlib
 import math
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..exceptions import DeclarationError, QuantizeWarning
 from ..io import as_source
 from ..io.decoding import decoded, decoding_of
-from ..io.sampling import SAMPLE_VALUES, sample_of
+from ..io.sampling import SAMPLE_VALUES, sample_of, sampled_places
 from ..io.source import Source
-from ..numerics.granularity import PER_TENSOR, Granularity, PerAxis
+from ..numerics.granularity import PER_TENSOR, Granularity, PerAxis, granularity_of
+from ..numerics.grid import Shape
 from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
 from ..runtime.look import look_at
 from .choices import Choice, Comparison, command_words, percent
+from .recall import recalls
 from .trial import Sample, try_rules
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
 
 LEAST_GAIN = 1.0  # dB: what a choice must gain to be recommended over a simpler one
-DEAREST_AXIS = 0.5  # bits a value: what an axis may cost at most to be recommended
+DB_A_BIT = 6.02  # dB: what a bit a value more must bring, as much as twice the levels would
+ALIKE_DB, ALIKE_BITS = 0.1, 0.02  # choices that differ by no more are as good as one another
+CODE_BITS = 4.0  # bits a value: of codes
+LEAST_RECALL = 0.01  # recall: a choice with fewer bits is recommended for search if it misses no more
+RUNS = (64, 32, 16)  # values: lengths of blocks along an axis that are tried
+TILE = (4, 8)
 
 
 def suggest(
@@ -36,6 +43,8 @@ def suggest(
     missing: Any = "declared",
     decode: bool = True,
     floats: bool = False,
+    bits: float | None = None,
+    purpose: Literal["search"] | None = None,
 ) -> Comparison:
     """Try each way to choose scales on a sample, and recommend one.
 
@@ -50,6 +59,12 @@ def suggest(
         As for `quantize_to_zarr`. Where the sample holds NaN or missing values, they are kept.
     decode, floats : bool
         As for `quantize_to_zarr`.
+    bits : float, optional
+        Recommend the choice with the highest SQNR that is stored in so many bits a value, codes and scales. By default
+        it is the knee: finer scales are taken as long as each stored bit a value beyond 4 brings 6.02 dB.
+    purpose : "search", optional
+        Search among the rows of the sample too, by inner product: choices have the recall of the ten nearest, and the
+        one with the fewest bits that nearly reaches the best is recommended. For a matrix with a vector in each row.
 
     Returns
     -------
@@ -58,7 +73,8 @@ def suggest(
     Raises
     ------
     ValueError
-        If the source's format is not known, it has no values, or `missing` is none of those above.
+        If the source's format is not known, it has no values, or an argument is none of those above; for a search, if
+        there are no rows, or too few.
     TypeError
         If the source cannot be read or its dtype cannot be quantized.
     FileNotFoundError
@@ -75,8 +91,9 @@ def suggest(
     >>> values = np.random.default_rng(0).standard_t(4, 100_000).astype(np.float32)
     >>> found = suggest(values)
     >>> found.recommended.label, found.recommended.command
-    ('mse', 'quantize run SRC DST --scale-method mse')
+    ('mse, blocks of 32', 'quantize run SRC DST --scale-method mse --blocks 32')
     """
+    check_wishes(bits, purpose)
     origin = decoded(as_source(source), decode, missing, floats)
     chosen = origin.missing_value(missing)
     origin = origin.with_missing(chosen)
@@ -84,11 +101,25 @@ def suggest(
     values = sample_of(origin, SAMPLE_VALUES)
     if seen is not None and (doubt := seen.before(values)) is not None:
         warnings.warn(doubt, QuantizeWarning, stacklevel=2)
-    return compare_rules(origin, source, current, missing, values)
+    return compare_rules(origin, source, current, missing, values, bits, purpose)
+
+
+def check_wishes(bits: Any, purpose: Any) -> None:
+    """Refuse, with a ValueError, what is no number of bits, or no purpose."""
+    if bits is not None and not (isinstance(bits, int | float) and 0 < bits < math.inf):
+        raise ValueError(f"bits is {bits!r}, but must be a number above 0: stored bits a value, such as 4.3")
+    if purpose not in (None, "search"):
+        raise ValueError(f"purpose is {purpose!r}, but must be 'search', or None")
 
 
 def compare_rules(
-    origin: Source, source: Any, current: Int4Array | None, missing: Any, values: np.ndarray | None = None
+    origin: Source,
+    source: Any,
+    current: Int4Array | None,
+    missing: Any,
+    values: np.ndarray | None = None,
+    bits: float | None = None,
+    purpose: str | None = None,
 ) -> Comparison:
     """Compare the choices for a source that is open already; `source` is what their commands call it.
 
@@ -97,7 +128,7 @@ def compare_rules(
     chosen = origin.missing_value(missing)
     origin = origin.with_missing(chosen)
     values = sample_of(origin, SAMPLE_VALUES) if values is None else values
-    sample = Sample.of(values, origin.shape, chosen)
+    sample = Sample.of(values, origin.shape, chosen, sampled_places(origin, SAMPLE_VALUES))
     notes = []
     if sample.infinite:
         notes.append(
@@ -115,20 +146,46 @@ def compare_rules(
         elif why:
             notes.append(f"{finer.label} is left out: {why}")
     rules = [sample.rule(method, granularity) for granularity in tried for method in SCALE_METHODS]
+    for blocks in blocks_to_try(origin.shape) if not sample.infinite else ():
+        why = sample.why_not(blocks)
+        if why is None:
+            rules.append(sample.rule("mse", blocks))
+        elif why:
+            notes.append(f"{blocks.label} are left out: {why}")
     now = None if current is None else rule_for_sample(current, sample)
     if now is not None and now not in rules:
         rules.append(now)
     words = command_words(source, reading_options(origin, missing))
     choices = {rule: replace(choice, current=rule == now) for rule, choice in try_rules(sample, rules, words).items()}
+    if purpose == "search":
+        found = recalls(sample, choices)
+        choices = {rule: replace(choice, recall=found[rule]) for rule, choice in choices.items()}
     if any("taken off" in choice.note for choice in choices.values()):
         notes.append(
             "the range of all values is likely wider than the sample's: what that costs minmax and absmax is "
             "estimated, and taken off their SQNR"
         )
-    recommended, reason = recommendation(choices)
+    recommended, reason = recommendation(choices, bits)
     return Comparison(
         tuple(choices.values()), choices[recommended], reason, sample.values.size, math.prod(origin.shape), tuple(notes)
     )
+
+
+def blocks_to_try(shape: Shape) -> list[Granularity]:
+    """Runs along the last axis, a run along the one before it, and a tile over both, of those that fit a shape.
+
+    >>> [each.label for each in blocks_to_try((3, 500, 20))]
+    ['blocks of 1 x 1 x 16', 'blocks of 1 x 32 x 1', 'blocks of 1 x 4 x 8']
+    """
+    outer, ndim = (1,) * (len(shape) - 2), len(shape)
+    tried = [(*(1,) * (ndim - 1), length) for length in RUNS]
+    if ndim > 1:
+        tried += [(*outer, 32, 1), (*outer, *TILE)]
+    return [
+        granularity_of(None, ndim, blocks)
+        for blocks in tried
+        if all(length < n or length == 1 for length, n in zip(blocks, shape, strict=True))
+    ]
 
 
 def reading_options(origin: Source, missing: Any) -> str:
@@ -149,49 +206,121 @@ def rule_for_sample(array: Int4Array, sample: Sample) -> Rule:
     return replace(array.metadata.rule, nan_policy="propagate" if sample.propagates else "raise")
 
 
-def recommendation(choices: dict[Rule, Choice]) -> tuple[Rule, str]:
-    """The simplest choice that none other beats by enough, and why."""
+def recommendation(choices: dict[Rule, Choice], bits: float | None = None) -> tuple[Rule, str]:
+    """Which choice to take, and why: the best within so many stored bits a value, or else the knee."""
+    if all(math.isnan(choice.sqnr_db) for choice in choices.values()):
+        return next(iter(choices)), "The sample holds no value to judge by."
+    if any(choice.recall is not None for choice in choices.values()):
+        return for_search(choices, bits)
+    return knee(choices) if bits is None else within(choices, bits)
+
+
+def within(choices: dict[Rule, Choice], bits: float) -> tuple[Rule, str]:
+    """The choice with the highest SQNR within so many stored bits a value."""
+    fitting = [rule for rule, choice in choices.items() if choice.compressed_bits_per_value <= bits]
+    if not fitting:
+        least = min(choices, key=lambda rule: choices[rule].compressed_bits_per_value)
+        return least, f"None of those tried is stored in {bits:g} bits a value or less; this one takes the fewest."
+    chosen = max(fitting, key=lambda rule: rank(choices[rule]))
+    said = f"It is the best of the {len(fitting)} that are stored in {bits:g} bits a value or less."
+    return chosen, " ".join([said, *cost(choices, chosen)])
+
+
+def for_search(choices: dict[Rule, Choice], bits: float | None) -> tuple[Rule, str]:
+    """The choice with the fewest stored bits that finds nearly as much as the best."""
+    fitting = [rule for rule, choice in choices.items() if bits is None or choice.compressed_bits_per_value <= bits]
+    if not fitting:
+        return within(choices, bits or 0.0)
+    best = max(choices[rule].recall or 0.0 for rule in fitting)
+    near = [rule for rule in fitting if (choices[rule].recall or 0.0) >= best - LEAST_RECALL]
+    chosen = min(near, key=lambda rule: choices[rule].compressed_bits_per_value)
+    limit = "" if bits is None else f" in {bits:g} bits a value or less"
+    near_best = f"Of all whose recall is within {LEAST_RECALL:g} of the best, {best:.3f}{limit}"
+    return chosen, " ".join([f"{near_best}, it is stored in the fewest bits.", *cost(choices, chosen)])
+
+
+def rank(choice: Choice) -> float:
+    return -math.inf if math.isnan(choice.sqnr_db) else choice.sqnr_db
+
+
+def beyond_codes(choice: Choice) -> float:
+    """Stored bits a value beyond 4."""
+    return max(choice.compressed_bits_per_value - CODE_BITS, 0.0)
+
+
+def is_as_good(choice: Choice, best: Choice) -> bool:
+    more = choice.compressed_bits_per_value - best.compressed_bits_per_value
+    return choice.sqnr_db >= best.sqnr_db - ALIKE_DB and more <= ALIKE_BITS
+
+
+def knee(choices: dict[Rule, Choice]) -> tuple[Rule, str]:
+    """From one scale on, the choices that give most for each bit more, as long as that is what a bit should give.
+
+    Codes that compress count as 4 bits: that many values share few codes is no merit of a scale.
+    """
     rules = {(rule.method.name, rule.granularity): rule for rule in choices if rule.method.needs != "nothing"}
 
     def best(granularity: Granularity) -> Rule:
         """minmax, or mse where that gains enough."""
-        simple, other = rules["minmax", granularity], rules["mse", granularity]
-        return other if choices[other].sqnr_db - choices[simple].sqnr_db >= LEAST_GAIN else simple
+        other = rules["mse", granularity]
+        simple = rules.get(("minmax", granularity), other)
+        return other if gain(simple, other) >= LEAST_GAIN else simple
 
-    start = best(PER_TENSOR)
-    finer = [each for name, each in rules if name == "mse" and not each.single and ("minmax", each) in rules]
-    gaining = [
-        rule
-        for rule in map(best, finer)
-        if choices[rule].sqnr_db - choices[start].sqnr_db >= LEAST_GAIN
-        and choices[rule].bits_per_value - choices[start].bits_per_value <= DEAREST_AXIS
-    ]
-    chosen = max(gaining, key=lambda rule: choices[rule].sqnr_db, default=start)
-    return chosen, reason(choices, start, chosen, rules["minmax", chosen.granularity])
+    def gain(before: Rule, after: Rule) -> float:
+        return choices[after].sqnr_db - choices[before].sqnr_db
+
+    def gain_a_bit(before: Rule, after: Rule) -> float:
+        more = beyond_codes(choices[after]) - beyond_codes(choices[before])
+        return gain(before, after) / more if more > 0 else math.inf
+
+    start = chosen = best(PER_TENSOR)
+    finer = [best(each) for name, each in rules if name == "mse" and not each.single]
+    while True:
+        better = [rule for rule in finer if gain(chosen, rule) >= LEAST_GAIN and gain_a_bit(chosen, rule) >= DB_A_BIT]
+        if not better:
+            break
+        chosen = max(better, key=lambda rule: (gain_a_bit(chosen, rule), gain(chosen, rule)))
+    if chosen is not start:  # of those that are as good the first
+        chosen = next(rule for rule in finer if rule is chosen or is_as_good(choices[rule], choices[chosen]))
+    return chosen, reason(choices, start, chosen, rules.get(("minmax", chosen.granularity), chosen))
 
 
 def reason(choices: dict[Rule, Choice], start: Rule, chosen: Rule, simple: Rule) -> str:
     """Why `chosen`: over `start`, one scale for all values, and over `simple`, minmax for the same axis."""
     choice = choices[chosen]
-    if math.isnan(choice.sqnr_db):
-        return "The sample holds no value to judge by."
     said = []
     exact = choice.sqnr_db == math.inf
     if exact:
         said.append("It restores every value of the sample exactly.")
-    if not chosen.granularity.single:
-        before, bits = choices[start], choice.bits_per_value - choices[start].bits_per_value
+    if chosen is not start:
+        before, bits = choices[start], choice.compressed_bits_per_value - choices[start].compressed_bits_per_value
         gained = f"gains {choice.sqnr_db - before.sqnr_db:.1f} dB over one for all ({before.label})"
         gained = "does so" if exact else gained
-        said.append(f"One scale for each {chosen.granularity.each} {gained}, for {bits:.2g} bits a value.")
-    if chosen.method.clips:
+        more = f"{bits:.2g} bits a value more" if bits > 0 else "no bits more"
+        said.append(f"One scale for each {chosen.granularity.each} {gained}, for {more}, stored.")
+    if simple is not chosen:
         said.append(
             f"It gains {choice.sqnr_db - choices[simple].sqnr_db:.1f} dB over {choices[simple].label}, whose range "
-            f"reaches the outermost values. In return {percent(choice.saturated_share)} of the values saturate, and "
-            f"the largest error on the sample is {choice.max_error:.3g} instead of {choices[simple].max_error:.3g}."
+            f"reaches the outermost values."
         )
-    elif not exact:
+    said += cost(choices, chosen, simple if simple is not chosen else start)
+    if not chosen.method.clips and not exact:
         said.append(f"No value saturates, and mse, which lets some do so, gains less than {LEAST_GAIN:g} dB over it.")
-    if chosen.granularity.single and not exact and any(not rule.granularity.single for rule in choices):
-        said.append(f"No axis gains {LEAST_GAIN:g} dB more for {DEAREST_AXIS:g} bits a value or less.")
+    if not exact and any(not rule.granularity.single for rule in choices):
+        said.append(
+            f"No finer one gains {LEAST_GAIN:g} dB more, and {DB_A_BIT:g} dB for each stored bit a value beyond "
+            f"{CODE_BITS:g}: it is the knee."
+        )
     return " ".join(said)
+
+
+def cost(choices: dict[Rule, Choice], chosen: Rule, other: Rule | None = None) -> list[str]:
+    """What a choice that lets values saturate does to the largest errors, beside another."""
+    choice = choices[chosen]
+    if not chosen.method.clips or choice.sqnr_db == math.inf:
+        return []
+    instead = "" if other in (None, chosen) else f" instead of {choices[other].max_error:.3g} ({choices[other].label})"
+    return [
+        f"{percent(choice.saturated_share)} of the values saturate, and the largest error on the sample is "
+        f"{choice.max_error:.3g}{instead}."
+    ]

@@ -15,13 +15,16 @@ from ..numerics.blocks import blocks, processors
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Region, Shape
 from ..numerics.names import ScaleMethod
-from ..numerics.scales import HIGHEST, Rule
+from ..numerics.scales import HIGHEST, Rule, Scales
 from ..numerics.tables import BOUND_SLACK
-from ..quantize import dequantize_from_packed_int4, quantize_to_packed_int4
+from ..quantize import PackedInt4Values, dequantize_from_packed_int4, quantize_to_packed_int4
 from ..store.codec import ChunkCodec, Compressor
+from ..store.layout import Layout
+from ..store.side_arrays import ShortForm, WholeForm
 from .choices import Choice, command
 
-SCALE_BITS = 128  # bits: a scale and its zero point
+SLOW_GROUP = 1 << 15  # values: a range takes longer to find in a histogram of fewer than the values to quantize
+LEAST_SHARE = 1 / 16  # of a sample: what must lie in whole blocks for them to be tried
 DEAREST_BITS = 4.0  # bits a value: scales that would take more than the codes are not tried
 ENOUGH_VALUES = 256  # sampled values of a group: its scales are tried with so many, or with all that a group has
 MOST_GROUPS = 1 << 14  # groups that share a scale: about the most that are tried
@@ -48,6 +51,8 @@ class Sample:
         Whether there are missing values.
     infinite : int
         Number of infinite values.
+    places : list of ndarray
+        The indices along each axis of the source that it has.
     """
 
     values: np.ndarray
@@ -56,9 +61,10 @@ class Sample:
     shape: Shape
     propagates: bool
     infinite: int
+    places: list[np.ndarray]
 
     @classmethod
-    def of(cls, values: np.ndarray, shape: Shape, missing: float | int | None) -> Sample:
+    def of(cls, values: np.ndarray, shape: Shape, missing: float | int | None, places: list[np.ndarray]) -> Sample:
         dtype = values.dtype
         absent = np.isnan(values)
         if missing is not None:
@@ -71,7 +77,7 @@ class Sample:
             values[absent] = np.nan
         if infinite.any():
             values[infinite] = values[counted][0] if counted.any() else 0
-        return cls(values, counted, dtype, shape, bool(absent.any()), int(np.count_nonzero(infinite)))
+        return cls(values, counted, dtype, shape, bool(absent.any()), int(np.count_nonzero(infinite)), places)
 
     @functools.cached_property
     def count(self) -> int:
@@ -105,12 +111,41 @@ class Sample:
         each, here = (self.per_group(granularity, shape) for shape in (self.shape, self.values.shape))
         if granularity.count(self.shape) == 1:
             return ""
-        if SCALE_BITS / each > DEAREST_BITS:
-            return f"its scales would take {SCALE_BITS / each:.0f} bits a value" if len(self.shape) > 1 else ""
+        if granularity.blocks is not None:
+            within = math.prod(map(len, self.whole_blocks(granularity)))
+            few = within < LEAST_SHARE * self.values.size
+            return "the sample holds too few of them whole" if few else None
+        bits = scale_bits(granularity)
+        if bits / each > DEAREST_BITS:
+            return f"its scales would take {bits / each:.0f} bits a value" if len(self.shape) > 1 else ""
         if here < min(each, ENOUGH_VALUES):
             group = granularity.each.partition(" ")[0]
             return f"the sample holds {here:,.0f} of the {each:,.0f} values of each {group}, too few to judge by"
         return None
+
+    def whole_blocks(self, granularity: Granularity) -> list[np.ndarray]:
+        """The places along each axis, within the sample, that lie in blocks of which it has all."""
+        found = []
+        for places, n, b in zip(self.places, self.shape, granularity.box(self.shape), strict=True):
+            _, inverse, counts = np.unique(places // b, return_inverse=True, return_counts=True)
+            whole = counts[inverse] == np.minimum(b, n - places // b * b)
+            found.append(np.flatnonzero(whole if b < n else np.ones(len(places), bool)))
+        return found
+
+    def at(self, places: list[np.ndarray]) -> Sample:
+        """The sample of some places along each axis."""
+        chosen = self
+        for axis, own in enumerate(places):
+            if len(own) < len(self.places[axis]):
+                chosen = replace(chosen, values=chosen.values.take(own, axis), counted=chosen.counted.take(own, axis))
+        kept = [every[own] for every, own in zip(self.places, places, strict=True)]
+        return self if chosen is self else replace(chosen, places=kept)
+
+
+def scale_bits(granularity: Granularity) -> int:
+    """Bits of a scale and its zero point, before they are compressed."""
+    form = WholeForm() if granularity.fraction == 1 else ShortForm()
+    return 8 * sum(dtype.itemsize for dtype in form.dtypes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +163,9 @@ class Grouped:
 
     @functools.cached_property
     def sample(self) -> Sample:
-        """The sample with about `MOST_GROUPS` of its groups at most, spread evenly along an axis."""
+        """The sample with about `MOST_GROUPS` of its groups at most, spread evenly along an axis; its whole blocks."""
+        if self.granularity.blocks is not None:
+            return self.whole.at(self.whole.whole_blocks(self.granularity))
         whole, groups = self.whole, self.granularity.groups(self.whole.values.shape)
         if groups.count <= MOST_GROUPS:
             return whole
@@ -137,7 +174,8 @@ class Grouped:
         chosen = np.linspace(0, count - 1, max(1, MOST_GROUPS * count // groups.count)).astype(np.intp)
         indices = (chosen[:, None] * length + np.arange(length)).reshape(-1)
         indices = indices[indices < n]
-        return replace(whole, values=whole.values.take(indices, axis), counted=whole.counted.take(indices, axis))
+        every = [np.arange(n) for n in whole.values.shape]
+        return whole.at([*every[:axis], indices, *every[axis + 1 :]])
 
     @functools.cached_property
     def ranges(self) -> tuple[Ranges, Ranges]:
@@ -164,37 +202,55 @@ def try_rules(whole: Sample, rules: Sequence[Rule], words: tuple[str, str, str])
     return {rule: found[rule] for rule in rules}
 
 
+def quantized(rule: Rule, values: np.ndarray) -> PackedInt4Values:
+    method = rule.method
+    return quantize_to_packed_int4(
+        values,
+        cast(ScaleMethod, method.name),
+        axis=rule.granularity.axis,
+        blocks=rule.granularity.blocks,
+        percentile=method.percentile,
+        value_range=method.value_range,
+        nan_policy="raise" if rule.nan_code is None else "propagate",
+    )
+
+
+def restored_of(rule: Rule, sample: Sample, result: PackedInt4Values) -> np.ndarray:
+    """The values that a store of the sample would give back."""
+    floats = result.nan_code is not None and sample.dtype.kind in "iu"  # integers have no NaN
+    restored = dequantize_from_packed_int4(
+        result.packed,
+        result.scale,
+        result.zero_point,
+        size=result.size,
+        nan_code=result.nan_code,
+        blocks=rule.granularity.blocks,
+        dtype=np.float64 if floats else sample.dtype,
+    )
+    if floats:
+        info = np.iinfo(sample.dtype)
+        restored = np.rint(restored).clip(info.min, info.max)
+    return restored
+
+
+def restored_by(rule: Rule, sample: Sample) -> np.ndarray:
+    return restored_of(rule, sample, quantized(rule, sample.values))
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choice:
     """The figures of a sample that is quantized by a rule and restored."""
     granularity, method = rule.granularity, rule.method
     whole, sample = grouped.whole, grouped.sample
     values = sample.values
-    result = quantize_to_packed_int4(
-        values,
-        cast(ScaleMethod, method.name),
-        axis=granularity.axis,
-        blocks=granularity.blocks,
-        percentile=method.percentile,
-        value_range=method.value_range,
-        nan_policy="raise" if rule.nan_code is None else "propagate",
-    )
+    result = quantized(rule, values)
     scale, zero_point = result.scale, result.zero_point
-    floats = result.nan_code is not None and sample.dtype.kind in "iu"  # integers have no NaN
-    restored = dequantize_from_packed_int4(
-        result.packed,
-        scale,
-        zero_point,
-        size=result.size,
-        nan_code=result.nan_code,
-        blocks=granularity.blocks,
-        dtype=np.float64 if floats else sample.dtype,
-    )
-    if floats:
-        info = np.iinfo(sample.dtype)
-        restored = np.rint(restored).clip(info.min, info.max)
+    restored = restored_of(rule, sample, result)
     half = scale / 2 * (1 + BOUND_SLACK)
     low, high = (rule.lowest - zero_point) * scale - half, (HIGHEST - zero_point) * scale + half
+    if granularity.blocks is not None:
+        index = granularity.index_of(values.shape)
+        low, high = (np.asarray(bound).reshape(-1)[index] for bound in (low, high))
     low, high = (np.broadcast_to(bound, values.shape) for bound in (low, high))
     largest, square, saturated = 0.0, 0.0, 0
     for region in blocks(values.shape):
@@ -205,14 +261,17 @@ def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choic
         saturated += int(np.count_nonzero((x < sample.numbers(region, low)) | (x > sample.numbers(region, high))))
     sqnr = decibels_of_ratio(sample.spread, square) if sample.count else math.nan
     notes = []
-    if values.size < whole.values.size:
+    if values.size < whole.values.size and granularity.blocks is None:
         tried, there = granularity.count(values.shape), granularity.count(whole.values.shape)
         notes.append(f"on {tried:,} of {there:,} {granularity.plural.partition(' ')[0]}")
     loss = growth(grouped, rule) if method.needs == "bounds" else 0.0
     if math.isfinite(sqnr) and loss >= 0.05:
         sqnr = max(sqnr - loss, min(sqnr, 0.0))
         notes.append(f"{loss:.1f} dB taken off")
-    share = SCALE_BITS / sample.per_group(granularity, sample.shape)
+    share = stored = scale_bits(granularity) / sample.per_group(granularity, sample.shape)
+    if granularity.blocks is not None:
+        scales = Scales(np.asarray(scale), np.asarray(zero_point), granularity, values.shape)
+        stored = 8 * stored_bytes(scales, sample.dtype) / values.size
     codec = ChunkCodec(result.packed.shape, Compressor())
     given = ""
     if whole.infinite and method.value_range is None and granularity.single:
@@ -223,12 +282,33 @@ def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choic
         axis=granularity.axis,
         sqnr_db=sqnr,
         bits_per_value=4 + share,
-        compressed_bits_per_value=8 * len(codec.encode(result.packed.view(np.uint8))) / values.size + share,
+        compressed_bits_per_value=8 * len(codec.encode(result.packed.view(np.uint8))) / values.size + stored,
         max_error=largest,
         saturated_share=saturated / max(sample.count, 1),
         command=command(rule, words, given),
         note="; ".join(notes),
+        blocks=granularity.blocks,
+        speed=speed_of(rule, sample.per_group(granularity, sample.shape)),
     )
+
+
+def stored_bytes(scales: Scales, dtype: np.dtype[Any]) -> int:
+    """Bytes of the scales of blocks and their zero points as a store keeps them."""
+    form, layout = ShortForm(), Layout(scales.shape, dtype, scales.shape)
+    found = 0
+    for own, values in zip(form.dtypes, form.stored(scales), strict=True):
+        data = np.ascontiguousarray(values).astype(own, copy=False).view(np.uint8)
+        found += len(ChunkCodec(data.shape, form.compressor(layout, own)).encode(data))
+    return found
+
+
+def speed_of(rule: Rule, per_group: float) -> str:
+    """How long a rule takes, as `Choice.speed` says it: by `python -m benchmarks blocks pass1`."""
+    granularity, method = rule.granularity, rule.method
+    if method.needs in ("nothing", "bounds"):
+        return "fast" if granularity.blocks is None else "medium"
+    searched = granularity.blocks is None and not granularity.single and per_group < SLOW_GROUP
+    return "slow" if searched else "medium"
 
 
 def decibels_of_ratio(signal: float, noise: float) -> float:

@@ -128,6 +128,14 @@ class Plan:
         held = "all values of its indices" if self.rule.granularity.blocks is None else "whole blocks"
         return f"1 pass: each chunk holds {held}, so that scales and codes come from one read"
 
+    @property
+    def scales(self) -> str:
+        """How scales are chosen, and how many blocks have one."""
+        granularity = self.rule.granularity
+        if granularity.blocks is None:
+            return str(self.rule)
+        return f"{self.rule.method}, one for each of {granularity.count(self.layout.shape):,} {granularity.plural}"
+
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
         document = {
@@ -169,7 +177,7 @@ class Plan:
         return {
             "source": f"{self.source}  {layout.shape} {layout.dtype}, {format_bytes(layout.nbytes)}",
             "destination": f"{self.destination}  {self.units:,} {written} of {layout.unit} values{inner}",
-            "scale": f"{self.rule}, {self.reads}",
+            "scale": f"{self.scales}, {self.reads}",
             "reads": f"{format_bytes(self.read)}, {times(self.read / self.read_once)}",
             "work": f"{self.tasks:,} tasks a pass, {self.workers} at a time on {self.scheduler}",
             "memory": f"{format_bytes(self.memory)} at most{kept}",
@@ -195,8 +203,8 @@ def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     source, store
         As for `quantize_to_zarr`.
     **settings
-        `name`, `scale_method`, `axis`, `blocks`, `finest`, `percentile`, `value_range`, `missing`, `decode`, `floats`,
-        `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
+        `name`, `preset`, `scale_method`, `axis`, `blocks`, `finest`, `percentile`, `value_range`, `missing`, `decode`,
+        `floats`, `nan_policy`, `chunks`, `shards`, `compressors`, `memory` and `workers`, as for `quantize_to_zarr`.
 
     Returns
     -------
@@ -352,9 +360,10 @@ def note_on_files(layout: Layout) -> list[str]:
 def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
+    settings, said_of_preset = settings.resolved(len(source.shape))
     granularity = granularity_of(settings.axis, len(source.shape), settings.blocks)
     rule = Rule.of(
-        settings.scale_method,
+        settings.scale_method or "minmax",
         settings.value_range,
         settings.nan_policy,
         settings.percentile,
@@ -411,7 +420,7 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         kept=kept,
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
-        notes=(*notes, *source.notes, *missing_note(source, settings)),
+        notes=(*said_of_preset, *notes, *source.notes, *missing_note(source, settings)),
     )
 
 

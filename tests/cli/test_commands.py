@@ -345,10 +345,28 @@ def test_what_suggest_recommends_can_be_pasted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).normal(size=(3000, 40)) * 10 ** np.random.default_rng(1).uniform(-2, 2, 40)
     np.save("it's here.npy", values.astype(np.float32))
-    command = quantize("suggest", "it's here.npy").stdout.splitlines()[-1]
-    assert quantize(*shlex.split(command)[1:]).exit_code == 0
-    array = open_int4("it's here-mse-axis1.zarr")
-    assert (array.axis, array.metadata.rule.method.name) == (1, "mse")
+    for wishes, store, axis, blocks in (
+        ((), "it's here-mse-blocks1x16.zarr", None, (1, 16)),
+        (("--bits", "3.3"), "it's here-minmax-axis1.zarr", 1, None),
+        (("--for", "search", "--bits", "4.0"), "it's here-mse-blocks1x32.zarr", None, (1, 32)),
+    ):
+        said = quantize("suggest", "it's here.npy", *wishes).stdout
+        assert ("recall@10" in said) == ("search" in wishes)
+        assert quantize(*shlex.split(said.splitlines()[-1])[1:]).exit_code == 0
+        array = open_int4(store)
+        assert (array.axis, array.blocks) == (axis, blocks)
+        assert array.metadata.rule.method.name in store
+
+
+def test_a_preset_is_said_by_the_plan_and_makes_blocks(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 64)))
+    words = tmp_path / "x.npy", tmp_path / "x.zarr", "--preset", "embeddings"
+    assert (
+        "note: preset embeddings stands for scale_method='mse' and blocks=(32, 1): " in quantize("plan", *words).stdout
+    )
+    assert quantize("run", *words, "--scale-method", "minmax").exit_code == 0
+    rule = open_int4(tmp_path / "x.zarr").metadata.rule
+    assert (rule.method.name, rule.granularity.blocks) == ("minmax", (32, 1))
 
 
 def test_report_writes_a_page_and_prints_the_figures(tmp_path, made):

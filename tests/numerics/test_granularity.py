@@ -179,12 +179,18 @@ def test_rows_have_all_values_of_each_group(case: tuple[Granularity, Shape]) -> 
         assert {*row} == {*values[numbers == number]}
 
 
-@given(granular())
-def test_a_cube_has_places_that_share_a_scale(case: tuple[Granularity, Shape]) -> None:
+@given(granular(), st.data())
+def test_runs_say_which_group_each_value_of_a_region_is_of(
+    case: tuple[Granularity, Shape], data: st.DataObject
+) -> None:
     granularity, shape = case
-    cube = group_of_each(granularity, shape).reshape(granularity.cube(shape))
-    each = granularity.spread(entries(granularity, shape), shape)
-    np.testing.assert_array_equal(cube, np.broadcast_to(each[:, None], cube.shape))
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape]
+    region = tuple(slice(i, data.draw(st.integers(i + 1, n))) for i, n in zip(starts, shape, strict=True))
+    own = group_of_each(granularity, shape)[region]
+    index = granularity.runs(region, shape).groups().reshape(own.shape)
+    np.testing.assert_array_equal(
+        entries(granularity, shape)[granularity.scales_of(region, shape)].reshape(-1)[index], own
+    )
 
 
 def test_what_they_are_called() -> None:

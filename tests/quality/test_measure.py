@@ -81,6 +81,24 @@ def test_figures_of_a_store_are_those_of_numpy_on_the_whole_array(dtypes, method
     check_figures(array, values, restored, expected)
 
 
+@some_dtypes_at_once
+@given(method=st.sampled_from(["minmax", "absmax", "mse"]), data=st.data())
+def test_figures_of_a_store_with_blocks_are_those_of_numpy_on_the_whole_array(dtypes, method, data):
+    values = data.draw(arrays(dtypes, special=(math.nan,)))
+    assume(values.ndim and values.size)
+    blocks = tuple(data.draw(st.sampled_from([1, 2, 3, 4, 8, -1])) for _ in values.shape)
+    policy = "propagate" if values.dtype.kind not in "iu" else "raise"
+    try:
+        array = stored(values, scale_method=method, blocks=blocks, nan_policy=policy)
+        restored = array[...]
+    except ValueError:
+        assume(False)
+    with np.errstate(over="ignore"):
+        expected = plain(values, restored)
+    assume(all(math.isfinite(v) for v in expected.values() if v is not None))
+    check_figures(array, values, restored, expected)
+
+
 def check_figures(array: Int4Array, values: np.ndarray, restored: np.ndarray, expected: dict[str, Any]) -> None:
     measurement = measure_store(array, values)
     figures = measurement.figures

@@ -130,7 +130,7 @@ def test_method_bars_mark_the_choice_at_hand():
         choice("x", math.nan),
     ]
     text = text_of(pictures.method_bars(rows, rows[1]))
-    for word in ("minmax", "12.0, 4.00 bits, this store", "exact, 4.00 bits, recommended", "-3.0, 4.00 bits"):
+    for word in ("minmax", "12.0, 3.00 bits, this store", "exact, 3.00 bits, recommended", "-3.0, 3.00 bits"):
         assert word in text
 
 

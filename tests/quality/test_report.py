@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,25 @@ def test_the_page_has_figures_pictures_and_choices(tmp_path):
     assert len(page.all("img")) == 6  # RMS error and saturation have a map each
     for name, text in report.figures.rows():
         assert f"{name}{text}" in page.text
+
+
+def test_blocks_are_said_and_what_they_gain_has_a_map(tmp_path):
+    values = normal(64, 96) * np.repeat([1, 30], 48).astype(np.float32)  # the left half is quiet
+    report, page = made(tmp_path, values, blocks=(1, 16), chunks=(64, 48))
+    assert "one for each of 384 blocks of 1 x 16 (minmax)" in page.text
+    assert (report.verdict.word, report.figures.saturated) == ("good", 0)
+    said = re.search(
+        r"over one scale for all \((.*?)\), whose RMS error is about (.*?) everywhere: (.*?) to (.*?) dB", page.text
+    )
+    assert said is not None
+    assert report.comparison is not None
+    one = next(row for row in report.comparison.rows if row.label == said[1])
+    rmse = values.std() * 10 ** (-one.sqnr_db / 20)
+    assert report.figures.parts is not None
+    gains = [20 * math.log10(rmse / part) for part in report.figures.parts.rmse]
+    assert float(said[2]) == pytest.approx(rmse, rel=0.01)
+    assert (float(said[3]), float(said[4])) == (pytest.approx(gains[1], abs=0.1), pytest.approx(gains[0], abs=0.1))
+    assert gains[0] - gains[1] > 20
 
 
 @pytest.mark.parametrize(

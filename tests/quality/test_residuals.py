@@ -1,14 +1,16 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import DTYPES
 
 from quantize.numerics.granularity import granularity_of
 from quantize.numerics.scales import Codes, Scales
-from quantize.numerics.tables import BOUND_SLACK
+from quantize.numerics.tables import BOUND_SLACK, level_table
 from quantize.quality.residuals import ERROR_BINS, VALUE_BINS, ErrorBound, EvenBins, bin_of, ulp
 
 
@@ -19,11 +21,13 @@ def bound(
     shape: tuple[int, ...] = (9,),
     dtype: Any = np.float64,
     clips: bool = True,
+    blocks: tuple[int, ...] | None = None,
     **codes: Any,
 ) -> ErrorBound:
-    """For values of a shape, with one scale or one for each index of an axis."""
-    granularity = granularity_of(axis, len(shape))
-    each = Scales.of(np.array(scales, float), np.array(zero_points, np.int64), granularity, shape)
+    """For values of a shape, with one scale, or one for each index of an axis or each block."""
+    granularity = granularity_of(axis, len(shape), blocks)
+    whole = np.array(zero_points, np.int64 if blocks is None else float)
+    each = Scales.of(np.array(scales, float), whole, granularity, shape)
     return ErrorBound(each, Codes(**codes), clips, np.dtype(dtype))
 
 
@@ -116,16 +120,36 @@ def test_each_index_of_an_axis_has_its_own_levels(shape, axis):
 
 
 @given(
-    st.sampled_from([((700,), None), ((3, 257), 0), ((3, 257), 1), ((2, 5, 64), 1), ((40, 7), 1), ((2, 300, 2), 1)]),
+    st.sampled_from(
+        [
+            ((700,), None),
+            ((3, 257), 0),
+            ((3, 257), 1),
+            ((2, 5, 64), 1),
+            ((40, 7), 1),
+            ((2, 300, 2), 1),
+            ((700,), (32,)),
+            ((5, 257), (1, 32)),
+            ((70, 9), (32, 1)),
+            ((21, 41), (4, 8)),
+            ((3, 20, 30), (2, -1, 7)),
+            ((6, 300), (3, -1)),
+        ]
+    ),
     st.integers(0, 2**32),
     st.booleans(),
 )
-def test_blocks_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
-    shape, axis = form
+def test_pieces_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
+    shape, form = form
+    axis, blocks = (None, form) if isinstance(form, tuple) else (form, None)
     rng = np.random.default_rng(seed)
-    full = [-1 if along == axis else 1 for along in range(len(shape))]
-    n = 1 if axis is None else shape[axis]
-    scales, zero_points = rng.uniform(0.5, 2, n).reshape(full), rng.integers(-4, 5, n).reshape(full)
+    granularity = granularity_of(axis, len(shape), blocks)
+    n = granularity.count(shape)
+    each, wholes = rng.uniform(0.5, 2, n), rng.integers(-4, 5, n)
+    if blocks:
+        each, wholes = rng.integers(16, 32, n) / 32, rng.integers(-20, 21, n) / 4
+    index = np.broadcast_to(granularity.index_of(shape), shape)
+    scales, zero_points = each[index], wholes[index]
     codes = rng.integers(-7, 8, shape).astype(np.int8)
     values = (codes - zero_points + rng.uniform(-0.49, 0.49, shape)) * scales
     chosen = rng.random(shape)
@@ -135,12 +159,12 @@ def test_blocks_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
     values[infinite], values[absent] = np.inf, np.nan
     lost = (chosen > 0.02) & (chosen < 0.04) & odd
     codes[lost] = -8
-    own = bound(scales.ravel(), zero_points.ravel(), axis, shape, lowest=-7, nan_code=-8)
+    own = bound(each, wholes, axis, shape, blocks=blocks, lowest=-7, nan_code=-8)
     sums, counts = own.compare(values, codes, (0,) * len(shape))
 
     there = np.isfinite(values) & ~lost
     x, restored = values[there], ((codes - zero_points) * scales)[there]
-    errors, steps = restored - x, np.broadcast_to(scales, shape)[there]
+    errors, steps = restored - x, scales[there]
     size = np.abs(errors)
     clipped = (size > steps / 2) & (codes[there] == np.where(errors < 0, 7, -7))
     assert (sums.count, sums.infinite, sums.missing) == (there.sum(), infinite.sum(), (absent & lost).sum())
@@ -156,13 +180,48 @@ def test_blocks_longer_than_a_strip_have_the_figures_of_numpy(form, seed, odd):
     assert sums.at == np.unravel_index(everywhere.argmax(), shape)
     np.testing.assert_array_equal(counts.codes, np.bincount(codes.ravel() + 8, minlength=16))
     for found, expected, bins in (
-        (counts.values, x / steps + np.broadcast_to(zero_points, shape)[there], VALUE_BINS),
+        (counts.values, x / steps + zero_points[there], VALUE_BINS),
         (counts.errors, errors / steps * (1 - 2 * BOUND_SLACK), ERROR_BINS),
     ):
         edges = np.concatenate([[-np.inf], bins.edges(), [np.inf]])
         moved = np.abs(found - np.histogram(expected, edges)[0]).sum()
         assert found.sum() == there.sum()
         assert moved <= 6  # values so near an edge that rounding decides
+
+
+@given(blocks=st.sampled_from([(1, 5), (5, 1), (3, 4), (-1, 2)]), dtype=st.sampled_from(DTYPES), data=st.data())
+def test_what_is_restored_of_any_part_of_blocks_is_what_readers_get(blocks, dtype, data):
+    shape, dtype = (11, 13), np.dtype(dtype)
+    granularity = granularity_of(None, 2, blocks)
+    counts = granularity.groups(shape).counts
+    numbers = data.draw(st.integers(0, 2**32), "seed")
+    rng = np.random.default_rng(numbers)
+    exponent = data.draw(st.integers(-6, 3), "exponent")
+    scales = Scales.of(
+        np.ldexp(rng.integers(16, 32, counts), exponent), rng.integers(-2000, 2000, counts) / 4, granularity, shape
+    )
+    known = Codes(-7, -8, data.draw(st.none() | st.just(100_000), "missing") if dtype.kind not in "iu" else None)
+    codes = rng.integers(-8, 8, shape).astype(np.int8)
+    own = ErrorBound(scales, known, True, dtype)
+    rows, columns = (
+        sorted(data.draw(st.tuples(*2 * [st.integers(0, n)]).filter(lambda ends: ends[0] != ends[1]))) for n in shape
+    )
+    part = slice(*rows), slice(*columns)
+    levels = level_table(scales, dtype, replace(known, missing=0 if known.missing is None else known.missing))
+    try:
+        restored = levels.look_up(codes)[part].astype(np.float64)
+    except ValueError:
+        return
+    missing = codes[part] == -8
+    restored[missing] = np.nan
+    noise = rng.integers(-4, 5, restored.shape) / 4
+    sums, counted = own.part(part).compare(restored + noise, codes[part], (rows[0], columns[0]))
+    lost = missing.sum()
+    assert (sums.missing, sums.mismatched, sums.count) == (lost, 0, missing.size - lost)
+    if sums.count:
+        far = np.abs(restored[~missing]).max() > 2**50  # there float64 has no quarters
+        assert far or sums.mae == pytest.approx(np.abs(noise[~missing]).mean(), abs=1e-9)
+    assert counted.codes.sum() == missing.size
 
 
 def test_the_place_of_the_largest_error_is_that_in_the_whole_array():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from zarr.storage import MemoryStore
 
-from quantize import plan, quantize_part, quantize_to_zarr
+from quantize import open_int4, plan, quantize_part, quantize_to_zarr
 from quantize.cli import commands
 from quantize.numerics import names
 from quantize.numerics.scales import Rule
-from quantize.runtime.settings import Settings, SettingsGiven
+from quantize.runtime.settings import PRESET, Settings, SettingsGiven
 from quantize.store.codec import OPTIONS
 
 OF_A_RUN = {"overwrite", "verify", "durable", "progress"}  # keyword arguments that are no settings of the job
@@ -50,6 +50,7 @@ def test_the_options_are_the_settings(command: click.Command) -> None:
     assert set(options) - set(DEFAULTS) == {"source", "store", "as_json", "scheduler", *of_a_run}
     choices = {name: one.type.choices for name, one in options.items() if isinstance(one.type, click.Choice)}
     assert choices == {
+        "preset": names.PRESETS,
         "scale_method": names.SCALE_METHODS,
         "nan_policy": names.NAN_POLICIES,
         "compressors": ("auto", "none", *names.COMPRESSORS),
@@ -61,7 +62,13 @@ def test_every_name_is_taken_and_no_other() -> None:
         for policy in names.NAN_POLICIES:
             assert Rule.of(method, nan_policy=policy).method.name == method
     assert tuple(OPTIONS) == names.COMPRESSORS
-    for arguments in ({"scale_method": "other"}, {"nan_policy": "other"}, {"compressors": "other"}):
+    assert tuple(PRESET) == names.PRESETS
+    for arguments in (
+        {"preset": "other"},
+        {"scale_method": "other"},
+        {"nan_policy": "other"},
+        {"compressors": "other"},
+    ):
         with pytest.raises(ValueError, match="other"):
             plan(VALUES, MemoryStore(), **arguments)  # type: ignore[arg-type]
 
@@ -90,3 +97,51 @@ def test_what_is_near_nothing_is_refused_too_and_a_part_has_more_arguments() -> 
         call(quantize_part, verfy=True)
     with pytest.raises(TypeError, match="positional"):
         Settings("data")  # type: ignore[misc]
+
+
+# Presets --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "blocks"),
+    [
+        ("weights", (40,), (32,)),
+        ("weights", (3, 40, 64), (1, 1, 32)),
+        ("embeddings", (40,), (32,)),
+        ("embeddings", (40, 64), (32, 1)),
+        ("field", (40,), (32,)),
+        ("field", (3, 40, 64), (1, 4, 8)),
+    ],
+)
+def test_a_preset_is_what_it_stands_for(preset: Any, shape: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    store, plain = MemoryStore(), MemoryStore()
+    array = quantize_to_zarr(values, store, preset=preset)
+    quantize_to_zarr(values, plain, scale_method="mse", blocks=blocks)
+    assert array.metadata.rule.to_json() == open_int4(plain).metadata.rule.to_json()
+    assert {key: value.to_bytes() for key, value in store._store_dict.items()} == {
+        key: value.to_bytes() for key, value in plain._store_dict.items()
+    }
+    (note,) = plan(values, MemoryStore(), preset=preset).notes
+    assert note.startswith(f"preset {preset} stands for scale_method='mse' and blocks={blocks}: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "axis", "blocks"),
+    [
+        ({"scale_method": "minmax"}, "minmax", None, (1, 32)),
+        ({"axis": 0}, "mse", 0, None),
+        ({"blocks": (2, 16)}, "mse", None, (2, 16)),
+        ({"axis": 1, "scale_method": "percentile", "percentile": 99}, "percentile", 1, None),
+        ({"axis": 0, "scale_method": "absmax"}, "absmax", 0, None),
+    ],
+)
+def test_what_is_given_beside_a_preset_wins(given: Any, method: str, axis: Any, blocks: Any) -> None:
+    rule = plan(np.ones((40, 64), np.float32), MemoryStore(), preset="weights", **given).rule
+    assert (rule.method.name, rule.granularity.axis, rule.granularity.blocks) == (method, axis, blocks)
+
+
+def test_a_range_beside_a_preset_is_refused() -> None:
+    for given in ({"value_range": (0, 1)}, {"percentile": 99.0}):
+        with pytest.raises(ValueError, match=f"preset='field' stands for scale_method='mse'.*{next(iter(given))} says"):
+            plan(VALUES, MemoryStore(), preset="field", **given)  # type: ignore[arg-type]

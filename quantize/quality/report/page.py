@@ -66,6 +66,7 @@ def page(
         tiles(array, figures),
         table_section(array, figures),
         *drawn,
+        gain_section(array, figures, comparison),
         comparison_section(comparison),
     ]
     body = "\n".join(filter(None, sections))
@@ -135,7 +136,8 @@ def table_section(array: Int4Array, figures: ErrorFigures) -> str:
     body = "\n".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in rows)
     caption = (
         "Errors are restored values minus those of the source, in the unit of the data. An SQNR of 20 dB is a typical "
-        "error of a tenth of the values' standard deviation, 14 dB of a fifth; 16 levels reach some 20 to 24 dB."
+        "error of a tenth of the values' standard deviation, 14 dB of a fifth; 16 levels for all values reach some 20 "
+        "to 24 dB."
     )
     return section("Figures", f"<table>\n<caption>{caption}</caption>\n<tbody>\n{body}\n</tbody>\n</table>")
 
@@ -225,6 +227,27 @@ def map_section(figures: ErrorFigures) -> str:
         said = f"Share of saturated values in each part, up to {most}"
         content += "\n" + shown(figure, f"Map of the {said[0].lower()}{said[1:]}.", f"{said}; {how}.")
     return section("Which chunks the errors are in", content)
+
+
+def gain_section(array: Int4Array, figures: ErrorFigures, comparison: Comparison | None) -> str:
+    """A map of what blocks gain over one scale for all, whose errors are as large everywhere."""
+    parts = figures.parts
+    if array.blocks is None or comparison is None or parts is None or len(parts.rmse) == 1:
+        return ""
+    one = max((row for row in comparison.rows if row.axis is None and row.blocks is None), key=lambda row: row.sqnr_db)
+    if not (math.isfinite(one.sqnr_db) and math.isfinite(figures.sqnr_db)):
+        return ""
+    rmse = figures.rmse * 10 ** ((figures.sqnr_db - one.sqnr_db) / 20)
+    least = min((value for value in parts.rmse if value > 0), default=rmse)
+    gains = [20 * math.log10(rmse / max(value, least)) for value in parts.rmse]  # NaN stays
+    real = [gain for gain in gains if not math.isnan(gain)]
+    figure, how = pictures.part_map(gains, parts, "dB over one scale for all")
+    said = (
+        f"What blocks gain in each part over one scale for all ({one.label}), whose RMS error is about {rmse:.3g} "
+        f"everywhere: {min(real):.1f} to {max(real):.1f} dB"
+    )
+    caption = f"{said}; {how}. Where it is dark, values lie close together, and blocks help most."
+    return section("Where blocks help", shown(figure, f"Map. {said}.", caption))
 
 
 def code_section(array: Int4Array, figures: ErrorFigures) -> str:

@@ -97,14 +97,14 @@ def value_histogram(
     lowest : int
         The lowest code that values get.
     scale, zero_point : float and int, optional
-        Of all values; without them the axis counts steps, as it must where each index has a scale of its own.
+        Of all values; without them the axis counts steps, as it must where there are several scales.
     whole : float, optional
         The step, where values are whole numbers: bars are then wide enough to hold several.
     label : str
         What the values are.
     """
     bars = drawn(counts, VALUE_BINS, (6, 14, 42), (lowest - 0.5 - STEPS_BEYOND, HIGHEST + 0.5 + STEPS_BEYOND), whole)
-    one, zero, text = 1.0, 0, f"{label}, in steps from the level of code 0, each index by its own scale"
+    one, zero, text = 1.0, 0, f"{label}, in steps from the level of code 0, each by its own scale"
     if scale is not None:
         drawable = SMALLEST_SCALE < scale < LARGEST_SCALE and abs(zero_point) < 2**40
         one, zero, text = (scale, zero_point, label) if drawable else (1.0, 0, f"{label}, in steps from code 0")
@@ -304,7 +304,7 @@ def method_bars(rows: Sequence[Choice], recommended: Choice | None = None) -> Fi
         )
         ax.bar_label(bars, [bar_label(row, recommended) for row in order], padding=4, fontsize=8.5)
         ax.set_yticks(range(len(order)), [row.label for row in order])
-        ax.set_xlabel("SQNR in dB: more is better")
+        ax.set_xlabel("SQNR in dB, and bits a value as stored")
         ax.set_xlim(0, top * 1.8)
         ax.margins(y=0.02)
     return figure
@@ -313,7 +313,7 @@ def method_bars(rows: Sequence[Choice], recommended: Choice | None = None) -> Fi
 def bar_label(row: Choice, recommended: Choice | None) -> str:
     number = "exact" if row.sqnr_db == math.inf else f"{row.sqnr_db:.1f}" if math.isfinite(row.sqnr_db) else "-"
     said = [word for word, true in (("this store", row.current), ("recommended", row == recommended)) if true]
-    return f"{number}, {row.bits_per_value:.2f} bits" + "".join(f", {word}" for word in said)
+    return f"{number}, {row.compressed_bits_per_value:.2f} bits" + "".join(f", {word}" for word in said)
 
 
 # Two arrays -----------------------------------------------------------------------------------------------------------
