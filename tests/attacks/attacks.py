@@ -501,6 +501,7 @@ ATTACKS = [
         slow=True,
     ),
     Attack("unit of 0", numbers("scale", 0, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
+    Attack("unit that is not normal", numbers("scale", 0xF, "<u2"), why="none that a", job=PLAIN_BLOCKS, slow=True),
     Attack("unit of NaN", numbers("scale", 0x7FF8, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
     Attack("unit of infinity", numbers("scale", 0x7FF0, "<u2"), why="none that a block", job=PLAIN_BLOCKS, slow=True),
     Attack("unit below 0", numbers("scale", 0xBFF0, "<u2"), why="none that a block can have", job=PLAIN_BLOCKS),
