@@ -161,6 +161,8 @@ def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
     destination = shlex.quote(f"{name}.zarr") if stem else "DST"
     options = "" if given and rule.method.needs == "histogram" else rule.method.option
     options += rule.granularity.option
+    if rule.finest is not None:
+        options += f" --finest {rule.finest:.17g}"
     if rule.nan_code is not None:
         options += " --nan-policy propagate"
     return f"quantize run {source} {destination}{options}{given}{missing}"

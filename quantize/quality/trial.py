@@ -212,6 +212,7 @@ def quantized(rule: Rule, values: np.ndarray) -> PackedInt4Values:
         percentile=method.percentile,
         value_range=method.value_range,
         nan_policy="raise" if rule.nan_code is None else "propagate",
+        finest=rule.finest,
     )
 
 

@@ -270,6 +270,7 @@ def test_commands_make_what_they_promise(tmp_path: Path) -> None:
         ({"value_range": (-50, 70)}, "minmax of -50 to 70"),
         ({"blocks": (1, 50)}, "minmax, blocks of 1 x 50"),
         ({"scale_method": "mse", "blocks": (1, 32)}, "mse, blocks of 1 x 32"),
+        ({"scale_method": "mse", "blocks": (1, 50), "finest": 7.0}, "mse, blocks of 1 x 50"),
     ],
 )
 def test_the_row_of_the_store_at_hand_is_marked(options: Any, label: str) -> None:
@@ -278,6 +279,7 @@ def test_the_row_of_the_store_at_hand_is_marked(options: Any, label: str) -> Non
     found = suggest(values, current=array)
     assert [r.label for r in found.rows if r.current] == [label]
     (now,) = [r for r in found.rows if r.current]
+    assert ("--finest 7" in now.command) == ("finest" in options)
     if "nan_policy" not in options:
         assert now.sqnr_db == pytest.approx(errors(values, array[...])[0], abs=1e-6)
     assert "in this store" in str(found)
