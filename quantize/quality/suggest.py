@@ -120,15 +120,17 @@ def compare_rules(
     values: np.ndarray | None = None,
     bits: float | None = None,
     purpose: str | None = None,
+    most: int | None = None,
 ) -> Comparison:
     """Compare the choices for a source that is open already; `source` is what their commands call it.
 
-    `values` are those of a sample, if it has been read; they are not kept as they are.
+    `values` are those of a sample of at most so many, if it has been read; they are not kept as they are.
     """
+    most = most or SAMPLE_VALUES
     chosen = origin.missing_value(missing)
     origin = origin.with_missing(chosen)
-    values = sample_of(origin, SAMPLE_VALUES) if values is None else values
-    sample = Sample.of(values, origin.shape, chosen, sampled_places(origin, SAMPLE_VALUES))
+    values = sample_of(origin, most) if values is None else values
+    sample = Sample.of(values, origin.shape, chosen, sampled_places(origin, most))
     notes = []
     if sample.infinite:
         notes.append(

@@ -49,6 +49,12 @@ STYLE: Any = {
 }
 
 
+def load() -> None:
+    """Import what draws, which takes a while."""
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def styled() -> AbstractContextManager[None]:
     import matplotlib
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,18 @@ from ...io.source import Source
 from ...numerics.names import check_suffix
 from ...reading.array import Int4Array, open_int4
 from ...runtime.look import look_at
+from ...runtime.pool import Stop, result_of, threads
 from ...runtime.progress import Progress
 from ..choices import Comparison
 from ..figures import ErrorFigures
 from ..measure import measure_store
 from ..suggest import compare_rules
 from .page import page, picture_sections
+from .pictures import load
 from .verdict import Verdict, verdict_of
 
 PAGE_SUFFIXES = (".html", ".htm", "")
+COMPARED = 1 << 20  # values: of a sample on which other choices are tried, a quarter of what `suggest` takes
 PAGE_BYTES = 1 << 20  # bytes: a page takes no more, with all its pictures
 
 
@@ -117,12 +119,12 @@ def write_report(
     check_room(target, PAGE_BYTES, "a page and its pictures")
     array = store if isinstance(store, Int4Array) else open_int4(store, name)
     origin = decoded_as(as_source(source), array.metadata.decoding)
-    measurement = measure_store(array, origin, progress)
-    with ThreadPoolExecutor(1) as pool:  # what other choices would give is tried while pictures are drawn
-        some = measurement.figures.count > 0
-        trying = pool.submit(compare_rules, origin, source, array, array.missing) if some else None
+    with threads(1, Stop()) as pool:  # what other choices would give is tried meanwhile
+        pool.submit(load)
+        trying = pool.submit(compare_rules, origin, source, array, array.missing, most=COMPARED)
+        measurement = measure_store(array, origin, progress)
         sections = picture_sections(array, measurement)
-    comparison = None if trying is None else trying.result()
+        comparison = result_of(trying) if measurement.figures.count else None
     verdict = verdict_of(array, measurement.figures, comparison, doubt_of(array, origin))
     html = page(array, origin.label, measurement.figures, sections, verdict, comparison)
     with replacing(target, overwrite) as partial:
