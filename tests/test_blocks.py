@@ -495,6 +495,21 @@ def test_no_level_comes_back_as_the_missing_value(data: st.DataObject, scale_met
         assert (error <= scales.scale.repeat(8, axis=1)[codes != -8] / 2 * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("scale_method", ["minmax", "absmax"])
+def test_scales_that_keep_clear_of_the_missing_value_reach_over_all_others(scale_method: str) -> None:
+    """Levels that are moved by part of a step leave no end of a range behind by more than half a step."""
+    rule = Rule.of(scale_method, nan_policy="propagate", granularity=PerBlock((1, 4)))
+    for missing in range(5, 10):
+        ends = [(low, high) for low in range(-12, missing) for high in range(missing + 1, 30)]
+        values = np.array([[low, missing, high, low] for low, high in ends], np.int8)
+        packed = np.empty((len(values), 2), np.uint8)
+        scales = scales_of_blocks(values, rule, missing, out=packed)
+        assert scales is not None
+        codes = unpack_int8_to_int4(packed)
+        error = np.abs((codes - scales.zero_point) * scales.scale - values)
+        assert (error <= scales.scale / 2 * (1 + 1e-5))[codes != -8].all()
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 

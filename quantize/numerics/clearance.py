@@ -139,12 +139,19 @@ def cleared(rule: Rule, scale: Scale, low: int, high: int, missing: int, dtype: 
         return scale
     larger = larger_of_blocks if rule.granularity.fraction > 1 else larger_scales
     for tried in larger(rule, scale, low, missing):
-        if stands(tried):
+        if stands(tried) and (rule.method.clips or covers(tried, low, high, rule.lowest)):
             return tried
     raise RefusedValuesError(
         f"values next to the missing value {missing} would come back as it: the levels lie {scale.scale:.6g} apart, "
         f"and none may be {missing}. Pass floats=True, which turns integers into floats and what is missing into NaN"
     )
+
+
+def covers(scale: Scale, low: int, high: int, lowest: int) -> bool:
+    """Whether all values from `low` to `high` lie within half a step of a level."""
+    ends = (lowest - scale.zero_point) * scale.scale, (HIGHEST - scale.zero_point) * scale.scale
+    half = scale.scale / 2
+    return ends[0] - half <= low and high <= ends[1] + half
 
 
 def larger_scales(rule: Rule, scale: Scale, low: int, missing: int) -> Iterator[Scale]:
