@@ -145,6 +145,17 @@ def test_zeros_are_kept_where_there_are_many(share: float) -> None:
     assert keeps_zero(as_source(dask.array.from_array(values)))  # of which nothing is known before it is computed
 
 
+@pytest.mark.parametrize("shared", [{"blocks": 16}, {"axis": 0}], ids=str)
+def test_what_is_done_to_the_scales_that_are_given_changes_no_value(shared: dict[str, Any]) -> None:
+    values = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    array = quantize_to_zarr(values, MemoryStore(), **shared)
+    before = array[...]
+    for scales in (array.scale, array.zero_point):
+        assert isinstance(scales, np.ndarray)
+        scales[...] = 7
+    np.testing.assert_array_equal(array[...], before)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_one_row_reads_the_scales_that_it_needs(tmp_path: Path, dtype: Any) -> None:
     values = np.random.default_rng(0).normal(size=(256, 128)).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import threading
@@ -148,12 +149,12 @@ class Int4Array:
 
     @property
     def scale(self) -> float | np.ndarray:
-        found: float | np.ndarray = self._scales.plain()[0]
+        found: float | np.ndarray = copy.copy(self._scales.plain()[0])  # the reader keeps its own
         return found
 
     @property
     def zero_point(self) -> int | np.ndarray:
-        found: int | np.ndarray = self._scales.plain()[1]
+        found: int | np.ndarray = copy.copy(self._scales.plain()[1])
         return found
 
     @property

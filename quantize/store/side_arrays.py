@@ -323,15 +323,14 @@ class ScaleArrays(StoredScales):
         own = self.granularity.scales_of(region, self.layout.shape)
         wanted = tuple(own[axis] for axis in self.axes)
         grid = self.arrays[0].grid
-        scale, zero_point = np.empty(0), np.empty(0)
-        for number, part in grid.touched(wanted):
-            found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
-            if part == wanted:  # all of one chunk
-                scale, zero_point = found[0][inside], found[1][inside]
-                break
-            if not scale.size:
-                scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
-            scale[place], zero_point[place] = found[0][inside], found[1][inside]
+        touched = list(grid.touched(wanted))
+        if len(touched) == 1:  # views of what is kept
+            scale, zero_point = (x[within(wanted, grid.region(touched[0][0]))] for x in self.chunk(touched[0][0]))
+        else:
+            scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
+            for number, part in touched:
+                found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
+                scale[place], zero_point[place] = found[0][inside], found[1][inside]
         counts = shape_of(own)
         return Scales(scale.reshape(counts), zero_point.reshape(counts), self.granularity, shape_of(region))
 
