@@ -25,6 +25,7 @@ import numpy as np
 from ..kernels import LANES, ROW, Packing, compiled, gather, helper, pack_lanes, places_of_codes
 from ..numerics.granularity import Lines
 from ..numerics.lanes import lanes_of
+from .values import NOTHING, ROUNDER, code_near
 
 BY_BOUNDS, BY_LARGEST, BY_ERROR = range(3)  # how a scale follows from values
 # Levels that are tried: the part of the range that they are spread over, and where it lies, 0 at the low end, 1 at the
@@ -299,8 +300,7 @@ def trailing_zeros(number):  # type: ignore[no-untyped-def]
 
 # Rows of `by`. All lie in one array, at distances that the compiler knows: so it needs not ask whether they overlap.
 SHIFT, INVERSE, SUM, SQUARES, PRODUCTS, MEAN, ERROR, STEP, START, HALF, FULL = (i * LANES for i in range(11))
-ROUNDER = np.float32(1.5 * 2**23)  # added to a float32 and taken off again it rounds it half to even
-NOTHING, TWO, INFINITY = np.float32(0), np.float32(2), np.float32(np.inf)
+TWO, INFINITY = np.float32(2), np.float32(np.inf)
 TINY = np.float32(1e-37)
 STEP_CUT, STEP_HALF, NEXT_POWER, POWER = (np.int32(x) for x in (-(1 << 19), 1 << 18, (1 << 23) - 1, -(1 << 23)))
 
@@ -387,14 +387,6 @@ def set_best(by):  # type: ignore[no-untyped-def]
         step = by[STEP + lane]
         by[SHIFT + lane] = by[START + lane]
         by[INVERSE + lane] = np.float32(1) / step if step > TINY else NOTHING
-
-
-@helper
-def code_near(x, shift, inverse, bottom, top):  # type: ignore[no-untyped-def]
-    code = (x - shift) * inverse + ROUNDER
-    code = code if code > bottom else bottom
-    code = code if code < top else top
-    return code - ROUNDER
 
 
 @helper
