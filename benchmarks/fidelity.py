@@ -11,18 +11,18 @@ less than was recorded for llama.cpp's own code (d99724f, with an importance mat
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
-from numcodecs import Blosc, Zstd
+from numcodecs import Zstd
 
 from quantize import dequantize_from_packed_int4, quantize_to_packed_int4
 from quantize.numerics.granularity import PerBlock
 from quantize.numerics.scales import Scales
+from quantize.quality.trial import stored_bytes
 
 from .dense import least_in_blocks
 from .peers import GGUF, SUPER_BLOCK, gguf
@@ -30,8 +30,7 @@ from .samples import ARRAYS, SAMPLES, array
 from .tables import ABSENT, Table, verdict
 
 SIZE, QUICK_SIZE = 1 << 20, 1 << 14
-CODES, SIDE = Zstd(level=1), functools.partial(Blosc, cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
-BIAS = 128  # zero points are stored plus this: their upper bytes then are nearly always 0
+CODES = Zstd(level=1)
 
 Q4_K = "GGUF Q4_K"
 CHOICES: dict[str, tuple[str, tuple[int, int]]] = {
@@ -157,9 +156,7 @@ def fidelity(values: np.ndarray, restored: np.ndarray, code_bytes: int, scale_by
 def scale_bytes(packed: Any, blocks: tuple[int, int], shape: tuple[int, ...]) -> int:
     if np.size(packed.scale) == 1 or np.asarray(packed.zero_point).dtype.kind == "i":
         return 16 * int(np.size(packed.scale))
-    scales = Scales(packed.scale, packed.zero_point, PerBlock(blocks), shape)
-    kept = (scales.units, scales.quarters + np.int32(BIAS))
-    return sum(len(SIDE(typesize=x.itemsize).encode(np.ascontiguousarray(x))) for x in kept)
+    return stored_bytes(Scales(packed.scale, packed.zero_point, PerBlock(blocks), shape), np.dtype(np.float32))
 
 
 def held_to_the_least(values: np.ndarray, count: int) -> dict[str, Any]:
