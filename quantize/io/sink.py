@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -21,6 +22,8 @@ import numpy as np
 from ..numerics.dtypes import BFLOAT16
 from ..numerics.grid import Region, Shape
 from ..store.retrying import naming
+
+PAUSES = (0.0, 0.05, 0.2, 1.0)  # seconds before a folder that others write into is removed once more
 
 Put = Callable[[Region, np.ndarray], None]
 
@@ -175,8 +178,13 @@ def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
+    """Remove a file or a folder, into which other processes may be writing yet."""
     if path.is_dir():
         (path / "zarr.json").unlink(missing_ok=True)  # without which others write no more into an array
+        for pause in PAUSES:
+            with suppress(OSError):  # what was written meanwhile
+                return shutil.rmtree(path)
+            time.sleep(pause)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

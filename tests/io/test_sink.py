@@ -6,6 +6,8 @@ import pickle
 import random
 import subprocess
 import sys
+import threading
+import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +22,9 @@ from strategies import DTYPES
 from quantize.io import sink_of
 from quantize.io.formats.npy import NpySink
 from quantize.io.formats.zarr import ZarrSink
-from quantize.io.sink import Outline, check_room, machine, remove, replacing
-from quantize.numerics.grid import Grid
+from quantize.io.formats.zarr import put as zarr_put
+from quantize.io.sink import Outline, Put, check_room, machine, remove, replacing
+from quantize.numerics.grid import Grid, Region
 
 SHAPE = (13, 10, 7)
 Usage = namedtuple("Usage", "total used free")
@@ -114,6 +117,50 @@ def test_an_array_that_was_removed_is_not_written_to(tmp_path: Path) -> None:
     remove(array)
     with pytest.raises(FileNotFoundError, match=r"x\.zarr"):
         other((slice(2, 4), slice(0, 2)), ones)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_into_an_array_while_it_is_removed_goes_too(tmp_path: Path) -> None:
+    """Of several workers, each at another place of its writing, while `replacing` ends."""
+    target, ones = tmp_path / "x.zarr", np.ones((64, 2), "f4")
+    failed: list[BaseException] = []
+    writers: list[threading.Thread] = []
+
+    def write(put: Put, first: int) -> None:
+        try:
+            while True:
+                for start in range(first, len(ones), 4):
+                    put((slice(start, start + 1), slice(0, 2)), ones[:1])
+        except FileNotFoundError as error:
+            failed.append(error)
+
+    def lose() -> None:
+        with replacing(target, False) as partial:
+            with sink_of(target).open(partial, Outline(ones.shape, ones.dtype, (1, 2))) as put:
+                writers.extend(threading.Thread(target=write, args=(put, first)) for first in range(4))
+                for writer in writers:
+                    writer.start()
+                time.sleep(0.05)
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        lose()
+    for writer in writers:
+        writer.join()
+    assert len(failed) == len(writers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_comes_back_between_a_look_and_a_write_goes_again(tmp_path: Path) -> None:
+    class Held:
+        def __setitem__(self, region: Region, values: np.ndarray) -> None:
+            remove(tmp_path / "x.zarr")
+            (tmp_path / "x.zarr" / "c").mkdir(parents=True)
+
+    (tmp_path / "x.zarr").mkdir()
+    (tmp_path / "x.zarr" / "zarr.json").write_text("{}")
+    with pytest.raises(FileNotFoundError):
+        zarr_put(Held(), str(tmp_path / "x.zarr"), (slice(0, 1),), np.zeros(1, "f4"))
     assert list(tmp_path.iterdir()) == []
 
 

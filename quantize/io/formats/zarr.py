@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -337,14 +338,20 @@ class ZarrSink(Sink):
             zarr_format=3,
         )
 
-        yield functools.partial(put, floats, os.path.join(path, "zarr.json"))
+        yield functools.partial(put, floats, os.fspath(path))
 
 
-def put(floats: Any, document: str, region: Region, values: np.ndarray) -> None:
-    """Write a region of an array, unless that was removed meanwhile: its folder would come back."""
-    if not os.path.exists(document):
+def put(floats: Any, folder: str, region: Region, values: np.ndarray) -> None:
+    """Write a region of an array, unless that was removed meanwhile: its folder would come back, and goes again."""
+    document = os.path.join(folder, "zarr.json")
+    try:
+        if os.path.exists(document):
+            floats[region] = values
+    finally:
+        if gone := not os.path.exists(document):
+            shutil.rmtree(folder, ignore_errors=True)
+    if gone:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), document)
-    floats[region] = values
 
 
 class Zarr(Format):
