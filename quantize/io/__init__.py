@@ -25,8 +25,11 @@ from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
-KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "duck")  # the files of `formats`, as they are asked
-PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which takes any array
+KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "mapping", "duck")  # files of `formats`, as they are asked
+PLUG_INS = (
+    "quantize.formats"  # the group of entry points; asked before those of our own that take what is like an array
+)
+LAST = ("mapping", "duck")  # or like a dictionary
 
 
 def as_source(thing: Any, name: str = "") -> Source:
@@ -171,10 +174,9 @@ def own(kind: str) -> Format:
 
 def every_format() -> Iterator[Format]:
     """All formats, in the order in which they are asked."""
-    *ours, last = KINDS
-    yield from map(own, ours)
+    yield from map(own, (kind for kind in KINDS if kind not in LAST))
     yield from plug_ins()
-    yield own(last)
+    yield from map(own, LAST)
 
 
 def format_of(thing: Any) -> Format:
