@@ -294,7 +294,11 @@ class Int4Array:
     def __getitem__(self, index: SupportsIndex | tuple[Cut | SupportsIndex, ...]) -> np.ndarray | np.number[Any]: ...
 
     def __getitem__(self, index: Any) -> Any:
-        return self._take(plain(index, self.shape), self.dtype, self._levels)
+        return self.selected(plain(index, self.shape))
+
+    def selected(self, selection: Selection) -> Any:
+        """The values that an index takes, of whatever kind it is."""
+        return self._take(selection, self.dtype, self._levels)
 
     @property
     def oindex(self) -> Indexer:
@@ -452,8 +456,7 @@ class Indexer:
         self.select = select
 
     def __getitem__(self, index: Any) -> Any:
-        array = self.array
-        return array._take(self.select(index, array.shape), array.dtype, array._levels)
+        return self.array.selected(self.select(index, self.array.shape))
 
 
 def unpack_run(rows: np.ndarray, run: slice, table: CodeLevels, out: np.ndarray) -> None:

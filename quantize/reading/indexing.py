@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any, TypeAlias
@@ -203,7 +203,7 @@ class Selection:
         entries = tuple(part.entries for part in parts)
         if not all(isinstance(one, slice) for one in entries):
             return None
-        return out[entries].transpose(self.order)
+        return out[(*entries, ...)].transpose(self.order)  # the ellipsis: without axes too a view
 
     def put(self, parts: Sequence[Part], values: np.ndarray, out: np.ndarray) -> None:
         """Write values, of all `indices` of these parts, where they belong."""
@@ -216,6 +216,19 @@ class Selection:
         if sum(isinstance(one, np.ndarray) for one in entries) > 1:
             entries = np.ix_(*(np.r_[one] for one in entries))
         out[entries] = values
+
+    def read(self, box: Shape, dtype: np.dtype[Any], read: Callable[[Region], np.ndarray]) -> Any:
+        """The result for an array in chunks of this size, of which `read` gives a region within one."""
+        out = np.empty(self.counts, dtype)
+        for parts in self.chunks(box) if out.size else ():
+            axes, target = self.indices(parts), self.room(parts, out)
+            values = read(tuple(slice(axis.start, axis.stop) for axis in axes))
+            values = values[tuple(slice(None, None, axis.step) for axis in axes)]
+            if target is None:
+                self.put(parts, values, out)
+            else:
+                target[...] = values
+        return self.finished(out)
 
     def finished(self, out: np.ndarray) -> Any:
         out = out[tuple(slice(None, None, -1) if one.reverse else slice(None) for _, one in self.taken)]
