@@ -25,7 +25,7 @@ from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
-KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "mapping", "duck")  # files of `formats`, as they are asked
+KINDS = ("memory", "npy", "zarr", "hdf5", "netcdf3", "dask", "xarray", "mapping", "duck")  # in the order of asking
 PLUG_INS = (
     "quantize.formats"  # the group of entry points; asked before those of our own that take what is like an array
 )
