@@ -25,7 +25,16 @@ from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
-KINDS = ("memory", "npy", "zarr", "hdf5", "dask", "xarray", "duck")  # the files of `formats`, as they are asked
+KINDS = (
+    "memory",
+    "npy",
+    "zarr",
+    "hdf5",
+    "safetensors",
+    "dask",
+    "xarray",
+    "duck",
+)  # the files of `formats`, as they are asked
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which takes any array
 
 

@@ -119,7 +119,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     # of no format
     "nothing": (lambda f: f / "x.npy", "does not exist"),
     "empty": (lambda f: written(f / "x", b""), "format that is not known.*It is empty"),
-    "text": (lambda f: written(f / "x", b"1 2 3"), "format that is not known; known are .npy, Zarr and HDF5"),
+    "text": (lambda f: written(f / "x", b"1 2 3"), "format that is not known; known are .npy, Zarr, HDF5"),
     "pipe": (lambda f: piped(f / "x"), "is a pipe or a device"),
     "socket": (lambda f: listening(f / "x"), "is a pipe or a device"),
     "link that leads nowhere": (lambda f: linked(f / "x.npy", "y.npy"), "is a link to y.npy, which does not exist"),

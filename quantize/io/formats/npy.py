@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, BinaryIO
 
@@ -27,8 +28,71 @@ PAGE_BYTES = 1 << 12  # bytes: what a system reads at least: a run that begins a
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
+class File:
+    """A file that several arrays may lie in, read at offsets; a copy in another process opens it again.
+
+    Where `kept` is False it is open only while it is read, as processes may have few files open at a time. Then it must
+    stay the same file.
+    """
+
+    def __init__(self, path: str, kept: bool = True) -> None:
+        self.path, self.kept = path, kept
+        self._open()
+
+    def _open(self) -> None:
+        self._number = self._opened()
+        found = os.fstat(self._number)
+        self._known = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self.kept:
+            weakref.finalize(self, os.close, self._number)
+        else:
+            os.close(self._number)
+
+    def _opened(self) -> int:
+        return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": os.path.abspath(self.path), "kept": self.kept}  # another process may be in another folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Read as many bytes as the buffer has, from a byte on.
+
+        Raises
+        ------
+        SourceChangedError
+            If there are not so many, or it is no longer the file that was opened first.
+        """
+        if self.kept:
+            self._fill(self._number, buffer, start)
+            return
+        number = self._opened()
+        try:
+            found = os.fstat(number)
+            if (found.st_ino, found.st_size, found.st_mtime_ns) != self._known:
+                raise SourceChangedError(f"{self.path} was replaced or written to since this run began")
+            self._fill(number, buffer, start)
+        finally:
+            os.close(number)
+
+    def _fill(self, number: int, buffer: memoryview, start: int) -> None:
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(number, [buffer[done:]], start + done)
+            except OSError as error:
+                error.filename = self.path
+                raise
+            if count == 0:
+                raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
+            done += count
+
+
 class FileSource(Source):
-    """An array that lies in a file as one run of bytes: a ``.npy`` file or a memory map.
+    """An array that lies in a file as one run of bytes: a ``.npy`` file, a memory map, a tensor in a checkpoint.
 
     It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's
     memory, and a file that becomes shorter would kill it.
@@ -38,26 +102,24 @@ class FileSource(Source):
     rereads = False
     masks = False
 
-    def __init__(self, path: str, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool) -> None:
-        super().__init__(path, shape, dtype)
-        self.path = path
+    def __init__(
+        self, file: str | File, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool, label: str = ""
+    ) -> None:
+        """`dtype` in the file's byte order; `label` is the file's path by default."""
+        path = file if isinstance(file, str) else file.path
+        super().__init__(label or path, shape, dtype)
+        self.file = File(file) if isinstance(file, str) else file
         self.offset = offset
-        self.stored = dtype  # in the file's byte order
+        self.stored = dtype
         self.order = "F" if fortran else "C"
-        self._open()
-
-    def _open(self) -> None:
-        self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        weakref.finalize(self, os.close, self._file)
         self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
-        return {**state, "path": os.path.abspath(self.path)}  # another process may be in another folder
+        return {key: value for key, value in self.__dict__.items() if key != "_buffer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open()
+        self._buffer = Buffer()
 
     def load(self, region: Region) -> np.ndarray:
         if self.order == "F":
@@ -91,7 +153,7 @@ class FileSource(Source):
     def _run(self, start: int, lengths: Shape) -> np.ndarray:
         size = math.prod(lengths[1:]) * self.stored.itemsize
         out = self._buffer.of(lengths[0] * size)
-        self._fill(out.data, self.offset + start * size)
+        self.file.fill(out.data, self.offset + start * size)
         return out.view(self.stored).reshape(lengths)
 
     def _runs(self, shape: Shape, region: Region) -> np.ndarray:
@@ -100,21 +162,9 @@ class FileSource(Source):
         view, at = out.data, 0
         for start, length in runs(shape, region):
             size = length * self.stored.itemsize
-            self._fill(view[at : at + size], self.offset + start * self.stored.itemsize)
+            self.file.fill(view[at : at + size], self.offset + start * self.stored.itemsize)
             at += size
         return out.view(self.stored).reshape(lengths)
-
-    def _fill(self, buffer: memoryview, start: int) -> None:
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._file, [buffer[done:]], start + done)
-            except OSError as error:
-                error.filename = self.path
-                raise
-            if count == 0:
-                raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
-            done += count
 
     def pieces(self, region: Region) -> Iterator[Region]:
         wide = self._widened(region) if self.order == "C" else region
@@ -124,6 +174,44 @@ class FileSource(Source):
     def bytes_read(self, units: Batches) -> int:
         gap = GAP_BYTES if self.order == "C" else 0
         return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An array that lies in a file as one run of bytes, before anybody asks for it."""
+
+    label: str
+    file: File
+    offset: int  # bytes
+    shape: Shape
+    dtype: np.dtype[Any]  # in the file's byte order
+    fortran: bool = False
+
+    def source(self) -> FileSource:
+        """To quantize it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If its dtype cannot be quantized, or it has no axes or no values.
+        """
+        try:
+            return FileSource(self.file, self.offset, self.shape, self.dtype, self.fortran, self.label)
+        except TypeError as error:
+            raise TypeError(f"{self.label} cannot be quantized: {error}") from None
+
+    def load(self, region: Region) -> np.ndarray:
+        """The values of a region as they are stored, of whatever dtype and shape."""
+        shape, part = (self.shape[::-1], region[::-1]) if self.fortran else (self.shape, region)
+        lengths = shape_of(part)
+        out = np.empty(lengths, self.dtype)
+        if out.size:
+            view, at = out.reshape(-1).view(np.uint8).data, 0
+            for start, length in runs(shape, part):
+                size = length * self.dtype.itemsize
+                self.file.fill(view[at : at + size], self.offset + start * self.dtype.itemsize)
+                at += size
+        return out.T if self.fortran else out
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
