@@ -25,17 +25,10 @@ from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
-KINDS = (
-    "memory",
-    "npy",
-    "zarr",
-    "hdf5",
-    "safetensors",
-    "dask",
-    "xarray",
-    "duck",
-)  # the files of `formats`, as they are asked
-PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which takes any array
+# the files of `formats`, as they are asked
+KINDS = ("memory", "npy", "zarr", "hdf5", "safetensors", "dask", "xarray", "mapping", "duck")
+PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
+LAST = ("mapping", "duck")  # what is like an array or like a dictionary
 
 
 def as_source(thing: Any, name: str = "") -> Source:
@@ -180,10 +173,9 @@ def own(kind: str) -> Format:
 
 def every_format() -> Iterator[Format]:
     """All formats, in the order in which they are asked."""
-    *ours, last = KINDS
-    yield from map(own, ours)
+    yield from map(own, (kind for kind in KINDS if kind not in LAST))
     yield from plug_ins()
-    yield own(last)
+    yield from map(own, LAST)
 
 
 def format_of(thing: Any) -> Format:

@@ -6,11 +6,14 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .raw import RawArray, raw_of
 from .source import Source
 
 
 class Arrays(Mapping[str, Source]):
     """The arrays that a thing holds by name, sorted; each becomes a `Source` when it is asked for, and not before.
+
+    All are listed, those too that cannot be quantized; `raw` gives any of them as it is stored.
 
     A thing that is one array has that alone, under the name "". Formats whose files are trees derive from this class.
 
@@ -35,6 +38,7 @@ class Arrays(Mapping[str, Source]):
     """
 
     noun = "array"  # what messages call one of them
+    nested = False  # whether a "/" in a name parts groups; else it is a character like any other
 
     def __init__(self, label: str, node: Any, prefix: str | None = None) -> None:
         self.label = label
@@ -52,6 +56,20 @@ class Arrays(Mapping[str, Source]):
             raise TypeError(f"{self.label} gave a {type(array).__name__} in the place of a Source")
         return array
 
+    def opened_raw(self, array: Any) -> RawArray:
+        """One of those arrays as it is stored; a `SourceError`, if it cannot be kept so."""
+        return raw_of(self.opened(array))
+
+    @property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        """Those of all groups by their paths, "" the node itself; of a group without any they are empty."""
+        return {"": {}}
+
+    @property
+    def coordinates(self) -> frozenset[str]:
+        """The names that the thing itself says are coordinates."""
+        return frozenset()
+
     @property
     def is_array(self) -> bool:
         return hasattr(self.node, "dtype")
@@ -62,6 +80,21 @@ class Arrays(Mapping[str, Source]):
 
     def __getitem__(self, name: str) -> Source:
         return self.opened(self._arrays[name])
+
+    def raw(self, name: str) -> RawArray:
+        """An array as it is stored, whatever its dtype, nothing decoded: what is kept and not quantized.
+
+        Raises
+        ------
+        KeyError
+            If there is none of that name.
+        SourceError
+            If it cannot be kept, saying why and what to do.
+        """
+        return self.opened_raw(self._arrays[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._arrays))
@@ -83,24 +116,33 @@ class Arrays(Mapping[str, Source]):
         if self.is_array:
             raise ValueError(f"{self.label} is one array, and {name!r} can't be looked up in it")
         if name not in self.node:
-            raise ValueError(f"{self.label} has no {self.noun} {name!r}; it holds {', '.join(self) or 'none'}")
+            raise ValueError(f"{self.label} has no {self.noun} {name!r}; it holds {', '.join(self.meant()) or 'none'}")
         return type(self)(self.label, self.node[name], f"{self.prefix}{name}/")
 
+    def meant(self) -> list[str]:
+        """The names of arrays of which one is meant where none is named: not those of single numbers."""
+        return [name for name in self if self.is_array or getattr(self._arrays[name], "shape", True)]
+
     def only(self) -> Source:
-        """The one array that there is.
+        """The one array that there is, beside single numbers; raises as `only_name` does."""
+        return self[self.only_name()]
+
+    def only_name(self) -> str:
+        """Its name.
 
         Raises
         ------
         ValueError
             If there are several, or none.
         """
-        if not self:
-            raise ValueError(f"{self.label} is a group without arrays")
-        if len(self) > 1:
-            found = ", ".join(map(self.described, self))
-            one = next((name for name in self if hasattr(self._arrays[name], "dtype")), min(self))
+        names = self.meant()
+        if not names:
+            raise ValueError(f"{self.label} is a group without arrays" + " that have axes" * bool(self))
+        if len(names) > 1:
+            found = ", ".join(map(self.described, names))
+            one = next((name for name in names if hasattr(self._arrays[name], "dtype")), names[0])
             raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{one}")
-        return next(iter(self.values()))
+        return names[0]
 
     def described(self, name: str) -> str:
         """One of the arrays, for a message."""

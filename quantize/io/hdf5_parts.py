@@ -146,8 +146,8 @@ def leads_nowhere(path: str, link: Any, error: Exception) -> str:
         return f"{what}, and {trouble_of_it}"
 
 
-def datasets(group: Any) -> dict[str, Any]:
-    """Every dataset that has axes under a group, by its path; and what is `Broken`.
+def members(group: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Every dataset under a group, by its path, and what is `Broken`; and every group, the one itself as "".
 
     Links to other places and files are followed. What has several names is there once, under one that is no link if it
     has such a name.
@@ -155,6 +155,7 @@ def datasets(group: Any) -> dict[str, Any]:
     import h5py
 
     found: dict[str, Any] = {}
+    above: dict[str, Any] = {}
     groups, links = deque([("", group)]), deque[tuple[str, Any, str]]()
     seen = {identity(group)}
     while groups or links:
@@ -162,13 +163,14 @@ def datasets(group: Any) -> dict[str, Any]:
             take(*links.popleft(), found, groups, seen)
             continue
         prefix, inside = groups.popleft()
+        above[prefix.rstrip("/")] = inside
         for name in sorted(inside):
             member = f"{prefix}{name}", inside, name
             if isinstance(inside.get(name, getlink=True), h5py.HardLink):
                 take(*member, found, groups, seen)
             else:
                 links.append(member)
-    return found
+    return found, above
 
 
 def take(path: str, group: Any, name: str, found: dict[str, Any], groups: deque[Any], seen: set[Any]) -> None:
@@ -186,7 +188,7 @@ def take(path: str, group: Any, name: str, found: dict[str, Any], groups: deque[
     seen.add(this)
     if isinstance(member, h5py.Group):
         groups.append((f"{path}/", member))
-    elif isinstance(member, h5py.Dataset) and member.shape:
+    elif isinstance(member, h5py.Dataset):
         found[path] = member
 
 

@@ -96,6 +96,25 @@ def test_all_tensors_are_listed_and_those_that_can_be_are_sources(tmp_path: Path
             arrays[name]
 
 
+@pytest.mark.parametrize("make", PLACES.values(), ids=PLACES)
+def test_every_tensor_is_there_as_it_is_stored(tmp_path: Path, make: Any) -> None:
+    arrays = sources_of(make(tmp_path))
+    assert arrays.attributes == {"": {"format": "pt"}}
+    assert not arrays.nested
+    for name, values in ARRAYS.items():
+        raw = pickle.loads(pickle.dumps(arrays.raw(name)))
+        assert (raw.shape, raw.dtype, raw.attributes, raw.shared) == (values.shape, values.dtype, {}, True)
+        assert raw.read(whole(raw.shape)).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("dtype", safetensors.DTYPES.values(), ids=safetensors.DTYPES)
+def test_every_dtype(tmp_path: Path, dtype: Any) -> None:
+    values = np.arange(12).reshape(3, 4).astype(dtype)
+    raw = sources_of(checkpoint(tmp_path / "x", {"w": values})).raw("w")
+    assert raw.dtype == values.dtype
+    assert raw.read((slice(1, 3), slice(1, 2))).tobytes() == values[1:3, 1:2].tobytes()
+
+
 def test_a_tensor_is_quantized_out_of_core(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "x.safetensors")
     check(quantize_to_zarr(f"{path}::model.layers.0/w:q", MemoryStore(), chunks=(7, 8), workers=2), VALUES)

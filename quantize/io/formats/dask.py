@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ...exceptions import SourceError
 from ...numerics.grid import Batches, Region, Shape
+from ..arrays import Arrays
 from ..chunked import read_along
 from ..format import Format, library
 from ..gate import accepted
+from ..raw import TEXT, RawArray, kept_dtype
 from ..source import Source
 
 
@@ -60,6 +63,15 @@ def part_of(starts: range | tuple[int, ...], number: int) -> slice:
     return slice(starts[number], starts[number + 1])
 
 
+def check_sizes(array: Any, label: str) -> None:
+    """Refuse an array of which the lengths are not known."""
+    if any(math.isnan(n) for n in array.shape) or any(math.isnan(n) for lengths in array.chunks for n in lengths):
+        raise SourceError(
+            f"{label} has chunks of unknown size, so its chunks in the store cannot be known either: call "
+            "array.compute_chunk_sizes() first"
+        )
+
+
 class DaskSource(Source):
     """A dask array. The pipeline computes its blocks with the rest of its graph; `read` is for looking at a part."""
 
@@ -75,11 +87,7 @@ class DaskSource(Source):
         dimension_names: tuple[str | None, ...] | None = None,
     ) -> None:
         label = "dask array"
-        if any(math.isnan(n) for n in array.shape) or any(math.isnan(n) for lengths in array.chunks for n in lengths):
-            raise ValueError(
-                f"{label} has chunks of unknown size, so its chunks in the store cannot be known either: call "
-                "array.compute_chunk_sizes() first"
-            )
+        check_sizes(array, label)
         super().__init__(label, array.shape, array.dtype, attributes, dimension_names)
         self.array = array
         self.chunks = tuple(max(lengths) for lengths in array.chunks)
@@ -117,6 +125,29 @@ class DaskSource(Source):
         return None
 
 
+@dataclass(frozen=True)
+class Values:
+    """The values of a region of a dask array, of any dtype."""
+
+    array: Any
+
+    def __call__(self, region: Region) -> Any:
+        return self.array[region].compute()
+
+
+class DaskArrays(Arrays):
+    """A dask array."""
+
+    def opened(self, array: Any) -> Source:
+        return DaskSource(array)
+
+    def opened_raw(self, array: Any) -> RawArray:
+        check_sizes(array, self.label)
+        chunks = tuple(max(lengths) for lengths in array.chunks)
+        dtype = TEXT if array.dtype.kind == "O" else kept_dtype(array.dtype, self.label)
+        return RawArray(self.label, array.shape, dtype, Values(array), chunks=chunks, shared=True)
+
+
 class Dask(Format):
     arrays = "dask"
 
@@ -124,7 +155,7 @@ class Dask(Format):
         return library(thing) == "dask"
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        return {"": DaskSource(thing)}
+        return DaskArrays("dask array", thing)
 
 
 FORMAT = Dask()

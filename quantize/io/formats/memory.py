@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy as np
 
 from ...numerics.grid import Batches, Region, Shape
 from ...store.buffers import Buffer
+from ..arrays import Arrays
 from ..format import Format
+from ..raw import TEXT, RawArray, kept_dtype, raw_of
 from ..source import Source
 from .npy import FileSource
 
@@ -200,6 +202,25 @@ def array_source(array: np.ndarray) -> Source:
     return MappedSource(array, mapped, private)
 
 
+class InMemory(Arrays):
+    """An array of this process."""
+
+    def opened(self, array: Any) -> Source:
+        return array_source(array)
+
+    def opened_raw(self, array: Any) -> RawArray:
+        if np.ma.is_masked(array):
+            found = raw_of(self.opened(array))
+            marked = {} if found.dtype.kind not in "iu" else {"_FillValue": np.asarray(array.fill_value).item()}
+            return replace(found, attributes=marked)
+        values = np.ma.getdata(array)
+        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+            dtype = TEXT
+        else:
+            dtype = kept_dtype(values.dtype, self.label)
+        return RawArray(self.label, values.shape, dtype, values.__getitem__)
+
+
 class Memory(Format):
     arrays = "NumPy"
 
@@ -207,7 +228,7 @@ class Memory(Format):
         return isinstance(thing, np.ndarray)
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        return {"": array_source(thing)}
+        return InMemory("array in memory", thing)
 
 
 FORMAT = Memory()

@@ -17,8 +17,10 @@ import numpy as np
 from ...exceptions import SourceChangedError, SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of, within
 from ...store.buffers import Buffer
+from ..arrays import Arrays
 from ..content import head, is_zip, reason
 from ..format import Format, is_url, suffix_of
+from ..raw import RawArray, kept_dtype
 from ..sink import Outline, Put, Sink
 from ..source import PIECE_BYTES, Source, bytes_of_runs
 
@@ -200,6 +202,10 @@ class Run:
         except TypeError as error:
             raise TypeError(f"{self.label} cannot be quantized: {error}") from None
 
+    def raw(self) -> RawArray:
+        """To keep it; a `SourceError`, if its dtype cannot be kept."""
+        return RawArray(self.label, self.shape, kept_dtype(self.dtype, self.label), self.load, shared=True)
+
     def load(self, region: Region) -> np.ndarray:
         """The values of a region as they are stored, of whatever dtype and shape."""
         shape, part = (self.shape[::-1], region[::-1]) if self.fortran else (self.shape, region)
@@ -212,6 +218,18 @@ class Run:
                 self.file.fill(view[at : at + size], self.offset + start * self.dtype.itemsize)
                 at += size
         return out.T if self.fortran else out
+
+
+class Runs(Arrays):
+    """Arrays each of which is a `Run`."""
+
+    def opened(self, array: Any) -> Source:
+        source: Source = array.source()
+        return source
+
+    def opened_raw(self, array: Any) -> RawArray:
+        raw: RawArray = array.raw()
+        return raw
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
@@ -236,39 +254,45 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
         yield sum(map(math.prod, zip(index, strides, strict=False))) + region[axis].start * strides[axis], length
 
 
-def npy_source(path: str) -> Source:
-    """The source for a ``.npy`` file, of which only the header is read.
+class NpyRun(Run):
+    """That of a ``.npy`` file."""
+
+    def source(self) -> FileSource:
+        if self.dtype.hasobject:
+            raise TypeError(f"{self.label} holds Python objects, which cannot be quantized")
+        if self.dtype == TWO_BYTES:
+            raise TypeError(
+                f"{self.label} has the dtype {self.dtype.str}, two bytes of no known type. That is most often bfloat16, for "
+                f"which .npy has no name: in Python pass np.load({self.file.path!r}, mmap_mode='r').view("
+                "ml_dtypes.bfloat16)"
+            )
+        return super().source()
+
+
+def npy_run(path: str, kept: bool = True) -> NpyRun:
+    """The array in a ``.npy`` file, of which only the header is read; `kept` as in `File`.
 
     Raises
     ------
     SourceError
         If it is cut, of an unknown version, or may not be read.
-    TypeError
-        If its dtype cannot be quantized.
     """
     try:
         with open(path, "rb") as file:
             shape, fortran, dtype = header(file)
             offset, size = file.tell(), os.fstat(file.fileno()).st_size
-            if min(shape, default=0) < 0:
-                raise ValueError(f"its shape is {shape}")
+        whole = offset + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and size < whole:
+            raise SourceError(
+                f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
+            )
+        return NpyRun(path, File(path, kept), offset, shape, dtype, fortran)
+    except SourceError:
+        raise
     except (ValueError, EOFError) as error:
         raise SourceError(f"{path} is no whole .npy file: {reason(error)}") from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {reason(error)}") from error
-    if dtype.hasobject:
-        raise TypeError(f"{path} holds Python objects, which cannot be quantized")
-    if dtype == TWO_BYTES:
-        raise TypeError(
-            f"{path} has the dtype {dtype.str}, two bytes of no known type. That is most often bfloat16, for which "
-            f".npy has no name: in Python pass np.load({path!r}, mmap_mode='r').view(ml_dtypes.bfloat16)"
-        )
-    whole = offset + math.prod(shape) * dtype.itemsize
-    if size < whole:
-        raise SourceError(
-            f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
-        )
-    return FileSource(path, offset, shape, dtype, fortran and sum(n > 1 for n in shape) > 1)
 
 
 def header(file: BinaryIO) -> tuple[Shape, bool, np.dtype[Any]]:
@@ -281,11 +305,15 @@ def header(file: BinaryIO) -> tuple[Shape, bool, np.dtype[Any]]:
     """
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version[0] not in (2, 3) or version[1]:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version[0] not in (2, 3) or version[1]:
         raise ValueError(f"it is of version {version[0]}.{version[1]}, and NumPy reads 1.0, 2.0 and 3.0")
-    # Version 3 differs in one thing alone: the names of fields may be any text, and an array with fields is refused.
-    return np.lib.format.read_array_header_2_0(file)
+    else:
+        # Version 3 differs in one thing alone, that names of fields may be any text. Arrays with fields are refused.
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, fortran and sum(n > 1 for n in shape) > 1, dtype
 
 
 class NpySink(Sink):
@@ -328,7 +356,7 @@ class Npy(Format):
         return isinstance(thing, str) and not is_url(thing) and head(thing, len(MAGIC)) == MAGIC
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        return {"": npy_source(thing)}
+        return Runs(thing, npy_run(thing))
 
     def refusal(self, path: str) -> str:
         if suffix_of(path) == ".npz" and is_zip(path):

@@ -11,17 +11,16 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_dtypes
 import numpy as np
 
 from ...exceptions import SourceError
-from ..arrays import Arrays
 from ..content import check_regular, head, names_in, otherwise
 from ..format import Format, is_url, suffix_of
 from ..source import Source
-from .npy import File, Run
+from .npy import File, Run, Runs
 
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
 HEADER_BYTES = 100_000_000  # bytes: the longest header or index that is read, as in the format's own library
@@ -42,41 +41,33 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Unknown:
-    """A tensor of a dtype that is not known here, in the place of a `Run`."""
+    """A tensor of a dtype that is not known here, in the place of a `Run`: it is listed, and cannot be read."""
 
     label: str
     shape: tuple[int, ...]
     dtype: str
 
+    def source(self) -> NoReturn:
+        raise SourceError(
+            f"{self.label} has the dtype {self.dtype}, which is not known here; known are {', '.join(DTYPES)}. "
+            "Convert it, or leave it out by select="
+        )
 
-class Tensors(Arrays):
-    """The tensors of a checkpoint; a "/" in a name is a character, as any other."""
+    raw = source
+
+
+class Tensors(Runs):
+    """The tensors of a checkpoint; a "/" in a name is a character like any other."""
 
     noun = "tensor"
-    nested = False
 
     def __init__(self, label: str, node: Any, prefix: str | None = None, metadata: Any = None) -> None:
         super().__init__(label, node, prefix)
         self.metadata: dict[str, str] = metadata or {}
 
-    def opened(self, array: Any) -> Source:
-        return known(array).source()
-
-
-def known(tensor: Run | Unknown) -> Run:
-    """A tensor whose dtype is known.
-
-    Raises
-    ------
-    SourceError
-        If it is not.
-    """
-    if isinstance(tensor, Unknown):
-        raise SourceError(
-            f"{tensor.label} has the dtype {tensor.dtype}, which is not known here; known are {', '.join(DTYPES)}. "
-            "Convert it, or leave it out"
-        )
-    return tensor
+    @property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        return {"": dict(self.metadata)}
 
 
 # One file -------------------------------------------------------------------------------------------------------------

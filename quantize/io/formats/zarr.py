@@ -19,10 +19,11 @@ from ...exceptions import QuantizeError, SourceError
 from ...numerics.grid import Grid, Region
 from ...store.retrying import is_temporary, retried, translated
 from ..arrays import Arrays
-from ..attributes import with_zarr_fill, zarr_attributes
-from ..chunked import ChunkedSource
+from ..attributes import as_number, plain, with_zarr_fill, zarr_attributes
+from ..chunked import ChunkedSource, chunks_of
 from ..content import DOCUMENTS, holds_zarr, is_zip, reason, roots_in_zip, zarr_below
 from ..format import Format, is_url, library
+from ..raw import LEAVE_OUT, RawArray, kept_dtype
 from ..sink import Outline, Put, Sink
 from ..source import Source
 
@@ -37,34 +38,17 @@ class ZarrSource(ChunkedSource):
         from ...store.keys import Keys
 
         keys = Keys(array.store)
-        attributes = dict(array.attrs)
-        label = keys.inner.join(filter(None, [keys.label, array.path]))
-        if "int4" in attributes:
-            raise ValueError(f"{label} is int4 already: read it with open_int4, or turn it back with restore")
+        label, attributes = label_of(array, keys), attributes_of(array, keys)
         fill, version = array.metadata.fill_value, array.metadata.zarr_format
         attributes, notes = with_zarr_fill(attributes, fill, version)
         self.notes = (*self.notes, *notes)
-        names = getattr(array.metadata, "dimension_names", None)
-        if names is None and isinstance(attributes.get("_ARRAY_DIMENSIONS"), list):
-            names = attributes.pop("_ARRAY_DIMENSIONS")
-        super().__init__(label, array, attributes, tuple(names) if names else None)
+        super().__init__(label, array, attributes, names_of(array, attributes))
         self.shared = keys.shared
         self.notes = (*self.notes, *absent_chunks(array, keys))
 
     def fetch(self, region: Region, out: np.ndarray) -> None:
-        try:
+        with reading(self.label, region):
             self._get(region, out)
-        except OSError as error:
-            if error.errno is not None and error.filename is None:
-                error.filename = self.label
-            raise
-        except Exception as error:
-            if passes(error):
-                raise
-            raise SourceError(
-                f"{self.label} cannot be read at {shown(region)}, where a chunk is damaged or cut ({reason(error)}): "
-                "copy or download it again"
-            ) from error
 
     @translated
     def _get(self, region: Region, out: np.ndarray) -> None:
@@ -73,17 +57,121 @@ class ZarrSource(ChunkedSource):
         self.array.get_basic_selection(region, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
 
 
+@dataclass(frozen=True)
+class Values:
+    """The values of a region of a Zarr array, of any dtype; absent chunks are the fill value."""
+
+    array: Any
+    label: str
+
+    def __call__(self, region: Region) -> Any:
+        with reading(self.label, region):
+            return self._get(region)
+
+    @translated
+    def _get(self, region: Region) -> Any:
+        return self.array.get_basic_selection(region)
+
+
+@contextmanager
+def reading(label: str, region: Region) -> Iterator[None]:
+    """Errors of Zarr that name what is read, and where; those that may pass stay errors of the system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = label
+        raise
+    except Exception as error:
+        if passes(error):
+            raise
+        raise SourceError(
+            f"{label} cannot be read at {shown(region)}, where a chunk is damaged or cut ({reason(error)}): "
+            "copy or download it again"
+        ) from error
+
+
+# What an array says of itself -----------------------------------------------------------------------------------------
+
+
+def label_of(array: Any, keys: Any) -> str:
+    return str(keys.inner.join(filter(None, [keys.label, array.path])))
+
+
+def attributes_of(array: Any, keys: Any) -> dict[str, Any]:
+    """The attributes of an array.
+
+    Raises
+    ------
+    SourceError
+        If it is one of ours.
+    """
+    attributes = dict(array.attrs)
+    if "int4" in attributes:
+        raise SourceError(
+            f"{label_of(array, keys)} is int4 already: read it with open_int4, or turn it back with restore"
+        )
+    return attributes
+
+
+def names_of(array: Any, attributes: dict[str, Any]) -> tuple[str | None, ...] | None:
+    """The names of the dimensions; those that xarray keeps as an attribute are taken out of the attributes."""
+    names = getattr(array.metadata, "dimension_names", None)
+    if names is None and isinstance(attributes.get("_ARRAY_DIMENSIONS"), list):
+        names = attributes.pop("_ARRAY_DIMENSIONS")
+    return tuple(names) if names else None
+
+
+def raw_array(array: Any) -> RawArray:
+    """An array as it is stored, with the ``_FillValue`` that xarray finds in it.
+
+    Raises
+    ------
+    SourceError
+        If it is one of ours, or of a dtype that cannot be kept.
+    """
+    from ...store.keys import Keys
+
+    keys = Keys(array.store)
+    label, attributes = label_of(array, keys), attributes_of(array, keys)
+    by_xarray, fill = "_ARRAY_DIMENSIONS" in attributes, array.metadata.fill_value
+    if array.metadata.zarr_format == 2 and by_xarray and fill is not None:
+        attributes["_FillValue"] = plain(fill)
+    elif array.dtype.kind == "f" and isinstance(said := attributes.get("_FillValue"), str):
+        number = as_number(said)
+        attributes["_FillValue"] = said if number is None else number
+    names, dtype = names_of(array, attributes), kept_dtype(array.dtype, label)
+    return RawArray(label, array.shape, dtype, Values(array, label), attributes, names, chunks_of(array), keys.shared)
+
+
+# Groups ---------------------------------------------------------------------------------------------------------------
+
+
 class Nodes(Arrays):
     """The arrays of a Zarr hierarchy."""
 
-    def listed(self) -> Mapping[str, Any]:
+    nested = True
+
+    @functools.cached_property
+    def _members(self) -> Mapping[str, Any]:
+        """All arrays and groups."""
         self.check_documents("")
         try:
-            return {name: member for name, member in self.node.members(max_depth=None) if hasattr(member, "dtype")}
+            return dict(self.node.members(max_depth=None))
         except Exception as error:
             if passes(error):
                 raise
             return one_by_one(self.node)
+
+    def listed(self) -> Mapping[str, Any]:
+        return {name: member for name, member in self._members.items() if not is_group(member)}
+
+    @property
+    def attributes(self) -> dict[str, dict[str, Any]]:
+        if self.is_array:
+            return super().attributes
+        groups = {"": self.node, **{name: member for name, member in self._members.items() if is_group(member)}}
+        return {name: dict(group.attrs) for name, group in groups.items()}
 
     def at(self, name: str) -> Arrays:
         name = name.strip("/")
@@ -123,6 +211,11 @@ class Nodes(Arrays):
             if documented:
                 waiting += inside
 
+    def opened_raw(self, array: Any) -> RawArray:
+        if isinstance(array, Unopened):
+            raise SourceError(f"{array.why}; or {LEAVE_OUT}") from array.error
+        return raw_array(array)
+
     def opened(self, array: Any) -> Source:
         if isinstance(array, Unopened):
             raise SourceError(array.why) from array.error
@@ -145,8 +238,12 @@ class Unopened:
     why: str
 
 
+def is_group(member: Any) -> bool:
+    return not hasattr(member, "dtype") and not isinstance(member, Unopened)
+
+
 def one_by_one(group: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of a hierarchy, and what is `Unopened` in it: that would hide the others from a listing as a whole."""
+    """The arrays and groups of a hierarchy, one by one: what is `Unopened` hides the others from a whole listing."""
     from zarr.core.sync import sync
 
     async def names() -> list[str]:
@@ -163,9 +260,8 @@ def one_by_one(group: Any, prefix: str = "") -> dict[str, Any]:
                 raise
             found[f"{prefix}{name}"] = Unopened(error, f"{group.store_path}/{name} {trouble(error)}")
             continue
-        if hasattr(member, "dtype"):
-            found[f"{prefix}{name}"] = member
-        else:
+        found[f"{prefix}{name}"] = member
+        if is_group(member):
             found |= one_by_one(member, f"{prefix}{name}/")
     return found
 
