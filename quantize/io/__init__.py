@@ -26,7 +26,7 @@ from .sink import Sink
 from .source import Source
 
 # the files of `formats`, as they are asked
-KINDS = ("memory", "npy", "zarr", "hdf5", "safetensors", "dask", "xarray", "mapping", "duck")
+KINDS = ("memory", "npy", "zarr", "hdf5", "safetensors", "npz", "dask", "xarray", "mapping", "duck")
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
 LAST = ("mapping", "duck")  # what is like an array or like a dictionary
 

@@ -18,8 +18,8 @@ from ...exceptions import SourceChangedError, SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of, within
 from ...store.buffers import Buffer
 from ..arrays import Arrays
-from ..content import head, is_zip, reason
-from ..format import Format, is_url, suffix_of
+from ..content import head, reason
+from ..format import Format, is_url
 from ..raw import RawArray, kept_dtype
 from ..sink import Outline, Put, Sink
 from ..source import PIECE_BYTES, Source, bytes_of_runs
@@ -254,19 +254,26 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
         yield sum(map(math.prod, zip(index, strides, strict=False))) + region[axis].start * strides[axis], length
 
 
+@dataclass(frozen=True)
 class NpyRun(Run):
-    """That of a ``.npy`` file."""
+    """That of a ``.npy`` file; `again` has NumPy open it."""
+
+    again: str = ""
 
     def source(self) -> FileSource:
-        if self.dtype.hasobject:
-            raise TypeError(f"{self.label} holds Python objects, which cannot be quantized")
-        if self.dtype == TWO_BYTES:
-            raise TypeError(
-                f"{self.label} has the dtype {self.dtype.str}, two bytes of no known type. That is most often bfloat16, for "
-                f"which .npy has no name: in Python pass np.load({self.file.path!r}, mmap_mode='r').view("
-                "ml_dtypes.bfloat16)"
-            )
+        check_numbers(self.dtype, self.label, self.again)
         return super().source()
+
+
+def check_numbers(dtype: np.dtype[Any], label: str, again: str) -> None:
+    """Refuse, with a TypeError, what ``.npy`` has and is no numbers, or has no name for."""
+    if dtype.hasobject:
+        raise TypeError(f"{label} holds Python objects, which cannot be quantized")
+    if dtype == TWO_BYTES:
+        raise TypeError(
+            f"{label} has the dtype {dtype.str}, two bytes of no known type. That is most often bfloat16, for which "
+            f".npy has no name: in Python pass {again}.view(ml_dtypes.bfloat16)"
+        )
 
 
 def npy_run(path: str, kept: bool = True) -> NpyRun:
@@ -286,7 +293,8 @@ def npy_run(path: str, kept: bool = True) -> NpyRun:
             raise SourceError(
                 f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
             )
-        return NpyRun(path, File(path, kept), offset, shape, dtype, fortran)
+        again = f"np.load({path!r}, mmap_mode='r')"
+        return NpyRun(path, File(path, kept), offset, shape, dtype, fortran, again)
     except SourceError:
         raise
     except (ValueError, EOFError) as error:
@@ -357,11 +365,6 @@ class Npy(Format):
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
         return Runs(thing, npy_run(thing))
-
-    def refusal(self, path: str) -> str:
-        if suffix_of(path) == ".npz" and is_zip(path):
-            return " is an archive: unzip it, each array in it is a .npy file"
-        return super().refusal(path)
 
 
 FORMAT = Npy()
