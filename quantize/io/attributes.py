@@ -305,3 +305,12 @@ def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def cf_references(attributes: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Names of variables that others refer to as their coordinates, bounds or grid mappings."""
+    found: set[str] = set()
+    for own in attributes.values():
+        for key in ("coordinates", "bounds", "grid_mapping", "climatology"):
+            found |= set(str(own.get(key, "")).split())
+    return found

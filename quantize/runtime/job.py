@@ -32,11 +32,29 @@ from .units import UnitCache, Units
 
 @dataclass(frozen=True)
 class Stage:
-    """Tasks that may run side by side: what to call for each, and what to do in the driver once it is done."""
+    """Tasks that may run side by side, with those of the same phase of other jobs.
 
+    Attributes
+    ----------
+    phase : str
+        As `Progress` calls it.
+    call : callable
+        What does a task.
+    tasks : iterable of Task
+    done : callable
+        Called in the driver with a task and what came of it.
+    graph : bool
+        Whether the tasks bring parts of a dask graph.
+    here : bool
+        Whether they can run in this process alone.
+    """
+
+    phase: str
     call: Callable[..., Any]
     tasks: Iterable[Task]
     done: Callable[[Task, Any], None]
+    graph: bool = False
+    here: bool = False
 
 
 Result = TypeVar("Result")
@@ -240,7 +258,7 @@ class Job:
             rows.append(row)
             self.report(replace(state, done=len(rows)))
 
-        yield self.stage(functools.partial(self.work.choose_scale_chunk, metadata=metadata), tasks, done)
+        yield self.stage("scale", functools.partial(self.work.choose_scale_chunk, metadata=metadata), tasks, done)
         return np.stack(rows)
 
     def write(self, metadata: Metadata) -> Steps[None]:
@@ -290,7 +308,7 @@ class Job:
             count.add(task.numbers)
 
         tasks = (Task(numbers, (batch, numbers)) for batch, numbers in self.batches(todo))
-        yield self.stage(functools.partial(self.work.damaged_units, metadata=metadata), tasks, done)
+        yield self.stage("verify", functools.partial(self.work.damaged_units, metadata=metadata), tasks, done)
 
     @functools.cached_property
     def own_units(self) -> np.ndarray:
@@ -314,12 +332,20 @@ class Job:
         layout, total = self.plan.layout, int(self.own_units.sum())
         count = Counter(phase, layout.units, layout.dtype, total - int(todo.sum()), self.report, total)
         tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in self.batches(todo))
-        return self.stage(work, tasks, lambda task, _: count.add(task.numbers))
+        graph = self.work.units.source.graph(layout.units.region(0)) is not None
+        return self.stage(phase, work, tasks, lambda task, _: count.add(task.numbers), graph)
 
-    def stage(self, work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> Stage:
+    def stage(
+        self,
+        phase: str,
+        work: Callable[..., Any],
+        tasks: Iterable[Task],
+        done: Callable[[Task, Any], None],
+        graph: bool = False,
+    ) -> Stage:
         if self.plan.scheduler == "distributed":
             work = functools.partial(on_worker, work, self.work.units.source, self.claim.sample, __version__)
-        return Stage(work, tasks, done)
+        return Stage(phase, work, tasks, done, graph)
 
     def blocks(self, numbers: list[int]) -> list[Any] | None:
         """The parts of the source's graph that give the regions of some units, if it has one."""

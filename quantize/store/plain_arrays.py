@@ -118,7 +118,7 @@ class PlainArray:
             whole[tuple(slice(0, n) for n in values.shape)] = values
             plain = np.frombuffer(VLenUTF8().encode(whole.reshape(-1)), np.uint8)
         else:
-            bits = np.ascontiguousarray(values)
+            bits = np.asarray(values, order="C")
             bits = bits if bits.dtype.newbyteorder("=") == self.stored else bits.view(self.stored)
             whole = np.zeros(self.chunk, self.stored.newbyteorder("<"))
             whole[tuple(slice(0, n) for n in values.shape)] = bits

@@ -119,7 +119,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     # of no format
     "nothing": (lambda f: f / "x.npy", "does not exist"),
     "empty": (lambda f: written(f / "x", b""), "format that is not known.*It is empty"),
-    "text": (lambda f: written(f / "x", b"1 2 3"), "format that is not known; known are .npy, Zarr and HDF5"),
+    "text": (lambda f: written(f / "x", b"1 2 3"), "format that is not known; known are .npy, Zarr, HDF5"),
     "pipe": (lambda f: piped(f / "x"), "is a pipe or a device"),
     "socket": (lambda f: listening(f / "x"), "is a pipe or a device"),
     "link that leads nowhere": (lambda f: linked(f / "x.npy", "y.npy"), "is a link to y.npy, which does not exist"),
@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     ),
     "folder.npy": (lambda f: made(f / "x.npy"), "is no Zarr array or group: it has neither zarr.json"),
     "bfloat16 .npy": (lambda f: npy(f, ml_dtypes.bfloat16), r"most often bfloat16.*\.view\(ml_dtypes.bfloat16\)"),
-    "archive of .npy": (lambda f: in_zip(f / "x.npz", "a.npy"), "is an archive: unzip it"),
+    "archive of .npy": (lambda f: in_zip(f / "x.npz", "a.npy"), "x.npz::a is no whole .npy file"),
     # HDF5
     "empty HDF5": (lambda f: written(f / "x.h5", b""), "is no HDF5 file: it is empty"),
     "signature alone": (lambda f: cut(hdf5(f), 8), "cannot be opened as HDF5, since it is damaged or cut"),
@@ -162,8 +162,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     "named type": (lambda f: f"{hdf5(f, a=np.dtype('f4'))}::a", "is a datatype without a shape"),
     "empty dataset": (lambda f: f"{hdf5(f, a=h5py.Empty('f4'))}::a", "is a dataset without a shape"),
     "no datasets": (lambda f: hdf5(f, a=np.dtype("f4")), "is a group without arrays"),
-    "netCDF-3": (lambda f: written(f / "x.nc", b"CDF\x01" + bytes(60)), "is netCDF-3 .*`nccopy -k nc4 .*x.nc NEW.nc`"),
-    "netCDF-3, 64 bits": (lambda f: written(f / "x", b"CDF\x05" + bytes(60)), "is netCDF-3"),
+    "netCDF-3": (lambda f: written(f / "x.nc", b"CDF\x01" + b"\x01" * 60), "x.nc is no whole netCDF-3 file"),
+    "netCDF-3, no more": (lambda f: written(f / "x.nc", b"CDF\x02"), "x.nc is no whole netCDF-3 file"),
+    "netCDF-3, no variables": (lambda f: written(f / "x.nc", b"CDF\x01" + bytes(28)), "is a group without arrays"),
+    "CDF-5": (lambda f: written(f / "x", b"CDF\x05" + bytes(60)), "is a netCDF-3 file .*`nccopy -k nc4 .*x NEW.nc`"),
     "HDF4": (lambda f: written(f / "x.hdf", b"\x0e\x03\x13\x01"), "is HDF4"),
     # Zarr
     "empty folder": (lambda f: made(f / "x.zarr"), "is no Zarr array or group: it has neither zarr.json"),
