@@ -17,7 +17,7 @@ from ..exceptions import StoreError
 from ..kernels import unpack_values
 from ..numerics.blocks import processors
 from ..numerics.dtypes import FLOATS, checked_dtype
-from ..numerics.grid import Region, Shape, shape_of
+from ..numerics.grid import Region, shape_of
 from ..numerics.scales import LOWEST, Scales
 from ..numerics.tables import CODES, CodeLevels, level_table
 from ..runtime.pool import result_of, threads
@@ -25,7 +25,7 @@ from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.keys import stored_bytes
 from ..store.metadata import Metadata
-from .indexing import Part, Selection, outer, pieces, plain, pointwise
+from .indexing import Indexer, Part, Selection, outer, pieces, plain, pointwise
 
 if TYPE_CHECKING:
     import dask.array
@@ -446,17 +446,6 @@ class Int4Array:
                 f"{self.path}/{reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
                 f"hold: {reason}"
             ) from error
-
-
-class Indexer:
-    """Takes an index in brackets, and gives what the array has there."""
-
-    def __init__(self, array: Int4Array, select: Callable[[Any, Shape], Selection]) -> None:
-        self.array = array
-        self.select = select
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.array.selected(self.select(index, self.array.shape))
 
 
 def unpack_run(rows: np.ndarray, run: slice, table: CodeLevels, out: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -250,6 +250,25 @@ def pieces(parts: tuple[Part, ...]) -> Iterator[tuple[Part, ...]]:
             yield from product(*runs)
             return
     yield parts
+
+
+class Indexed(Protocol):
+    """What has values to take by an index."""
+
+    shape: Shape
+
+    def selected(self, selection: Selection) -> Any: ...
+
+
+class Indexer:
+    """Takes an index in brackets, and gives what an array has there."""
+
+    def __init__(self, array: Indexed, select: Callable[[Any, Shape], Selection]) -> None:
+        self.array = array
+        self.select = select
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.array.selected(self.select(index, self.array.shape))
 
 
 # Indices --------------------------------------------------------------------------------------------------------------
