@@ -231,7 +231,7 @@ class Selection:
         return self.finished(out)
 
     def finished(self, out: np.ndarray) -> Any:
-        out = out[tuple(slice(None, None, -1) if one.reverse else slice(None) for _, one in self.taken)]
+        out = out[(*(slice(None, None, -1) if one.reverse else slice(None) for _, one in self.taken), ...)]
         out = out.reshape([n for _, one in self.taken for n in one.shape])
         return out if out.ndim or self.as_array else out[()]
 

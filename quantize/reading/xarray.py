@@ -253,8 +253,11 @@ class Loaded(AbstractDataStore):
         self.attributes = attributes
         self.source = source
 
-    def load(self) -> tuple[dict[str, xarray.Variable], dict[str, Any]]:
-        return self.variables, self.attributes
+    def get_variables(self) -> dict[str, xarray.Variable]:
+        return self.variables
+
+    def get_attrs(self) -> dict[str, Any]:
+        return self.attributes
 
     def get_encoding(self) -> dict[str, Any]:
         return {"source": self.source}
@@ -295,7 +298,7 @@ class LazyArray(BackendArray):
     def __init__(self, array: Int4Array | KeptArray) -> None:
         from ..store.plain_arrays import TEXT
 
-        self.array = array
+        self.lazy = array
         self.shape = array.shape
         if array.dtype == TEXT:
             self.dtype = np.dtype(object, metadata={"element_type": str})  # as xarray marks what is text for sure
@@ -306,8 +309,8 @@ class LazyArray(BackendArray):
         from .indexing import outer, pointwise
 
         select = pointwise if isinstance(key, indexing.VectorizedIndexer) else outer
-        found = np.asarray(self.array.selected(select(key.tuple, self.shape)))
-        return found if found.dtype.kind == "O" else found.astype(self.dtype, copy=False)
+        found = np.asarray(self.lazy.selected(select(key.tuple, self.shape)), self.lazy.dtype)
+        return found.astype(self.dtype, copy=False)
 
     async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
         return await asyncio.to_thread(self.__getitem__, key)
