@@ -99,7 +99,7 @@ class RecordSource(FileSource):
         out = self._buffer.of(math.prod(shape_of(region)) * self.stored.itemsize)
         at = 0
         for start, size in self.variable.runs(region):
-            self._fill(out.data[at : at + size], start)
+            self.file.fill(out.data[at : at + size], start)
             at += size
         return out.view(self.stored).reshape(shape_of(region))
 
