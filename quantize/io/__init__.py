@@ -25,11 +25,10 @@ from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
-KINDS = ("memory", "npy", "zarr", "hdf5", "netcdf3", "dask", "xarray", "mapping", "duck")  # in the order of asking
-PLUG_INS = (
-    "quantize.formats"  # the group of entry points; asked before those of our own that take what is like an array
-)
-LAST = ("mapping", "duck")  # or like a dictionary
+# the files of `formats`, as they are asked
+KINDS = ("memory", "npy", "zarr", "hdf5", "netcdf3", "safetensors", "npz", "dask", "xarray", "mapping", "duck")
+PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
+LAST = ("mapping", "duck")  # what is like an array or like a dictionary
 
 
 def as_source(thing: Any, name: str = "") -> Source:

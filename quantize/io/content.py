@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import stat
 import zipfile
 from pathlib import Path
 
@@ -65,6 +66,38 @@ def otherwise(path: str) -> str:
     """What a file is that no format takes, and what to do; "" where that is not known."""
     start = head(path)
     return next((said for magic, said in OTHERS.items() if start.startswith(magic)), "")
+
+
+def check_regular(path: str) -> None:
+    """Refuse what is not a file: a reader would wait for a pipe for ever.
+
+    Raises
+    ------
+    SourceError
+        If it is something else, or is not there.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {reason(error)}") from error
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'} and not a file")
+
+
+def names_in(folder: str) -> list[str]:
+    """The names in a folder, sorted, without hidden ones; none of what is not a folder.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be listed.
+    """
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except NotADirectoryError:
+        return []
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be listed: {reason(error)}") from error
 
 
 # Zarr -----------------------------------------------------------------------------------------------------------------

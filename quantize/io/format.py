@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .content import begins
+from .content import begins, otherwise
 from .sink import Sink
 from .source import Source
 
@@ -62,7 +62,7 @@ class Format:
 
     def refusal(self, path: str) -> str:
         """What to say after the name of a file or a folder that no format takes, if it is for this one to say."""
-        if suffix_of(path) not in self.suffixes or os.path.isdir(path):
+        if suffix_of(path) not in self.suffixes or os.path.isdir(path) or otherwise(path):
             return ""
         return f" is no {self.files.partition(' ')[0]} file: {begins(path)}"
 

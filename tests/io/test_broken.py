@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     ),
     "folder.npy": (lambda f: made(f / "x.npy"), "is no Zarr array or group: it has neither zarr.json"),
     "bfloat16 .npy": (lambda f: npy(f, ml_dtypes.bfloat16), r"most often bfloat16.*\.view\(ml_dtypes.bfloat16\)"),
-    "archive of .npy": (lambda f: in_zip(f / "x.npz", "a.npy"), "is an archive: unzip it"),
+    "archive of .npy": (lambda f: in_zip(f / "x.npz", "a.npy"), "x.npz::a is no whole .npy file"),
     # HDF5
     "empty HDF5": (lambda f: written(f / "x.h5", b""), "is no HDF5 file: it is empty"),
     "signature alone": (lambda f: cut(hdf5(f), 8), "cannot be opened as HDF5, since it is damaged or cut"),

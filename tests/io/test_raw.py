@@ -142,11 +142,11 @@ def strange(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("references", "has references, which cannot be kept in Zarr: leave it out by select="),
+        ("references", "has references, which cannot be kept in Zarr: leave it out by drop="),
         ("sequences", "has sequences of several lengths, which"),
         ("compound", "has compound values, which"),
         ("subarrays", "has arrays as its elements, which"),
-        ("nothing", "is a dataset without a shape: leave it out by select="),
+        ("nothing", "is a dataset without a shape: leave it out by drop="),
         ("opaque", r"has the dtype \|V5, which"),
         ("long", "has the dtype float128, which"),
         ("gone", "is a link to /no/such, and there is nothing"),
@@ -162,7 +162,7 @@ def test_what_cannot_be_kept_is_named_and_hides_nothing_else(tmp_path: Path, nam
 
 def test_text_that_is_none_is_refused_as_it_is_read(tmp_path: Path) -> None:
     raw = sources_of(strange(tmp_path)).raw("latin")
-    with pytest.raises(SourceError, match=r"x.h5::/latin has text that is no UTF-8 .*: leave it out by select="):
+    with pytest.raises(SourceError, match=r"x.h5::/latin has text that is no UTF-8 .*: leave it out by drop="):
         raw.read(whole(raw))
     with pytest.raises(
         SourceError, match="'x': array in memory has Python objects that are not all text, which cannot be kept"

@@ -25,7 +25,7 @@ from quantize.io import as_source
 from quantize.io.chunked import SharedChunks
 from quantize.io.formats import memory
 from quantize.io.formats.hdf5 import Hdf5Source
-from quantize.io.formats.npy import FileSource
+from quantize.io.formats.npy import File
 from quantize.io.formats.zarr import ZarrSource
 from quantize.io.source import Source
 from quantize.numerics.granularity import granularity_of
@@ -47,7 +47,7 @@ class Count:
     def __init__(self, stack: ExitStack) -> None:
         self.read, self.closing = 0, stack.enter_context
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(FileSource, "_fill", lambda _, buffer, start: self.pages(start, start + len(buffer)))
+        patch.setattr(File, "fill", lambda _, buffer, start: self.pages(start, start + len(buffer)))
         patch.setattr(memory, "close_parts", self.mapped)
         patch.setattr(ZarrSource, "fetch", lambda *read: self.chunks(*read))
         patch.setattr(Hdf5Source, "fetch", lambda *read: self.chunks(*read) if read[0].chunks else fetch(*read))

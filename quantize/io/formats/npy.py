@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
 from typing import Any, BinaryIO
 
@@ -16,8 +17,10 @@ import numpy as np
 from ...exceptions import SourceChangedError, SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of, within
 from ...store.buffers import Buffer
-from ..content import head, is_zip, reason
-from ..format import Format, is_url, suffix_of
+from ..arrays import Arrays
+from ..content import head, reason
+from ..format import Format, is_url
+from ..raw import RawArray, kept_dtype
 from ..sink import Outline, Put, Sink
 from ..source import PIECE_BYTES, Source, bytes_of_runs
 
@@ -27,8 +30,71 @@ PAGE_BYTES = 1 << 12  # bytes: what a system reads at least: a run that begins a
 GAP_BYTES = 1 << 14  # bytes: a gap between two runs that is read in the time that it takes to skip it
 
 
+class File:
+    """A file that several arrays may lie in, read at offsets; a copy in another process opens it again.
+
+    Where `kept` is False it is open only while it is read, as processes may have few files open at a time. Then it must
+    stay the same file.
+    """
+
+    def __init__(self, path: str, kept: bool = True) -> None:
+        self.path, self.kept = path, kept
+        self._open()
+
+    def _open(self) -> None:
+        self._number = self._opened()
+        found = os.fstat(self._number)
+        self._known = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self.kept:
+            weakref.finalize(self, os.close, self._number)
+        else:
+            os.close(self._number)
+
+    def _opened(self) -> int:
+        return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": os.path.abspath(self.path), "kept": self.kept}  # another process may be in another folder
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def fill(self, buffer: memoryview, start: int) -> None:
+        """Read as many bytes as the buffer has, from a byte on.
+
+        Raises
+        ------
+        SourceChangedError
+            If there are not so many, or it is no longer the file that was opened first.
+        """
+        if self.kept:
+            self._fill(self._number, buffer, start)
+            return
+        number = self._opened()
+        try:
+            found = os.fstat(number)
+            if (found.st_ino, found.st_size, found.st_mtime_ns) != self._known:
+                raise SourceChangedError(f"{self.path} was replaced or written to since this run began")
+            self._fill(number, buffer, start)
+        finally:
+            os.close(number)
+
+    def _fill(self, number: int, buffer: memoryview, start: int) -> None:
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(number, [buffer[done:]], start + done)
+            except OSError as error:
+                error.filename = self.path
+                raise
+            if count == 0:
+                raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
+            done += count
+
+
 class FileSource(Source):
-    """An array that lies in a file as one run of bytes: a ``.npy`` file or a memory map.
+    """An array that lies in a file as one run of bytes: a ``.npy`` file, a memory map, a tensor in a checkpoint.
 
     It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's
     memory, and a file that becomes shorter would kill it.
@@ -38,26 +104,24 @@ class FileSource(Source):
     rereads = False
     masks = False
 
-    def __init__(self, path: str, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool) -> None:
-        super().__init__(path, shape, dtype)
-        self.path = path
+    def __init__(
+        self, file: str | File, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool, label: str = ""
+    ) -> None:
+        """`dtype` in the file's byte order; `label` is the file's path by default."""
+        path = file if isinstance(file, str) else file.path
+        super().__init__(label or path, shape, dtype)
+        self.file = File(file) if isinstance(file, str) else file
         self.offset = offset
-        self.stored = dtype  # in the file's byte order
+        self.stored = dtype
         self.order = "F" if fortran else "C"
-        self._open()
-
-    def _open(self) -> None:
-        self._file = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        weakref.finalize(self, os.close, self._file)
         self._buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key not in ("_file", "_buffer")}
-        return {**state, "path": os.path.abspath(self.path)}  # another process may be in another folder
+        return {key: value for key, value in self.__dict__.items() if key != "_buffer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._open()
+        self._buffer = Buffer()
 
     def load(self, region: Region) -> np.ndarray:
         if self.order == "F":
@@ -91,7 +155,7 @@ class FileSource(Source):
     def _run(self, start: int, lengths: Shape) -> np.ndarray:
         size = math.prod(lengths[1:]) * self.stored.itemsize
         out = self._buffer.of(lengths[0] * size)
-        self._fill(out.data, self.offset + start * size)
+        self.file.fill(out.data, self.offset + start * size)
         return out.view(self.stored).reshape(lengths)
 
     def _runs(self, shape: Shape, region: Region) -> np.ndarray:
@@ -100,21 +164,9 @@ class FileSource(Source):
         view, at = out.data, 0
         for start, length in runs(shape, region):
             size = length * self.stored.itemsize
-            self._fill(view[at : at + size], self.offset + start * self.stored.itemsize)
+            self.file.fill(view[at : at + size], self.offset + start * self.stored.itemsize)
             at += size
         return out.view(self.stored).reshape(lengths)
-
-    def _fill(self, buffer: memoryview, start: int) -> None:
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._file, [buffer[done:]], start + done)
-            except OSError as error:
-                error.filename = self.path
-                raise
-            if count == 0:
-                raise SourceChangedError(f"{self.path} ended at byte {start + done}: it was longer when this run began")
-            done += count
 
     def pieces(self, region: Region) -> Iterator[Region]:
         wide = self._widened(region) if self.order == "C" else region
@@ -124,6 +176,60 @@ class FileSource(Source):
     def bytes_read(self, units: Batches) -> int:
         gap = GAP_BYTES if self.order == "C" else 0
         return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An array that lies in a file as one run of bytes, before anybody asks for it."""
+
+    label: str
+    file: File
+    offset: int  # bytes
+    shape: Shape
+    dtype: np.dtype[Any]  # in the file's byte order
+    fortran: bool = False
+
+    def source(self) -> FileSource:
+        """To quantize it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If its dtype cannot be quantized, or it has no axes or no values.
+        """
+        try:
+            return FileSource(self.file, self.offset, self.shape, self.dtype, self.fortran, self.label)
+        except TypeError as error:
+            raise TypeError(f"{self.label} cannot be quantized: {error}") from None
+
+    def raw(self) -> RawArray:
+        """To keep it; a `SourceError`, if its dtype cannot be kept."""
+        return RawArray(self.label, self.shape, kept_dtype(self.dtype, self.label), self.load, shared=True)
+
+    def load(self, region: Region) -> np.ndarray:
+        """The values of a region as they are stored, of whatever dtype and shape."""
+        shape, part = (self.shape[::-1], region[::-1]) if self.fortran else (self.shape, region)
+        lengths = shape_of(part)
+        out = np.empty(lengths, self.dtype)
+        if out.size:
+            view, at = out.reshape(-1).view(np.uint8).data, 0
+            for start, length in runs(shape, part):
+                size = length * self.dtype.itemsize
+                self.file.fill(view[at : at + size], self.offset + start * self.dtype.itemsize)
+                at += size
+        return out.T if self.fortran else out
+
+
+class Runs(Arrays):
+    """Arrays each of which is a `Run`."""
+
+    def opened(self, array: Any) -> Source:
+        source: Source = array.source()
+        return source
+
+    def opened_raw(self, array: Any) -> RawArray:
+        raw: RawArray = array.raw()
+        return raw
 
 
 def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
@@ -148,39 +254,53 @@ def runs(shape: Shape, region: Region) -> Iterator[tuple[int, int]]:
         yield sum(map(math.prod, zip(index, strides, strict=False))) + region[axis].start * strides[axis], length
 
 
-def npy_source(path: str) -> Source:
-    """The source for a ``.npy`` file, of which only the header is read.
+@dataclass(frozen=True)
+class NpyRun(Run):
+    """That of a ``.npy`` file; `again` has NumPy open it."""
+
+    again: str = ""
+
+    def source(self) -> FileSource:
+        check_numbers(self.dtype, self.label, self.again)
+        return super().source()
+
+
+def check_numbers(dtype: np.dtype[Any], label: str, again: str) -> None:
+    """Refuse, with a TypeError, what ``.npy`` has and is no numbers, or has no name for."""
+    if dtype.hasobject:
+        raise TypeError(f"{label} holds Python objects, which cannot be quantized")
+    if dtype == TWO_BYTES:
+        raise TypeError(
+            f"{label} has the dtype {dtype.str}, two bytes of no known type. That is most often bfloat16, for which "
+            f".npy has no name: in Python pass {again}.view(ml_dtypes.bfloat16)"
+        )
+
+
+def npy_run(path: str, kept: bool = True) -> NpyRun:
+    """The array in a ``.npy`` file, of which only the header is read; `kept` as in `File`.
 
     Raises
     ------
     SourceError
         If it is cut, of an unknown version, or may not be read.
-    TypeError
-        If its dtype cannot be quantized.
     """
     try:
         with open(path, "rb") as file:
             shape, fortran, dtype = header(file)
             offset, size = file.tell(), os.fstat(file.fileno()).st_size
-            if min(shape, default=0) < 0:
-                raise ValueError(f"its shape is {shape}")
+        whole = offset + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and size < whole:
+            raise SourceError(
+                f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
+            )
+        again = f"np.load({path!r}, mmap_mode='r')"
+        return NpyRun(path, File(path, kept), offset, shape, dtype, fortran, again)
+    except SourceError:
+        raise
     except (ValueError, EOFError) as error:
         raise SourceError(f"{path} is no whole .npy file: {reason(error)}") from error
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {reason(error)}") from error
-    if dtype.hasobject:
-        raise TypeError(f"{path} holds Python objects, which cannot be quantized")
-    if dtype == TWO_BYTES:
-        raise TypeError(
-            f"{path} has the dtype {dtype.str}, two bytes of no known type. That is most often bfloat16, for which "
-            f".npy has no name: in Python pass np.load({path!r}, mmap_mode='r').view(ml_dtypes.bfloat16)"
-        )
-    whole = offset + math.prod(shape) * dtype.itemsize
-    if size < whole:
-        raise SourceError(
-            f"{path} is no whole .npy file: {size:,} of {whole:,} bytes are there. Copy or download it again"
-        )
-    return FileSource(path, offset, shape, dtype, fortran and sum(n > 1 for n in shape) > 1)
 
 
 def header(file: BinaryIO) -> tuple[Shape, bool, np.dtype[Any]]:
@@ -193,11 +313,15 @@ def header(file: BinaryIO) -> tuple[Shape, bool, np.dtype[Any]]:
     """
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version[0] not in (2, 3) or version[1]:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version[0] not in (2, 3) or version[1]:
         raise ValueError(f"it is of version {version[0]}.{version[1]}, and NumPy reads 1.0, 2.0 and 3.0")
-    # Version 3 differs in one thing alone: the names of fields may be any text, and an array with fields is refused.
-    return np.lib.format.read_array_header_2_0(file)
+    else:
+        # Version 3 differs in one thing alone, that names of fields may be any text. Arrays with fields are refused.
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    return shape, fortran and sum(n > 1 for n in shape) > 1, dtype
 
 
 class NpySink(Sink):
@@ -240,12 +364,7 @@ class Npy(Format):
         return isinstance(thing, str) and not is_url(thing) and head(thing, len(MAGIC)) == MAGIC
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        return {"": npy_source(thing)}
-
-    def refusal(self, path: str) -> str:
-        if suffix_of(path) == ".npz" and is_zip(path):
-            return " is an archive: unzip it, each array in it is a .npy file"
-        return super().refusal(path)
+        return Runs(thing, npy_run(thing))
 
 
 FORMAT = Npy()
