@@ -199,8 +199,8 @@ def format_of(thing: Any) -> Format:
         raise SourceError(f"{thing} has a format that is not known{hints}; known are {known}{empty}")
     known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
-        f"source is a {type(thing).__name__}, but must be a path, a {known} array, or have shape, dtype and "
-        "__getitem__; lists are for quantize_to_int4"
+        f"source is a {type(thing).__name__}, but must be a path, a {known} array, a mapping of names to "
+        "arrays, or have shape, dtype and __getitem__; lists are for quantize_to_int4"
     )
 
 
