@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import os
+import re
 import stat
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..exceptions import SourceError
 from ..numerics.names import ZIP
@@ -98,6 +102,38 @@ def names_in(folder: str) -> list[str]:
         return []
     except OSError as error:
         raise SourceError(f"{folder} cannot be listed: {reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Files that match a pattern, as `emb/part-*.npy`, in the order of their names."""
+
+    pattern: str
+    paths: tuple[str, ...]
+
+
+def matched(pattern: str) -> Matched | None:
+    """The files that a pattern matches; None of what is no pattern.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    if not any(letter in pattern for letter in "*?["):
+        return None
+    if found := glob.glob(pattern, recursive=True):
+        return Matched(pattern, tuple(sorted(found, key=natural)))
+    raise FileNotFoundError(f"no file matches {pattern}")
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """What names are sorted by, numbers in them as numbers.
+
+    >>> sorted(["part-10", "part-9", "part-010", "part"], key=natural)
+    ['part', 'part-9', 'part-010', 'part-10']
+    """
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split("([0-9]+)", name))], name
 
 
 # Zarr -----------------------------------------------------------------------------------------------------------------
