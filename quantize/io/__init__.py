@@ -26,7 +26,20 @@ from .sink import Sink
 from .source import Source
 
 # the files of `formats`, as they are asked
-KINDS = ("memory", "npy", "zarr", "hdf5", "safetensors", "npz", "pieces", "dask", "xarray", "mapping", "duck")
+KINDS = (
+    "memory",
+    "npy",
+    "zarr",
+    "hdf5",
+    "netcdf3",
+    "safetensors",
+    "npz",
+    "pieces",
+    "dask",
+    "xarray",
+    "mapping",
+    "duck",
+)
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
 LAST = ("mapping", "duck")  # what is like an array or like a dictionary
 
@@ -204,8 +217,8 @@ def format_of(thing: Any) -> Format:
         raise SourceError(f"{thing} has a format that is not known{hints}; known are {known}{empty}")
     known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
-        f"source is a {type(thing).__name__}, but must be a path, a {known} array, or have shape, dtype and "
-        "__getitem__; lists are of paths, those of numbers are for quantize_to_int4"
+        f"source is a {type(thing).__name__}, but must be a path, a {known} array, a mapping of names to "
+        "arrays, or have shape, dtype and __getitem__; lists are of paths, those of numbers are for quantize_to_int4"
     )
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,31 @@ def natural(name: str) -> tuple[list[Any], str]:
     ['part', 'part-9', 'part-010', 'part-10']
     """
     return [int(part) if n % 2 else part for n, part in enumerate(re.split("([0-9]+)", name))], name
+
+
+def doubts(paths: Sequence[str]) -> tuple[str, ...]:
+    """What a plan must say of pieces by their names: numbers that are missing among them.
+
+    >>> doubts(["x-1.npy", "x-2.npy", "x-5.npy"])
+    ('of the pieces those numbered 3, 4 are missing',)
+    >>> doubts(["x-0-of-3.npy", "x-1-of-3.npy"])
+    ('the names of the pieces say that there are 3, and 2 are there',)
+    >>> doubts(["a.npy", "b-7.npy"]), doubts(["x-1.npy", "x-2.npy"])
+    ((), ())
+    """
+    names = [re.split(r"([0-9]+)", os.path.basename(path)) for path in paths]
+    if len({(len(name), *name[::2]) for name in names}) > 1:
+        return ()
+    columns = [list(map(int, column)) for column in zip(*(name[1::2] for name in names), strict=True)]
+    said = []
+    if len(columns) == 2 and names[0][2] == "-of-" and {*columns[1]} != {len(paths)}:
+        said.append(f"the names of the pieces say that there are {columns[1][0]:,}, and {len(paths):,} are there")
+    counting = [column for column in columns if len({*column}) == len(paths) > 1]
+    if len(counting) == 1:
+        there = {*counting[0]}
+        if len(absent := sorted({*range(min(there), min(max(there), min(there) + 2 * len(there)))} - there)) <= 5:
+            said += [f"of the pieces those numbered {', '.join(map(str, absent))} are missing"] if absent else []
+    return tuple(said)
 
 
 # Zarr -----------------------------------------------------------------------------------------------------------------

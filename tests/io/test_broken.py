@@ -162,8 +162,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Path | str], str]] = {
     "named type": (lambda f: f"{hdf5(f, a=np.dtype('f4'))}::a", "is a datatype without a shape"),
     "empty dataset": (lambda f: f"{hdf5(f, a=h5py.Empty('f4'))}::a", "is a dataset without a shape"),
     "no datasets": (lambda f: hdf5(f, a=np.dtype("f4")), "is a group without arrays"),
-    "netCDF-3": (lambda f: written(f / "x.nc", b"CDF\x01" + bytes(60)), "is netCDF-3 .*`nccopy -k nc4 .*x.nc NEW.nc`"),
-    "netCDF-3, 64 bits": (lambda f: written(f / "x", b"CDF\x05" + bytes(60)), "is netCDF-3"),
+    "netCDF-3": (lambda f: written(f / "x.nc", b"CDF\x01" + b"\x01" * 60), "x.nc is no whole netCDF-3 file"),
+    "netCDF-3, no more": (lambda f: written(f / "x.nc", b"CDF\x02"), "x.nc is no whole netCDF-3 file"),
+    "netCDF-3, no variables": (lambda f: written(f / "x.nc", b"CDF\x01" + bytes(28)), "is a group without arrays"),
+    "CDF-5": (lambda f: written(f / "x", b"CDF\x05" + bytes(60)), "is a netCDF-3 file .*`nccopy -k nc4 .*x NEW.nc`"),
     "HDF4": (lambda f: written(f / "x.hdf", b"\x0e\x03\x13\x01"), "is HDF4"),
     # Zarr
     "empty folder": (lambda f: made(f / "x.zarr"), "is no Zarr array or group: it has neither zarr.json"),

@@ -38,12 +38,6 @@ HDF5_OWN = (
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # how NAME begins of what holds no values
 NO_COORDINATE = "_nc4_non_coord_"  # before the name of a variable of netCDF-4 called as a dimension of others
 
-NETCDF_3 = (
-    " is netCDF-3 (classic), which is not HDF5: turn it into netCDF-4 with `nccopy -k nc4 {path} NEW.nc`, or open it "
-    "with xarray and pass a variable of it"
-)
-
-
 # drivers of HDF5 that leave a file which can be opened by its name alone
 NAMED = ("sec2", "stdio", "direct", "core")
 
@@ -222,16 +216,18 @@ class Datasets(Arrays):
             return Hdf5Source(array)
 
     def opened_raw(self, array: Any) -> RawArray:
-        with self._opening(array):
+        if isinstance(array, Broken):
+            raise SourceError(f"{array.why}; or {LEAVE_OUT}")
+        with self._opening(array, f": {LEAVE_OUT}"):
             return raw_dataset(array)
 
     @contextmanager
-    def _opening(self, array: Any) -> Iterator[None]:
+    def _opening(self, array: Any, way: str = "") -> Iterator[None]:
         if isinstance(array, Broken):
             raise SourceError(array.why)
         label = f"{self.label}::{array.name}"
         if getattr(array, "shape", None) is None:
-            raise SourceError(f"{label} is a {type(array).__name__.lower()} without a shape: {LEAVE_OUT}")
+            raise SourceError(f"{label} is a {type(array).__name__.lower()} without a shape{way}")
         try:
             yield
         except UNOPENED as error:
@@ -290,9 +286,6 @@ def raw_dataset(dataset: Any) -> RawArray:
 
 # What a file of another kind is that has a name like that of an HDF5 file, and what to do with it.
 KIN = {
-    b"CDF\x01": NETCDF_3,
-    b"CDF\x02": NETCDF_3,
-    b"CDF\x05": NETCDF_3,
     b"\x0e\x03\x13\x01": " is HDF4, which is another format than HDF5: turn it into HDF5 with `h4toh5 {path} NEW.h5`",
     b"MATLAB 5.0 MAT-file": " is a .mat file of MATLAB's version 5: save it with -v7.3, which is HDF5",
 }

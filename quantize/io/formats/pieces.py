@@ -6,10 +6,8 @@ order. They have one dtype, and differ in their first length alone.
 
 from __future__ import annotations
 
-import bisect
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -19,7 +17,8 @@ import numpy as np
 from ...exceptions import SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of
 from ...store.buffers import Buffer
-from ..content import Matched, check_regular, names_in, natural
+from ..chunked import parts_along
+from ..content import Matched, check_regular, doubts, names_in, natural
 from ..format import Format, is_url
 from ..raw import RawArray, kept_dtype
 from ..source import PIECE_BYTES, Source, bytes_of_runs
@@ -73,7 +72,7 @@ class Joined:
 
     def load(self, region: Region) -> np.ndarray:
         out = np.empty(shape_of(region), self.dtype)
-        for number, inside, there in parts(starts_of(self.runs), region):
+        for number, inside, there in parts_along(starts_of(self.runs), region):
             out[there] = self.runs[number].load(inside)
         return out
 
@@ -102,7 +101,7 @@ class JoinedSource(RunSource):
         self._share()
 
     def load(self, region: Region) -> np.ndarray:
-        found = list(parts(self.starts, region))
+        found = list(parts_along(self.starts, region))
         if len(found) == 1:
             number, inside, _ = found[0]
             return self.parts[number].load(inside)
@@ -125,48 +124,6 @@ class JoinedSource(RunSource):
 def starts_of(runs: Sequence[NpyRun]) -> list[int]:
     """Where the pieces begin along the first axis, and where the last ends."""
     return [0, *accumulate(run.shape[0] for run in runs)]
-
-
-def parts(starts: Sequence[int], region: Region) -> Iterator[tuple[int, Region, slice]]:
-    """The pieces that a region touches: the number of each, which region of it, and where along the first axis that is.
-
-    >>> list(parts([0, 4, 4, 9], (slice(3, 6), slice(0, 2))))
-    [(0, (slice(3, 4, None), slice(0, 2, None)), slice(0, 1, None)), (2, (slice(0, 2, None), slice(0, 2, None)), \
-slice(1, 3, None))]
-    """
-    first, *rest = region
-    number, at = bisect.bisect_right(starts, first.start) - 1, first.start
-    while at < first.stop:
-        stop = min(first.stop, starts[number + 1])
-        if stop > at:
-            inside = slice(at - starts[number], stop - starts[number])
-            yield number, (inside, *rest), slice(at - first.start, stop - first.start)
-        number, at = number + 1, stop
-
-
-def doubts(paths: Sequence[str]) -> tuple[str, ...]:
-    """What a plan must say of pieces by their names: numbers that are missing among them.
-
-    >>> doubts(["x-1.npy", "x-2.npy", "x-5.npy"])
-    ('of the pieces those numbered 3, 4 are missing',)
-    >>> doubts(["x-0-of-3.npy", "x-1-of-3.npy"])
-    ('the names of the pieces say that there are 3, and 2 are there',)
-    >>> doubts(["a.npy", "b-7.npy"]), doubts(["x-1.npy", "x-2.npy"])
-    ((), ())
-    """
-    names = [re.split(r"([0-9]+)", os.path.basename(path)) for path in paths]
-    if len({(len(name), *name[::2]) for name in names}) > 1:
-        return ()
-    columns = [list(map(int, column)) for column in zip(*(name[1::2] for name in names), strict=True)]
-    said = []
-    if len(columns) == 2 and names[0][2] == "-of-" and {*columns[1]} != {len(paths)}:
-        said.append(f"the names of the pieces say that there are {columns[1][0]:,}, and {len(paths):,} are there")
-    counting = [column for column in columns if len({*column}) == len(paths) > 1]
-    if len(counting) == 1:
-        there = {*counting[0]}
-        if len(absent := sorted({*range(min(there), min(max(there), min(there) + 2 * len(there)))} - there)) <= 5:
-            said += [f"of the pieces those numbered {', '.join(map(str, absent))} are missing"] if absent else []
-    return tuple(said)
 
 
 # Folders, patterns, lists ---------------------------------------------------------------------------------------------
