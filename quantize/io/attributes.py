@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import posixpath
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -233,6 +234,84 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+# Attributes of CF conventions and UGRID that name other variables of the same file, which say where values lie, of what
+# extent they are, or on which grid. Not `ancillary_variables`: those are measured too, as an uncertainty is, and flags
+# among them are known by their own attributes.
+NAMING = (
+    "coordinates",
+    "bounds",
+    "climatology",
+    "node_coordinates",
+    "edge_coordinates",
+    "face_coordinates",
+    "volume_coordinates",
+    "node_count",
+    "part_node_count",
+    "interior_ring",
+    "geometry",
+    "mesh",
+)
+NAMING_BOTH = ("grid_mapping",)  # "crs", or "crs: lat lon": words before a colon are names too
+NAMING_BEHIND = ("cell_measures", "formula_terms")  # "area: areacella": words before a colon are no names
+
+
+def cf_references(
+    variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Mapping[str, Any]] | None = None
+) -> set[str]:
+    """The variables that others name as their coordinates, bounds, grid mapping, cell measures or formula terms.
+
+    Parameters
+    ----------
+    variables : mapping of str to mapping
+        The attributes of all variables by name, with "/" behind each group.
+    groups : mapping of str to mapping, optional
+        The attributes of groups by path: xarray names coordinates there that belong to no variable.
+
+    Returns
+    -------
+    set of str
+        Names of `variables`. What a variable names is looked for in its own group first, and then in those above it
+        (CF 2.7); what is not there is left out.
+
+    Examples
+    --------
+    >>> wind = {"coordinates": "lat lon", "grid_mapping": "crs: x y", "cell_measures": "area: area_of_cell"}
+    >>> sorted(cf_references({"sea/wind": wind, "lat": {}, "sea/lon": {}, "crs": {}, "area": {}, "area_of_cell": {}}))
+    ['area_of_cell', 'crs', 'lat', 'sea/lon']
+    """
+    found = set()
+    folders = [(name.rpartition("/")[0], said) for name, said in variables.items()]
+    for folder, attributes in [*folders, *(groups or {}).items()]:
+        for word in words_of(attributes):
+            if (name := in_scope(word, folder, variables)) is not None:
+                found.add(name)
+    return found
+
+
+def words_of(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """The names of variables in attributes of one."""
+    for name in (*NAMING, *NAMING_BOTH, *NAMING_BEHIND):
+        said = attributes.get(name)
+        for text in said if isinstance(said, list | tuple) else [said]:
+            for word in text.split() if isinstance(text, str) else ():
+                if name in NAMING_BOTH or not word.endswith(":"):
+                    yield word.removesuffix(":")
+
+
+def in_scope(word: str, folder: str, names: Collection[str]) -> str | None:
+    """The full name of what a variable in a group means by a name: there, or in the nearest group above."""
+    if "/" in word:
+        full = posixpath.normpath(posixpath.join("/", folder, word)).lstrip("/")
+        return full if full in names else None
+    while True:
+        full = f"{folder}/{word}" if folder else word
+        if full in names:
+            return full
+        if not folder:
+            return None
+        folder = folder.rpartition("/")[0]
+
+
 def with_zarr_fill(attributes: dict[str, Any], fill: Any, version: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Attributes of a Zarr array together with what its fill value declares, and what a plan must say of it.
 
@@ -305,12 +384,3 @@ def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def cf_references(attributes: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """Names of variables that others refer to as their coordinates, bounds or grid mappings."""
-    found: set[str] = set()
-    for own in attributes.values():
-        for key in ("coordinates", "bounds", "grid_mapping", "climatology"):
-            found |= set(str(own.get(key, "")).split())
-    return found

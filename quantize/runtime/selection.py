@@ -93,7 +93,8 @@ def choose(
     wanted = None if select == "auto" else matched(patterns_of(select), dims, "select")
     kept = matched(patterns_of(keep), dims, "keep")
     own = {pattern: matched([pattern], dims, "rule") for pattern in rules or {}}
-    referred = cf_references({name: raw.attributes for name, raw in raws.items()}) | arrays.coordinates
+    referred = cf_references({name: raw.attributes for name, raw in raws.items()}, arrays.attributes)
+    referred |= arrays.coordinates
     found = []
     for name, raw in raws.items():
         if name in kept:

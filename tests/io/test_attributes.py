@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from quantize.exceptions import DeclarationError
-from quantize.io.attributes import Declared, as_number, encoded_fill, plain, strict, with_zarr_fill, zarr_attributes
+from quantize.io.attributes import (
+    Declared,
+    as_number,
+    cf_references,
+    encoded_fill,
+    plain,
+    strict,
+    with_zarr_fill,
+    zarr_attributes,
+)
 
 
 def declared(dtype: str, **attributes: Any) -> Declared:
@@ -131,3 +140,51 @@ def test_strict_json() -> None:
     assert strict({"a": [math.nan, {"b": -math.inf}], "c": 1.5}) == {"a": ["NaN", {"b": "-Infinity"}], "c": 1.5}
     assert zarr_attributes({"_FillValue": -1}, np.dtype("i2")) == {"_FillValue": -1}
     assert zarr_attributes({"_FillValue": math.nan}, np.dtype("f8")) == {"_FillValue": encoded_fill(math.nan)}
+
+
+# What names other variables -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"coordinates": "lat  lon gone"}, {"lat", "lon"}),
+        ({"bounds": "time_bnds"}, {"time_bnds"}),
+        ({"climatology": "clim"}, {"clim"}),
+        ({"grid_mapping": "crs"}, {"crs"}),
+        ({"grid_mapping": "crs: lat lon other: x y"}, {"crs", "lat", "lon", "other"}),
+        ({"cell_measures": "area: cells volume: gone"}, {"cells"}),
+        ({"formula_terms": "a: a ps: ps lat: gone"}, {"a", "ps"}),
+        ({"geometry": "shape", "node_coordinates": "lon lat", "node_count": "count"}, {"shape", "lat", "lon", "count"}),
+        ({"face_coordinates": ["lat", "lon"]}, {"lat", "lon"}),
+        ({"ancillary_variables": "ps"}, set()),
+        ({"coordinates": 3, "bounds": None, "units": "lat", "long_name": "lon"}, set()),
+        ({"coordinates": "/deep/lat ./lon"}, {"deep/lat", "lon"}),
+    ],
+)
+def test_variables_that_others_name(attributes: dict[str, Any], named: set[str]) -> None:
+    names = [
+        "lat",
+        "lon",
+        "time_bnds",
+        "clim",
+        "crs",
+        "other",
+        "cells",
+        "area",
+        "a",
+        "ps",
+        "shape",
+        "count",
+        "deep/lat",
+    ]
+    assert cf_references({"t": attributes, **{name: {} for name in names}}) == named
+
+
+def test_names_in_groups_are_looked_for_upwards() -> None:
+    variables = {"a/b/t": {"coordinates": "lat lon z ../x /y"}, "a/b/lat": {}, "lat": {}, "a/lon": {}, "lon": {}}
+    others = {"z": {}, "c/z": {}, "a/x": {}, "x": {}, "y": {}, "a/y": {}}
+    assert cf_references(variables | others) == {"a/b/lat", "a/lon", "z", "a/x", "y"}
+    assert cf_references(variables | others, {"": {"coordinates": "lon"}, "c": {"coordinates": "z"}}) == {
+        *("a/b/lat", "a/lon", "z", "a/x", "y", "lon", "c/z")
+    }

@@ -207,7 +207,7 @@ class Datasets(Arrays):
             return super().at(name)
         if why := broken_link(self.node, name):
             raise SourceError(why)
-        if name not in self.node and name in self:
+        if (name not in self.node or holds_nothing(self.node[name])) and name in self:
             return type(self)(self.label, self._arrays[name], f"{self.prefix}{name}/")
         return super().at(name)
 
