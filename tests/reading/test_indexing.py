@@ -123,7 +123,7 @@ def test_points_are_numpys(kind: str, count: int) -> None:
         agree(array.vindex[key], points_of(values, key))
 
 
-@KEYS
+@pytest.mark.parametrize("count", [25, slow(100)])
 @pytest.mark.parametrize("kind", STORES)
 def test_one_array_among_slices_and_integers_is_numpys(kind: str, count: int) -> None:
     random = np.random.default_rng(count)
