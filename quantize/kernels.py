@@ -25,7 +25,7 @@ from numba.extending import intrinsic, overload, register_jitable
 
 from .numerics.dtypes import BFLOAT16, arithmetic, finite_range, rounded_within
 from .numerics.granularity import ONE, Lines
-from .numerics.lanes import TURNED, Lanes, lanes_of
+from .numerics.lanes import TURNED, Lanes, lanes_of, rows_of
 from .numerics.scales import HIGHEST, MOST_ZERO_POINT
 from .numerics.tables import BOUND_SLACK, CODES, EDGE, MANTISSA, Affine, BlockLevels, CodeLevels
 
@@ -691,6 +691,11 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
+    rows = rows_of(lines.shape, lines.box)
+    if layout == PAIRED and rows.length >= 2 * AT_ONCE:
+        loop = compiled(unpack_rows_of_blocks_loop, out.dtype)
+        if loop(read_only(codes), out.reshape(-1), rows, *map(read_only, scales), limits, nan_code):
+            return 0
     if layout == MIXED and down_columns(lines) and compiled(are_sure_loop)(*scales, limits):
         near = [x.astype(out.dtype).reshape(-1, lines.shape[-1]) for x in scales]
         rows = codes.reshape(-1, lines.shape[-1] // 2), out.reshape(-1, lines.shape[-1])
@@ -741,13 +746,12 @@ def in_doubt(scale, zero_point, limits):  # type: ignore[no-untyped-def]
 
 
 @helper
-def prepare_levels(own, limits, near):  # type: ignore[no-untyped-def]
-    """Write scale and zero point of each lane, and whether the values of some must be reckoned in float64, and cut."""
+def prepare_levels(scales, zero_points, limits, near):  # type: ignore[no-untyped-def]
+    """Write scale and zero point of each lane; False if the values of some must be reckoned in float64, and cut."""
     doubt = 0
-    for lane in range(LANES):
-        scale, zero_point = own[STEP + lane], own[ZERO + lane]
-        near[STEP + lane], near[ZERO + lane] = scale, zero_point
-        doubt |= in_doubt(scale, zero_point, limits)
+    for lane in range(scales.shape[0]):
+        near[STEP + lane], near[ZERO + lane] = scales[lane], zero_points[lane]
+        doubt |= in_doubt(scales[lane], zero_points[lane], limits)
     return doubt == 0
 
 
@@ -763,10 +767,7 @@ def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits
     for first in range(0, source.starts.shape[0], LANES):
         owners = target.owners[first : first + LANES]
         own_scales(scales, zero_points, owners, by)
-        sure = prepare_levels(by, limits, near)
-        if sure and layout == PAIRED and source.run >= AT_ONCE:
-            write_blocks(codes, source, values, target, first, near, nan_code)
-            continue
+        sure = prepare_levels(by[STEP : STEP + LANES], by[ZERO : ZERO + LANES], limits, near)
         if layout == MIXED:
             gather_nibbles(codes, target, first, parted)
         else:
@@ -861,19 +862,42 @@ def write_levels_of_bytes(context, codes, i, values, j, zero_point, scale, nan_c
     return numba.types.none(*arguments), generate
 
 
+def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits, nan_code):  # type: ignore[no-untyped-def]
+    """Write the values row by row; False, and not all of them, where some must be reckoned in float64, and cut."""
+    near, missing = np.zeros(2 * LANES, values.dtype), as_number(np.nan, values[0])
+    size, whole, short = rows.length // 2, rows.n // rows.length, rows.n % rows.length
+    for row in range(rows.owners.shape[0]):
+        place = row * rows.n
+        for first in range(0, whole, LANES):
+            n, owner = min(LANES, whole - first), rows.owners[row] + first
+            if not prepare_levels(scales[owner : owner + n], zero_points[owner : owner + n], limits, near):
+                return False
+            for lane in range(n):
+                scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
+                for j in range(0, size - AT_ONCE + 1, AT_ONCE):
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+                if size % AT_ONCE:  # some are written twice
+                    j = size - AT_ONCE
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+                place += rows.length
+        if short:
+            owner = rows.owners[row] + whole
+            if not prepare_levels(scales[owner : owner + 1], zero_points[owner : owner + 1], limits, near):
+                return False
+            pairs, out = codes[place >> 1 : (place + short) >> 1], values[place : place + short]
+            write_pairs(pairs, out, near[ZERO], near[STEP], nan_code, missing)
+    return True
+
+
 @helper
-def write_blocks(codes, source, values, target, first, near, nan_code):  # type: ignore[no-untyped-def]
-    """Write the values of the blocks from `first` on, whose runs have 4 bytes at least, one block after another."""
-    for lane in range(min(LANES, source.starts.shape[0] - first)):
-        scale, zero_point = near[STEP + lane], near[ZERO + lane]
-        for i in range(source.offsets.shape[0]):
-            begin = source.starts[first + lane] + source.offsets[i]
-            out = target.starts[first + lane] + target.offsets[i]
-            for j in range(0, source.run - AT_ONCE + 1, AT_ONCE):
-                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
-            if source.run % AT_ONCE:  # some may be written twice
-                j = source.run - AT_ONCE
-                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+def write_pairs(codes, values, zero_point, scale, nan_code, missing):  # type: ignore[no-untyped-def]
+    """Write the values of bytes of one block."""
+    for j in range(codes.shape[0]):
+        low, high = np.int8(((codes[j] & 15) ^ 8) - 8), np.int8(((codes[j] >> 4) ^ 8) - 8)
+        level = (as_number(low, missing) - zero_point) * scale
+        values[2 * j] = missing if low == nan_code else level
+        level = (as_number(high, missing) - zero_point) * scale
+        values[2 * j + 1] = missing if high == nan_code else level
 
 
 @helper

@@ -32,6 +32,7 @@ from .zarr_json import (
 )
 
 ZERO_POINT_BIAS = 128  # quarters of a step: added to zero points of blocks where they are stored
+LEAST_STORED_ZERO_POINT = ZERO_POINT_BIAS - 4 * MOST_ZERO_POINT  # with it; 32 bits hold none that is too large
 
 
 def owns(keys: Keys, name: str, unsaid: bool = False) -> bool:
@@ -241,9 +242,10 @@ class ShortForm(ScaleForm):
         return scales.units, scales.quarters + np.int32(ZERO_POINT_BIAS)
 
     def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = scales_of_units(scale, np.subtract(zero_point, ZERO_POINT_BIAS, dtype=np.float64))
-        if scale.min() < LEAST_UNIT or scale.max() > MOST_UNIT or np.abs(found[1]).max() > MOST_ZERO_POINT:
+        if scale.min() < LEAST_UNIT or scale.max() > MOST_UNIT or zero_point.min() < LEAST_STORED_ZERO_POINT:
             raise ValueError("a scale or a zero point in it is none that a block can have")
+        found = scales_of_units(scale, zero_point)
+        found[1][...] -= ZERO_POINT_BIAS / 4
         return found
 
     def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
