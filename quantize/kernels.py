@@ -692,7 +692,7 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
     rows = rows_of(lines.shape, lines.box)
-    if layout == PAIRED and rows.length >= 2 * AT_ONCE:
+    if layout == PAIRED and rows.length >= 2 * HALF:
         loop = compiled(unpack_rows_of_blocks_loop, out.dtype)
         if loop(read_only(codes), out.reshape(-1), rows, *map(read_only, scales), limits, nan_code):
             return 0
@@ -729,7 +729,10 @@ def unpack_down_loop(packed, values, scales, zero_points, length, nan_code):  # 
     for row in range(values.shape[0]):
         scale, zero_point = scales[row // length], zero_points[row // length]
         codes, out = packed[row], values[row]
-        for j in range(codes.shape[0]):
+        vectors = codes.shape[0] // AT_ONCE * AT_ONCE
+        for j in range(0, vectors, AT_ONCE):
+            write_levels_of_bytes(codes, j, out, 2 * j, zero_point, scale, 2 * j, nan_code)
+        for j in range(vectors, codes.shape[0]):
             low, high = np.int8(((codes[j] & 15) ^ 8) - 8), np.int8(((codes[j] >> 4) ^ 8) - 8)
             level = (as_number(low, missing) - zero_point[2 * j]) * scale[2 * j]
             out[2 * j] = missing if low == nan_code else level
@@ -826,40 +829,51 @@ def write_levels_within(codes, size, by, limits, nan_code, lanes):  # type: igno
             out[lane] = missing if row[lane] == nan_code else as_number(level, missing)
 
 
-AT_ONCE = 4  # bytes: unpacked by one instruction of each kind
+HALF, AT_ONCE = 4, 8  # bytes: unpacked by one instruction of each kind
 
 
-@intrinsic
-def write_levels_of_bytes(context, codes, i, values, j, zero_point, scale, nan_code):  # type: ignore[no-untyped-def]
-    """Write the values of the codes in 4 bytes, which lie on end and have one scale."""
+def vector_of_levels(width: int) -> Any:
+    """An intrinsic that writes the values of the codes in some bytes, which lie on end."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        _, i, _, j, zero_point, scale, nan_code = arguments
-        source, target = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2))
-        integers, number = ir.VectorType(ir.IntType(32), 2 * AT_ONCE), context.get_value_type(signature.args[2].dtype)
-        numbers = ir.VectorType(number, 2 * AT_ONCE)
+    def write(context, codes, i, values, j, zero_points, scales, k, nan_code):  # type: ignore[no-untyped-def]
+        """Scales and zero points are numbers, or arrays that have them from `k` on."""
 
-        def spread(scalar: Any, kind: Any) -> Any:
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
-            return builder.shuffle_vector(one, one, ir.Constant(integers, [0] * 2 * AT_ONCE))
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            _, i, _, j, _, _, k, nan_code = arguments
+            number = context.get_value_type(signature.args[2].dtype)
+            integers, numbers = (ir.VectorType(item, 2 * width) for item in (ir.IntType(32), number))
+            size = signature.args[2].dtype.bitwidth // 8
 
-        pointer = builder.bitcast(builder.gep(source, [i]), ir.VectorType(ir.IntType(8), AT_ONCE).as_pointer())
-        both = builder.load(pointer, align=1)
-        twice = builder.shuffle_vector(both, both, ir.Constant(integers, [k // 2 for k in range(2 * AT_ONCE)]))
-        wide = builder.zext(twice, integers)
-        raised = builder.shl(wide, ir.Constant(integers, [28, 24] * AT_ONCE))
-        signed = builder.ashr(raised, ir.Constant(integers, [28] * 2 * AT_ONCE))
-        level = builder.fsub(builder.sitofp(signed, numbers), spread(zero_point, numbers))
-        level = builder.fmul(level, spread(scale, numbers))
-        is_missing = builder.icmp_signed("==", signed, spread(builder.sext(nan_code, ir.IntType(32)), integers))
-        level = builder.select(is_missing, ir.Constant(numbers, [float("nan")] * 2 * AT_ONCE), level)
-        place = builder.bitcast(builder.gep(target, [j]), numbers.as_pointer())
-        builder.store(level, place, align=signature.args[2].dtype.bitwidth // 8)
-        return context.get_dummy_value()
+            def spread(scalar: Any, kind: Any) -> Any:
+                one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, one, ir.Constant(integers, [0] * 2 * width))
 
-    number = values.dtype
-    arguments = (codes, numba.intp, values, numba.intp, number, number, numba.int8)
-    return numba.types.none(*arguments), generate
+            def place(which: int, index: Any, vector: Any) -> Any:
+                data = context.make_array(signature.args[which])(context, builder, arguments[which]).data
+                return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+            def each(which: int) -> Any:
+                if isinstance(signature.args[which], numba.types.Array):
+                    return builder.load(place(which, k, numbers), align=size)
+                return spread(arguments[which], numbers)
+
+            both = builder.load(place(0, i, ir.VectorType(ir.IntType(8), width)), align=1)
+            twice = builder.shuffle_vector(both, both, ir.Constant(integers, [n // 2 for n in range(2 * width)]))
+            raised = builder.shl(builder.zext(twice, integers), ir.Constant(integers, [28, 24] * width))
+            signed = builder.ashr(raised, ir.Constant(integers, [28] * 2 * width))
+            level = builder.fmul(builder.fsub(builder.sitofp(signed, numbers), each(4)), each(5))
+            is_missing = builder.icmp_signed("==", signed, spread(builder.sext(nan_code, ir.IntType(32)), integers))
+            level = builder.select(is_missing, ir.Constant(numbers, [float("nan")] * 2 * width), level)
+            builder.store(level, place(2, j, numbers), align=size)
+            return context.get_dummy_value()
+
+        arguments = (codes, numba.intp, values, numba.intp, zero_points, scales, numba.intp, numba.int8)
+        return numba.types.none(*arguments), generate
+
+    return intrinsic(write)
+
+
+write_levels_of_half, write_levels_of_bytes = (vector_of_levels(width) for width in (HALF, AT_ONCE))
 
 
 def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits, nan_code):  # type: ignore[no-untyped-def]
@@ -875,10 +889,15 @@ def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits,
             for lane in range(n):
                 scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
                 for j in range(0, size - AT_ONCE + 1, AT_ONCE):
-                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
-                if size % AT_ONCE:  # some are written twice
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                if size > AT_ONCE and size % AT_ONCE:  # some are written twice
                     j = size - AT_ONCE
-                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                if size < AT_ONCE:
+                    write_levels_of_half(codes, begin, values, place, zero_point, scale, 0, nan_code)
+                if HALF < size < AT_ONCE:
+                    j = size - HALF
+                    write_levels_of_half(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
                 place += rows.length
         if short:
             owner = rows.owners[row] + whole
