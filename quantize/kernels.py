@@ -26,11 +26,18 @@ from numba.extending import intrinsic, overload, register_jitable
 from .numerics.dtypes import BFLOAT16, arithmetic, finite_range, rounded_within
 from .numerics.granularity import ONE, Lines
 from .numerics.lanes import TURNED, Lanes, lanes_of, rows_of
-from .numerics.scales import HIGHEST, MOST_ZERO_POINT
+from .numerics.scales import HIGHEST, MOST_ZERO_POINT, UNIT_SHIFT, ZERO_POINT_BIAS
 from .numerics.tables import BOUND_SLACK, CODES, EDGE, MANTISSA, Affine, BlockLevels, CodeLevels
 
 PACKAGE = Path(__file__).parent
-WITH_LOOPS = ("kernels.py", "numerics/lanes.py", "numerics/tables.py", "calibration", "quality/residuals.py")
+WITH_LOOPS = (
+    "kernels.py",
+    "numerics/lanes.py",
+    "numerics/scales.py",
+    "numerics/tables.py",
+    "calibration",
+    "quality/residuals.py",
+)
 
 
 def digest_of_loops(package: Path = PACKAGE) -> str:
@@ -688,14 +695,15 @@ PAIRED, SINGLE, MIXED = range(3)  # bytes with two codes of one block each; with
 def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines: Lines, exact: float) -> int:
     """Write the values of codes into `out`, float32 or float64, within the range of the dtype of the levels."""
     layout = PAIRED if in_pairs(lines) else SINGLE if codes.size == out.size else MIXED
-    scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
-    rows = rows_of(lines.shape, lines.box)
-    if layout == PAIRED and rows.length >= 2 * HALF:
-        loop = compiled(unpack_rows_of_blocks_loop, out.dtype)
-        if loop(read_only(codes), out.reshape(-1), rows, *map(read_only, scales), limits, nan_code):
+    in_rows = rows_of(lines.shape, lines.box)
+    if layout == PAIRED and in_rows.length >= 2 * HALF:
+        entries = [read_only(np.ascontiguousarray(x).reshape(-1)) for x in levels.scales.entries]
+        loop = compiled(unpack_rows_of_blocks_loop, out.dtype, entries[0].dtype)
+        if loop(read_only(codes), out.reshape(-1), in_rows, *entries, limits, nan_code):
             return 0
+    scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     if layout == MIXED and down_columns(lines) and compiled(are_sure_loop)(*scales, limits):
         near = [x.astype(out.dtype).reshape(-1, lines.shape[-1]) for x in scales]
         rows = codes.reshape(-1, lines.shape[-1] // 2), out.reshape(-1, lines.shape[-1])
@@ -753,9 +761,34 @@ def prepare_levels(scales, zero_points, limits, near):  # type: ignore[no-untype
     """Write scale and zero point of each lane; False if the values of some must be reckoned in float64, and cut."""
     doubt = 0
     for lane in range(scales.shape[0]):
-        near[STEP + lane], near[ZERO + lane] = scales[lane], zero_points[lane]
-        doubt |= in_doubt(scales[lane], zero_points[lane], limits)
+        scale, zero_point = scale_of(scales[lane]), zero_point_of(zero_points[lane])
+        near[STEP + lane], near[ZERO + lane] = scale, zero_point
+        doubt |= in_doubt(scale, zero_point, limits)
     return doubt == 0
+
+
+def scale_of(entry: Any) -> Any:
+    """A scale as float64, inside kernels; it may be a unit, which is a quarter of it."""
+    raise NotImplementedError
+
+
+@overload(scale_of)
+def overload_scale_of(entry):  # type: ignore[no-untyped-def]
+    if isinstance(entry, numba.types.Integer):
+        return lambda entry: 4 * np.uint64(np.uint64(entry) << np.uint64(UNIT_SHIFT)).view(np.float64)
+    return lambda entry: entry
+
+
+def zero_point_of(entry: Any) -> Any:
+    """A zero point as float64, inside kernels; it may be one in quarters and some more, as stores keep it."""
+    raise NotImplementedError
+
+
+@overload(zero_point_of)
+def overload_zero_point_of(entry):  # type: ignore[no-untyped-def]
+    if isinstance(entry, numba.types.Integer):
+        return lambda entry: 0.25 * entry - 0.25 * ZERO_POINT_BIAS
+    return lambda entry: entry
 
 
 LEAST_EXACT = 2.0**-120  # scales: below it float32 may hold a level with fewer bits
