@@ -697,18 +697,21 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     layout = PAIRED if in_pairs(lines) else SINGLE if codes.size == out.size else MIXED
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
-    in_rows = rows_of(lines.shape, lines.box)
-    if layout == PAIRED and in_rows.length >= 2 * HALF:
-        entries = [read_only(np.ascontiguousarray(x).reshape(-1)) for x in levels.scales.entries]
-        loop = compiled(unpack_rows_of_blocks_loop, out.dtype, entries[0].dtype)
-        if loop(read_only(codes), out.reshape(-1), in_rows, *entries, limits, nan_code):
+    entries = [read_only(np.require(x, requirements=["C", "A"]).reshape(-1)) for x in levels.scales.entries]
+    kinds, rows = (out.dtype, entries[0].dtype), rows_of(lines.shape, lines.box)
+    if layout == PAIRED and rows.length >= 2 * HALF:
+        loop = compiled(unpack_rows_of_blocks_loop, *kinds)
+        if loop(read_only(codes), out.reshape(-1), rows, *entries, limits, nan_code):
+            return 0
+    elif layout == MIXED and down_columns(lines):
+        near = [np.empty(levels.scales.count, out.dtype) for _ in entries]
+        if compiled(prepare_levels, *kinds)(*entries, limits, *near):
+            n = lines.shape[-1]
+            packed, *steps = codes.reshape(-1, n // 2), *(x.reshape(-1, n) for x in near)
+            loop = compiled(unpack_down_loop, out.dtype)
+            loop(read_only(packed), out.reshape(-1, n), *steps, lines.box[-2], nan_code)
             return 0
     scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
-    if layout == MIXED and down_columns(lines) and compiled(are_sure_loop)(*scales, limits):
-        near = [x.astype(out.dtype).reshape(-1, lines.shape[-1]) for x in scales]
-        rows = codes.reshape(-1, lines.shape[-1] // 2), out.reshape(-1, lines.shape[-1])
-        compiled(unpack_down_loop, out.dtype)(read_only(rows[0]), rows[1], *near, lines.box[-2], nan_code)
-        return 0
     found, values = 0, out.reshape(-1)
     loop = compiled(unpack_lanes_loop, values.dtype)
     for source, target in zip(places_of_codes(lines, PIECE), lanes_of(lines.shape, lines.box, PIECE), strict=True):
@@ -722,13 +725,6 @@ def down_columns(lines: Lines) -> bool:
         return False
     *outer, rows, _ = lines.shape
     return set(lines.box[:-2]) <= {1} and (rows % lines.box[-2] == 0 or math.prod(outer) == 1)
-
-
-def are_sure_loop(scales, zero_points, limits):  # type: ignore[no-untyped-def]
-    doubt = 0
-    for i in range(scales.shape[0]):
-        doubt |= in_doubt(scales[i], zero_points[i], limits)
-    return doubt == 0
 
 
 def unpack_down_loop(packed, values, scales, zero_points, length, nan_code):  # type: ignore[no-untyped-def]
@@ -757,12 +753,12 @@ def in_doubt(scale, zero_point, limits):  # type: ignore[no-untyped-def]
 
 
 @helper
-def prepare_levels(scales, zero_points, limits, near):  # type: ignore[no-untyped-def]
-    """Write scale and zero point of each lane; False if the values of some must be reckoned in float64, and cut."""
+def prepare_levels(scales, zero_points, limits, near_scales, near_zero_points):  # type: ignore[no-untyped-def]
+    """Write scales and zero points as levels take them; False if some levels must be reckoned in float64, and cut."""
     doubt = 0
-    for lane in range(scales.shape[0]):
-        scale, zero_point = scale_of(scales[lane]), zero_point_of(zero_points[lane])
-        near[STEP + lane], near[ZERO + lane] = scale, zero_point
+    for i in range(scales.shape[0]):
+        scale, zero_point = scale_of(scales[i]), zero_point_of(zero_points[i])
+        near_scales[i], near_zero_points[i] = scale, zero_point
         doubt |= in_doubt(scale, zero_point, limits)
     return doubt == 0
 
@@ -803,7 +799,7 @@ def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits
     for first in range(0, source.starts.shape[0], LANES):
         owners = target.owners[first : first + LANES]
         own_scales(scales, zero_points, owners, by)
-        sure = prepare_levels(by[STEP : STEP + LANES], by[ZERO : ZERO + LANES], limits, near)
+        sure = prepare_levels(by[STEP : STEP + LANES], by[ZERO : ZERO + LANES], limits, near[STEP:], near[ZERO:])
         if layout == MIXED:
             gather_nibbles(codes, target, first, parted)
         else:
@@ -917,7 +913,8 @@ def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits,
         place = row * rows.n
         for first in range(0, whole, LANES):
             n, owner = min(LANES, whole - first), rows.owners[row] + first
-            if not prepare_levels(scales[owner : owner + n], zero_points[owner : owner + n], limits, near):
+            own = scales[owner : owner + n], zero_points[owner : owner + n]
+            if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
                 return False
             for lane in range(n):
                 scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
@@ -934,7 +931,8 @@ def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits,
                 place += rows.length
         if short:
             owner = rows.owners[row] + whole
-            if not prepare_levels(scales[owner : owner + 1], zero_points[owner : owner + 1], limits, near):
+            own = scales[owner : owner + 1], zero_points[owner : owner + 1]
+            if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
                 return False
             pairs, out = codes[place >> 1 : (place + short) >> 1], values[place : place + short]
             write_pairs(pairs, out, near[ZERO], near[STEP], nan_code, missing)
