@@ -115,7 +115,7 @@ class PlainArray:
         """Write a chunk, of which the first values along each axis are these."""
         if self.dtype == TEXT:
             whole = np.full(self.chunk, "", object)
-            whole[tuple(slice(0, n) for n in values.shape)] = values
+            whole[*(slice(0, n) for n in values.shape), ...] = values
             plain = np.frombuffer(VLenUTF8().encode(whole.reshape(-1)), np.uint8)
         else:
             bits = np.asarray(values, order="C")
