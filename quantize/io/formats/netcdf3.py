@@ -96,10 +96,10 @@ class RecordSource(FileSource):
         super().__init__(variable.path, variable.offset, variable.shape, variable.dtype, False)
 
     def load(self, region: Region) -> np.ndarray:
-        out = self._buffer.of(math.prod(shape_of(region)) * self.stored.itemsize)
+        out = self.buffer.of(math.prod(shape_of(region)) * self.stored.itemsize)
         at = 0
         for start, size in self.variable.runs(region):
-            self._fill(out.data[at : at + size], start)
+            self.file.fill(out.data[at : at + size], start)
             at += size
         return out.view(self.stored).reshape(shape_of(region))
 
