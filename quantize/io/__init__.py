@@ -20,13 +20,26 @@ from typing import Any
 from ..exceptions import SourceError
 from ..numerics.names import check_suffix, suffix_of_file
 from .arrays import Arrays
-from .content import otherwise, reason
+from .content import matched, otherwise, reason
 from .format import Format, is_url
 from .sink import Sink
 from .source import Source
 
 # the files of `formats`, as they are asked
-KINDS = ("memory", "npy", "zarr", "hdf5", "netcdf3", "safetensors", "npz", "dask", "xarray", "mapping", "duck")
+KINDS = (
+    "memory",
+    "npy",
+    "zarr",
+    "hdf5",
+    "netcdf3",
+    "safetensors",
+    "npz",
+    "pieces",
+    "dask",
+    "xarray",
+    "mapping",
+    "duck",
+)
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
 LAST = ("mapping", "duck")  # what is like an array or like a dictionary
 
@@ -37,7 +50,8 @@ def as_source(thing: Any, name: str = "") -> Source:
     Parameters
     ----------
     thing : path, URL, array, group or Source
-        What to read. ``path::name`` is the array of that name in a file.
+        What to read. ``path::name`` is the array of that name in a file. A folder of files, a pattern such as
+        ``part-*.npy`` and a list of paths are pieces of one array, joined along the first axis.
     name : str
         Of an array, where the thing holds several.
 
@@ -63,6 +77,8 @@ def as_source(thing: Any, name: str = "") -> Source:
 
 def sources_of(thing: Any) -> Arrays:
     """All arrays that a thing holds, by name: those of a group or a file, or the one that it is, under the name "".
+
+    The files of a folder, or of a pattern, are arrays with names of their own; those of a list are pieces of one.
 
     Each is opened when it is asked for, so that others may have a dtype that cannot be quantized.
 
@@ -120,12 +136,12 @@ def sink_of(destination: str | os.PathLike[str]) -> Sink:
 
 
 def located(thing: Any) -> tuple[Any, str]:
-    """A path as str, and the name after ``::``; anything else as it is.
+    """A path as str, or the files that a pattern matches, and the name after ``::``; anything else as it is.
 
     Raises
     ------
     FileNotFoundError, SourceError
-        If there is neither a file nor a folder.
+        If there is neither a file nor a folder, or no file that matches.
     """
     if not isinstance(thing, str | os.PathLike):
         return thing, ""
@@ -133,6 +149,8 @@ def located(thing: Any) -> tuple[Any, str]:
     if is_url(path):
         return path, ""
     path, inside = split(path)
+    if not os.path.lexists(path) and (files := matched(path)) is not None:
+        return files, inside
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -200,7 +218,7 @@ def format_of(thing: Any) -> Format:
     known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
         f"source is a {type(thing).__name__}, but must be a path, a {known} array, a mapping of names to "
-        "arrays, or have shape, dtype and __getitem__; lists are for quantize_to_int4"
+        "arrays, or have shape, dtype and __getitem__; lists are of paths, those of numbers are for quantize_to_int4"
     )
 
 

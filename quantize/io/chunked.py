@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 from weakref import WeakValueDictionary
@@ -175,3 +176,20 @@ def chunks_of(array: Any) -> Shape | None:
     except NotImplementedError:  # how Zarr says that they differ
         chunks = map(max, array.read_chunk_sizes)
     return None if chunks is None else tuple(chunks)
+
+
+def parts_along(starts: Sequence[int], region: Region) -> Iterator[tuple[int, Region, slice]]:
+    """The pieces that a region touches: the number of each, which region of it, and where along the first axis that is.
+
+    >>> list(parts_along([0, 4, 4, 9], (slice(3, 6), slice(0, 2))))
+    [(0, (slice(3, 4, None), slice(0, 2, None)), slice(0, 1, None)), (2, (slice(0, 2, None), slice(0, 2, None)), \
+slice(1, 3, None))]
+    """
+    first, *rest = region
+    number, at = bisect.bisect_right(starts, first.start) - 1, first.start
+    while at < first.stop:
+        stop = min(first.stop, starts[number + 1])
+        if stop > at:
+            inside = slice(at - starts[number], stop - starts[number])
+            yield number, (inside, *rest), slice(at - first.start, stop - first.start)
+        number, at = number + 1, stop

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import os
+import re
 import stat
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..exceptions import SourceError
 from ..numerics.names import ZIP
@@ -98,6 +103,63 @@ def names_in(folder: str) -> list[str]:
         return []
     except OSError as error:
         raise SourceError(f"{folder} cannot be listed: {reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Files that match a pattern, as `emb/part-*.npy`, in the order of their names."""
+
+    pattern: str
+    paths: tuple[str, ...]
+
+
+def matched(pattern: str) -> Matched | None:
+    """The files that a pattern matches; None of what is no pattern.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    if not any(letter in pattern for letter in "*?["):
+        return None
+    if found := glob.glob(pattern, recursive=True):
+        return Matched(pattern, tuple(sorted(found, key=natural)))
+    raise FileNotFoundError(f"no file matches {pattern}")
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """What names are sorted by, numbers in them as numbers.
+
+    >>> sorted(["part-10", "part-9", "part-010", "part"], key=natural)
+    ['part', 'part-9', 'part-010', 'part-10']
+    """
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split("([0-9]+)", name))], name
+
+
+def doubts(paths: Sequence[str]) -> tuple[str, ...]:
+    """What a plan must say of pieces by their names: numbers that are missing among them.
+
+    >>> doubts(["x-1.npy", "x-2.npy", "x-5.npy"])
+    ('of the pieces those numbered 3, 4 are missing',)
+    >>> doubts(["x-0-of-3.npy", "x-1-of-3.npy"])
+    ('the names of the pieces say that there are 3, and 2 are there',)
+    >>> doubts(["a.npy", "b-7.npy"]), doubts(["x-1.npy", "x-2.npy"])
+    ((), ())
+    """
+    names = [re.split(r"([0-9]+)", os.path.basename(path)) for path in paths]
+    if len({(len(name), *name[::2]) for name in names}) > 1:
+        return ()
+    columns = [list(map(int, column)) for column in zip(*(name[1::2] for name in names), strict=True)]
+    said = []
+    if len(columns) == 2 and names[0][2] == "-of-" and {*columns[1]} != {len(paths)}:
+        said.append(f"the names of the pieces say that there are {columns[1][0]:,}, and {len(paths):,} are there")
+    counting = [column for column in columns if len({*column}) == len(paths) > 1]
+    if len(counting) == 1:
+        there = {*counting[0]}
+        if len(absent := sorted({*range(min(there), min(max(there), min(there) + 2 * len(there)))} - there)) <= 5:
+            said += [f"of the pieces those numbered {', '.join(map(str, absent))} are missing"] if absent else []
+    return tuple(said)
 
 
 # Zarr -----------------------------------------------------------------------------------------------------------------

@@ -123,8 +123,6 @@ def kept_by_itself(name: str, raw: RawArray, referred: frozenset[str] | set[str]
     attributes, dtype = raw.attributes, raw.dtype
     packed = dtype.kind in "iu" and not {"scale_factor", "add_offset"}.isdisjoint(attributes)
     units = str(attributes.get("units", ""))
-    if not (dtype in FLOATS or packed):
-        return f"{'text' if dtype.kind == 'O' else dtype} is no float"
     if last in (raw.dimension_names or ()) or name in referred:
         return "a coordinate"
     if " since " in units or "calendar" in attributes:
@@ -133,6 +131,8 @@ def kept_by_itself(name: str, raw: RawArray, referred: frozenset[str] | set[str]
         return "a coordinate"
     if not {"flag_values", "flag_masks", "flag_meanings"}.isdisjoint(attributes):
         return "flags"
+    if not (dtype in FLOATS or packed):
+        return f"{'text' if dtype.kind == 'O' else dtype} is no float"
     if len(raw.shape) < LEAST_AXES:
         return f"{len(raw.shape)} axes" if len(raw.shape) != 1 else "1 axis"
     size = math.prod(raw.shape)

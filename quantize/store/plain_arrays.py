@@ -113,15 +113,16 @@ class PlainArray:
 
     def write(self, number: int, values: np.ndarray) -> None:
         """Write a chunk, of which the first values along each axis are these."""
+        part: tuple[Any, ...] = (*(slice(0, n) for n in values.shape), ...)
         if self.dtype == TEXT:
             whole = np.full(self.chunk, "", object)
-            whole[tuple(slice(0, n) for n in values.shape)] = values
+            whole[part] = values
             plain = np.frombuffer(VLenUTF8().encode(whole.reshape(-1)), np.uint8)
         else:
             bits = np.asarray(values, order="C")
             bits = bits if bits.dtype.newbyteorder("=") == self.stored else bits.view(self.stored)
             whole = np.zeros(self.chunk, self.stored.newbyteorder("<"))
-            whole[tuple(slice(0, n) for n in values.shape)] = bits
+            whole[part] = bits
             plain = np.frombuffer(whole.tobytes(), np.uint8)
         self.keys.set(self.key(number), with_crc32c(self.compressor.compress(plain)))
 

@@ -83,7 +83,7 @@ class RecordSource(FileSource):
         super().__init__(variable.file, variable.offset, variable.shape, variable.dtype, False, variable.label)
 
     def load(self, region: Region) -> np.ndarray:
-        return self.variable.filled(region, self._buffer.of(math.prod(shape_of(region)) * self.stored.itemsize))
+        return self.variable.filled(region, self.buffer.of(math.prod(shape_of(region)) * self.stored.itemsize))
 
     def pieces(self, region: Region) -> Iterator[Region]:
         return Source.pieces(self, region)

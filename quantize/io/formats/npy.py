@@ -93,16 +93,43 @@ class File:
             done += count
 
 
-class FileSource(Source):
+class RunSource(Source):
+    """An array whose rows lie in files one after another."""
+
+    shared = True
+    rereads = False
+    masks = False
+
+    def widened(self, region: Region) -> Region:
+        """The region with whole rows, where what lies between its runs of bytes is sooner read than skipped."""
+        wide = list(region)
+        size = self.dtype.itemsize
+        for axis in reversed(range(1, len(region))):
+            n = self.shape[axis]
+            between = (n - region[axis].stop + region[axis].start) * size
+            size *= n
+            if between:
+                if between > GAP_BYTES or size > PIECE_BYTES:
+                    break
+                wide[axis] = slice(0, n)
+        return tuple(wide)
+
+    def pieces(self, region: Region) -> Iterator[Region]:
+        wide = self.widened(region) if self.order == "C" else region
+        for part in super().pieces(wide):
+            yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
+
+    def bytes_read(self, units: Batches) -> int:
+        gap = GAP_BYTES if self.order == "C" else 0
+        return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
+
+
+class FileSource(RunSource):
     """An array that lies in a file as one run of bytes: a ``.npy`` file, a memory map, a tensor in a checkpoint.
 
     It is read with `pread` into a buffer that is used again, and not mapped: mapped pages count as the process's
     memory, and a file that becomes shorter would kill it.
     """
-
-    shared = True
-    rereads = False
-    masks = False
 
     def __init__(
         self, file: str | File, offset: int, shape: Shape, dtype: np.dtype[Any], fortran: bool, label: str = ""
@@ -114,38 +141,24 @@ class FileSource(Source):
         self.offset = offset
         self.stored = dtype
         self.order = "F" if fortran else "C"
-        self._buffer = Buffer()
+        self.buffer = Buffer()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_buffer"}
+        return {key: value for key, value in self.__dict__.items() if key != "buffer"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._buffer = Buffer()
+        self.buffer = Buffer()
 
     def load(self, region: Region) -> np.ndarray:
         if self.order == "F":
             return self._runs(self.shape[::-1], region[::-1]).T
         if region[1:] == self._rows:
             return self._run(region[0].start, shape_of(region))
-        wide = self._widened(region)
+        wide = self.widened(region)
         if math.prod(shape_of(wide)) * self.stored.itemsize > PIECE_BYTES:  # more than one of the `pieces`
             wide = region
         return self._runs(self.shape, wide)[within(region, wide)]
-
-    def _widened(self, region: Region) -> Region:
-        """The region with whole rows, where what lies between its runs of bytes is sooner read than skipped."""
-        wide = list(region)
-        size = self.stored.itemsize
-        for axis in reversed(range(1, len(region))):
-            n = self.shape[axis]
-            between = (n - region[axis].stop + region[axis].start) * size
-            size *= n
-            if between:
-                if between > GAP_BYTES or size > PIECE_BYTES:
-                    break
-                wide[axis] = slice(0, n)
-        return tuple(wide)
 
     @functools.cached_property
     def _rows(self) -> Region:
@@ -154,28 +167,19 @@ class FileSource(Source):
 
     def _run(self, start: int, lengths: Shape) -> np.ndarray:
         size = math.prod(lengths[1:]) * self.stored.itemsize
-        out = self._buffer.of(lengths[0] * size)
+        out = self.buffer.of(lengths[0] * size)
         self.file.fill(out.data, self.offset + start * size)
         return out.view(self.stored).reshape(lengths)
 
     def _runs(self, shape: Shape, region: Region) -> np.ndarray:
         lengths = shape_of(region)
-        out = self._buffer.of(math.prod(lengths) * self.stored.itemsize)
+        out = self.buffer.of(math.prod(lengths) * self.stored.itemsize)
         view, at = out.data, 0
         for start, length in runs(shape, region):
             size = length * self.stored.itemsize
             self.file.fill(view[at : at + size], self.offset + start * self.stored.itemsize)
             at += size
         return out.view(self.stored).reshape(lengths)
-
-    def pieces(self, region: Region) -> Iterator[Region]:
-        wide = self._widened(region) if self.order == "C" else region
-        for part in super().pieces(wide):
-            yield tuple(own if whole != own else cut for cut, whole, own in zip(part, wide, region, strict=True))
-
-    def bytes_read(self, units: Batches) -> int:
-        gap = GAP_BYTES if self.order == "C" else 0
-        return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES, gap, PIECE_BYTES, self.order)
 
 
 @dataclass(frozen=True)
