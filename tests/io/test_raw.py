@@ -164,9 +164,7 @@ def test_text_that_is_none_is_refused_as_it_is_read(tmp_path: Path) -> None:
     raw = sources_of(strange(tmp_path)).raw("latin")
     with pytest.raises(SourceError, match=r"x.h5::/latin has text that is no UTF-8 .*: leave it out by drop="):
         raw.read(whole(raw))
-    with pytest.raises(
-        SourceError, match="'x': array in memory has Python objects, which cannot be kept"
-    ):
+    with pytest.raises(SourceError, match="'x': array in memory has Python objects, which cannot be kept"):
         sources_of({"x": np.array(["a", None])}).raw("x")
     lazy = sources_of({"x": dask.array.from_array(np.array(["a", 1.5], object), (2,))}).raw("x")
     with pytest.raises(UndeclaredValuesError, match=r"'x', dask array gave 1.5, which is a float and no text"):
