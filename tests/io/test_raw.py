@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,23 @@ def test_a_masked_array_keeps_its_mask() -> None:
     np.testing.assert_array_equal(raw.read((slice(0, 3),)), [0, -9, 2])
     with pytest.raises(TypeError, match=r"^'text': dtype <U1 is not float16"):
         arrays.raw("text")
+
+
+def test_text_in_hdf5_that_is_said_to_be_ascii_is_utf_8_all_the_same(tmp_path: Path) -> None:
+    """As the libraries of netCDF-4 take it."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=["zwölf".encode()], dtype=h5py.string_dtype("ascii"))
+    assert sources_of(tmp_path / "x.h5").raw("x").read((slice(0, 1),)).tolist() == ["zwölf"]
+
+
+def test_a_graph_runs_in_the_thread_that_reads() -> None:
+    def block(values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, threading.get_ident())
+
+    lazy = dask.array.zeros((4, 3), chunks=(1, 3), dtype="i8").map_blocks(block, dtype="i8")
+    for thing in ({"x": lazy}, xarray.Dataset({"x": (("y", "z"), lazy)})):
+        raw = sources_of(thing).raw("x")
+        assert np.unique(raw.read(whole(raw))).tolist() == [threading.get_ident()]
 
 
 # What cannot be kept --------------------------------------------------------------------------------------------------
