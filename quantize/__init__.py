@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .dataset import plan_dataset as plan_dataset
+    from .dataset import quantize_dataset as quantize_dataset
     from .exceptions import DamagedChunkError as DamagedChunkError
     from .exceptions import QuantizeError as QuantizeError
     from .exceptions import RefusedValuesError as RefusedValuesError
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
     from .quantize import quantize_to_packed_int4 as quantize_to_packed_int4
     from .quantize import unpack_int8_to_int4 as unpack_int8_to_int4
     from .reading.array import Int4Array as Int4Array
-    from .reading.array import open_int4 as open_int4
+    from .reading.dataset import Int4Dataset as Int4Dataset
+    from .reading.dataset import KeptArray as KeptArray
+    from .reading.opening import open_int4 as open_int4
     from .reading.restore import restore as restore
+    from .runtime.dataset_plan import DatasetPlan as DatasetPlan
     from .runtime.plan import Plan as Plan
     from .runtime.plan import plan as plan
     from .runtime.progress import Progress as Progress
@@ -66,7 +71,11 @@ HOMES = {
         "UnfinishedStoreError",
         "WorkersError",
     ),
-    "reading.array": ("Int4Array", "open_int4"),
+    "reading.array": ("Int4Array",),
+    "reading.dataset": ("Int4Dataset", "KeptArray"),
+    "reading.opening": ("open_int4",),
+    "runtime.dataset_plan": ("DatasetPlan",),
+    "dataset": ("plan_dataset", "quantize_dataset"),
     "runtime.plan": ("Plan", "plan"),
     "reading.restore": ("restore",),
     "quality.verify": ("Verification", "verify"),

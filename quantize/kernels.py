@@ -25,12 +25,19 @@ from numba.extending import intrinsic, overload, register_jitable
 
 from .numerics.dtypes import BFLOAT16, arithmetic, finite_range, rounded_within
 from .numerics.granularity import ONE, Lines
-from .numerics.lanes import TURNED, Lanes, lanes_of
-from .numerics.scales import HIGHEST, MOST_ZERO_POINT
+from .numerics.lanes import TURNED, Lanes, lanes_of, rows_of
+from .numerics.scales import HIGHEST, MOST_ZERO_POINT, UNIT_SHIFT, ZERO_POINT_BIAS
 from .numerics.tables import BOUND_SLACK, CODES, EDGE, MANTISSA, Affine, BlockLevels, CodeLevels
 
 PACKAGE = Path(__file__).parent
-WITH_LOOPS = ("kernels.py", "numerics/lanes.py", "numerics/tables.py", "calibration", "quality/residuals.py")
+WITH_LOOPS = (
+    "kernels.py",
+    "numerics/lanes.py",
+    "numerics/scales.py",
+    "numerics/tables.py",
+    "calibration",
+    "quality/residuals.py",
+)
 
 
 def digest_of_loops(package: Path = PACKAGE) -> str:
@@ -688,14 +695,23 @@ PAIRED, SINGLE, MIXED = range(3)  # bytes with two codes of one block each; with
 def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines: Lines, exact: float) -> int:
     """Write the values of codes into `out`, float32 or float64, within the range of the dtype of the levels."""
     layout = PAIRED if in_pairs(lines) else SINGLE if codes.size == out.size else MIXED
-    scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
-    if layout == MIXED and down_columns(lines) and compiled(are_sure_loop)(*scales, limits):
-        near = [x.astype(out.dtype).reshape(-1, lines.shape[-1]) for x in scales]
-        rows = codes.reshape(-1, lines.shape[-1] // 2), out.reshape(-1, lines.shape[-1])
-        compiled(unpack_down_loop, out.dtype)(read_only(rows[0]), rows[1], *near, lines.box[-2], nan_code)
-        return 0
+    entries = [read_only(np.require(x, requirements=["C", "A"]).reshape(-1)) for x in levels.scales.entries]
+    kinds, rows = (out.dtype, entries[0].dtype), rows_of(lines.shape, lines.box)
+    if layout == PAIRED and rows.length >= 2 * HALF:
+        loop = compiled(unpack_rows_of_blocks_loop, *kinds)
+        if loop(read_only(codes), out.reshape(-1), rows, *entries, limits, nan_code):
+            return 0
+    elif layout == MIXED and down_columns(lines):
+        near = [np.empty(levels.scales.count, out.dtype) for _ in entries]
+        if compiled(prepare_levels, *kinds)(*entries, limits, *near):
+            n = lines.shape[-1]
+            packed, *steps = codes.reshape(-1, n // 2), *(x.reshape(-1, n) for x in near)
+            loop = compiled(unpack_down_loop, out.dtype)
+            loop(read_only(packed), out.reshape(-1, n), *steps, lines.box[-2], nan_code)
+            return 0
+    scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     found, values = 0, out.reshape(-1)
     loop = compiled(unpack_lanes_loop, values.dtype)
     for source, target in zip(places_of_codes(lines, PIECE), lanes_of(lines.shape, lines.box, PIECE), strict=True):
@@ -711,20 +727,16 @@ def down_columns(lines: Lines) -> bool:
     return set(lines.box[:-2]) <= {1} and (rows % lines.box[-2] == 0 or math.prod(outer) == 1)
 
 
-def are_sure_loop(scales, zero_points, limits):  # type: ignore[no-untyped-def]
-    doubt = 0
-    for i in range(scales.shape[0]):
-        doubt |= in_doubt(scales[i], zero_points[i], limits)
-    return doubt == 0
-
-
 def unpack_down_loop(packed, values, scales, zero_points, length, nan_code):  # type: ignore[no-untyped-def]
     """Row by row, which memory likes better than a few columns at a time."""
     missing = as_number(np.nan, values[0, 0])
     for row in range(values.shape[0]):
         scale, zero_point = scales[row // length], zero_points[row // length]
         codes, out = packed[row], values[row]
-        for j in range(codes.shape[0]):
+        vectors = codes.shape[0] // AT_ONCE * AT_ONCE
+        for j in range(0, vectors, AT_ONCE):
+            write_levels_of_bytes(codes, j, out, 2 * j, zero_point, scale, 2 * j, nan_code)
+        for j in range(vectors, codes.shape[0]):
             low, high = np.int8(((codes[j] & 15) ^ 8) - 8), np.int8(((codes[j] >> 4) ^ 8) - 8)
             level = (as_number(low, missing) - zero_point[2 * j]) * scale[2 * j]
             out[2 * j] = missing if low == nan_code else level
@@ -741,14 +753,38 @@ def in_doubt(scale, zero_point, limits):  # type: ignore[no-untyped-def]
 
 
 @helper
-def prepare_levels(own, limits, near):  # type: ignore[no-untyped-def]
-    """Write scale and zero point of each lane, and whether the values of some must be reckoned in float64, and cut."""
+def prepare_levels(scales, zero_points, limits, near_scales, near_zero_points):  # type: ignore[no-untyped-def]
+    """Write scales and zero points as levels take them; False if some levels must be reckoned in float64, and cut."""
     doubt = 0
-    for lane in range(LANES):
-        scale, zero_point = own[STEP + lane], own[ZERO + lane]
-        near[STEP + lane], near[ZERO + lane] = scale, zero_point
+    for i in range(scales.shape[0]):
+        scale, zero_point = scale_of(scales[i]), zero_point_of(zero_points[i])
+        near_scales[i], near_zero_points[i] = scale, zero_point
         doubt |= in_doubt(scale, zero_point, limits)
     return doubt == 0
+
+
+def scale_of(entry: Any) -> Any:
+    """A scale as float64, inside kernels; it may be a unit, which is a quarter of it."""
+    raise NotImplementedError
+
+
+@overload(scale_of)
+def overload_scale_of(entry):  # type: ignore[no-untyped-def]
+    if isinstance(entry, numba.types.Integer):
+        return lambda entry: 4 * np.uint64(np.uint64(entry) << np.uint64(UNIT_SHIFT)).view(np.float64)
+    return lambda entry: entry
+
+
+def zero_point_of(entry: Any) -> Any:
+    """A zero point as float64, inside kernels; it may be one in quarters and some more, as stores keep it."""
+    raise NotImplementedError
+
+
+@overload(zero_point_of)
+def overload_zero_point_of(entry):  # type: ignore[no-untyped-def]
+    if isinstance(entry, numba.types.Integer):
+        return lambda entry: 0.25 * entry - 0.25 * ZERO_POINT_BIAS
+    return lambda entry: entry
 
 
 LEAST_EXACT = 2.0**-120  # scales: below it float32 may hold a level with fewer bits
@@ -763,10 +799,7 @@ def unpack_lanes_loop(codes, source, values, target, scales, zero_points, limits
     for first in range(0, source.starts.shape[0], LANES):
         owners = target.owners[first : first + LANES]
         own_scales(scales, zero_points, owners, by)
-        sure = prepare_levels(by, limits, near)
-        if sure and layout == PAIRED and source.run >= AT_ONCE:
-            write_blocks(codes, source, values, target, first, near, nan_code)
-            continue
+        sure = prepare_levels(by[STEP : STEP + LANES], by[ZERO : ZERO + LANES], limits, near[STEP:], near[ZERO:])
         if layout == MIXED:
             gather_nibbles(codes, target, first, parted)
         else:
@@ -825,55 +858,96 @@ def write_levels_within(codes, size, by, limits, nan_code, lanes):  # type: igno
             out[lane] = missing if row[lane] == nan_code else as_number(level, missing)
 
 
-AT_ONCE = 4  # bytes: unpacked by one instruction of each kind
+HALF, AT_ONCE = 4, 8  # bytes: unpacked by one instruction of each kind
 
 
-@intrinsic
-def write_levels_of_bytes(context, codes, i, values, j, zero_point, scale, nan_code):  # type: ignore[no-untyped-def]
-    """Write the values of the codes in 4 bytes, which lie on end and have one scale."""
+def vector_of_levels(width: int) -> Any:
+    """An intrinsic that writes the values of the codes in some bytes, which lie on end."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        _, i, _, j, zero_point, scale, nan_code = arguments
-        source, target = (context.make_array(signature.args[k])(context, builder, arguments[k]).data for k in (0, 2))
-        integers, number = ir.VectorType(ir.IntType(32), 2 * AT_ONCE), context.get_value_type(signature.args[2].dtype)
-        numbers = ir.VectorType(number, 2 * AT_ONCE)
+    def write(context, codes, i, values, j, zero_points, scales, k, nan_code):  # type: ignore[no-untyped-def]
+        """Scales and zero points are numbers, or arrays that have them from `k` on."""
 
-        def spread(scalar: Any, kind: Any) -> Any:
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
-            return builder.shuffle_vector(one, one, ir.Constant(integers, [0] * 2 * AT_ONCE))
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            _, i, _, j, _, _, k, nan_code = arguments
+            number = context.get_value_type(signature.args[2].dtype)
+            integers, numbers = (ir.VectorType(item, 2 * width) for item in (ir.IntType(32), number))
+            size = signature.args[2].dtype.bitwidth // 8
 
-        pointer = builder.bitcast(builder.gep(source, [i]), ir.VectorType(ir.IntType(8), AT_ONCE).as_pointer())
-        both = builder.load(pointer, align=1)
-        twice = builder.shuffle_vector(both, both, ir.Constant(integers, [k // 2 for k in range(2 * AT_ONCE)]))
-        wide = builder.zext(twice, integers)
-        raised = builder.shl(wide, ir.Constant(integers, [28, 24] * AT_ONCE))
-        signed = builder.ashr(raised, ir.Constant(integers, [28] * 2 * AT_ONCE))
-        level = builder.fsub(builder.sitofp(signed, numbers), spread(zero_point, numbers))
-        level = builder.fmul(level, spread(scale, numbers))
-        is_missing = builder.icmp_signed("==", signed, spread(builder.sext(nan_code, ir.IntType(32)), integers))
-        level = builder.select(is_missing, ir.Constant(numbers, [float("nan")] * 2 * AT_ONCE), level)
-        place = builder.bitcast(builder.gep(target, [j]), numbers.as_pointer())
-        builder.store(level, place, align=signature.args[2].dtype.bitwidth // 8)
-        return context.get_dummy_value()
+            def spread(scalar: Any, kind: Any) -> Any:
+                one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, one, ir.Constant(integers, [0] * 2 * width))
 
-    number = values.dtype
-    arguments = (codes, numba.intp, values, numba.intp, number, number, numba.int8)
-    return numba.types.none(*arguments), generate
+            def place(which: int, index: Any, vector: Any) -> Any:
+                data = context.make_array(signature.args[which])(context, builder, arguments[which]).data
+                return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+            def each(which: int) -> Any:
+                if isinstance(signature.args[which], numba.types.Array):
+                    return builder.load(place(which, k, numbers), align=size)
+                return spread(arguments[which], numbers)
+
+            both = builder.load(place(0, i, ir.VectorType(ir.IntType(8), width)), align=1)
+            twice = builder.shuffle_vector(both, both, ir.Constant(integers, [n // 2 for n in range(2 * width)]))
+            raised = builder.shl(builder.zext(twice, integers), ir.Constant(integers, [28, 24] * width))
+            signed = builder.ashr(raised, ir.Constant(integers, [28] * 2 * width))
+            level = builder.fmul(builder.fsub(builder.sitofp(signed, numbers), each(4)), each(5))
+            is_missing = builder.icmp_signed("==", signed, spread(builder.sext(nan_code, ir.IntType(32)), integers))
+            level = builder.select(is_missing, ir.Constant(numbers, [float("nan")] * 2 * width), level)
+            builder.store(level, place(2, j, numbers), align=size)
+            return context.get_dummy_value()
+
+        arguments = (codes, numba.intp, values, numba.intp, zero_points, scales, numba.intp, numba.int8)
+        return numba.types.none(*arguments), generate
+
+    return intrinsic(write)
+
+
+write_levels_of_half, write_levels_of_bytes = (vector_of_levels(width) for width in (HALF, AT_ONCE))
+
+
+def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits, nan_code):  # type: ignore[no-untyped-def]
+    """Write the values row by row; False, and not all of them, where some must be reckoned in float64, and cut."""
+    near, missing = np.zeros(2 * LANES, values.dtype), as_number(np.nan, values[0])
+    size, whole, short = rows.length // 2, rows.n // rows.length, rows.n % rows.length
+    for row in range(rows.owners.shape[0]):
+        place = row * rows.n
+        for first in range(0, whole, LANES):
+            n, owner = min(LANES, whole - first), rows.owners[row] + first
+            own = scales[owner : owner + n], zero_points[owner : owner + n]
+            if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
+                return False
+            for lane in range(n):
+                scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
+                for j in range(0, size - AT_ONCE + 1, AT_ONCE):
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                if size > AT_ONCE and size % AT_ONCE:  # some are written twice
+                    j = size - AT_ONCE
+                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                if size < AT_ONCE:
+                    write_levels_of_half(codes, begin, values, place, zero_point, scale, 0, nan_code)
+                if HALF < size < AT_ONCE:
+                    j = size - HALF
+                    write_levels_of_half(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                place += rows.length
+        if short:
+            owner = rows.owners[row] + whole
+            own = scales[owner : owner + 1], zero_points[owner : owner + 1]
+            if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
+                return False
+            pairs, out = codes[place >> 1 : (place + short) >> 1], values[place : place + short]
+            write_pairs(pairs, out, near[ZERO], near[STEP], nan_code, missing)
+    return True
 
 
 @helper
-def write_blocks(codes, source, values, target, first, near, nan_code):  # type: ignore[no-untyped-def]
-    """Write the values of the blocks from `first` on, whose runs have 4 bytes at least, one block after another."""
-    for lane in range(min(LANES, source.starts.shape[0] - first)):
-        scale, zero_point = near[STEP + lane], near[ZERO + lane]
-        for i in range(source.offsets.shape[0]):
-            begin = source.starts[first + lane] + source.offsets[i]
-            out = target.starts[first + lane] + target.offsets[i]
-            for j in range(0, source.run - AT_ONCE + 1, AT_ONCE):
-                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
-            if source.run % AT_ONCE:  # some may be written twice
-                j = source.run - AT_ONCE
-                write_levels_of_bytes(codes, begin + j, values, out + 2 * j, zero_point, scale, nan_code)  # type: ignore[call-arg]
+def write_pairs(codes, values, zero_point, scale, nan_code, missing):  # type: ignore[no-untyped-def]
+    """Write the values of bytes of one block."""
+    for j in range(codes.shape[0]):
+        low, high = np.int8(((codes[j] & 15) ^ 8) - 8), np.int8(((codes[j] >> 4) ^ 8) - 8)
+        level = (as_number(low, missing) - zero_point) * scale
+        values[2 * j] = missing if low == nan_code else level
+        level = (as_number(high, missing) - zero_point) * scale
+        values[2 * j + 1] = missing if high == nan_code else level
 
 
 @helper

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Unpack
 
-import numpy as np
-
-from . import __version__
-from .exceptions import (
-    DamagedChunkError,
-    QuantizeWarning,
-    RefusedValuesError,
-    SourceChangedError,
-    StoreError,
-    UnfinishedStoreError,
-)
+from .exceptions import StoreError, UnfinishedStoreError
 from .io import as_source
 from .io.decoding import decoded
-from .numerics.grid import index_at
 from .numerics.names import NanPolicy, PresetName, ScaleMethod
-from .numerics.scales import Scale, Scales
-from .numerics.statistics import Statistics, folded, from_row, no_rows
 from .reading.array import Int4Array
-from .runtime.claim import CHANGED, Claim
-from .runtime.cluster import on_worker
+from .runtime.claim import CHANGED
 from .runtime.display import reporter
-from .runtime.look import Look, look_at
+from .runtime.job import Job
 from .runtime.plan import Plan, planned
-from .runtime.progress import Counter, Progress
-from .runtime.schedulers import Task, run_tasks
+from .runtime.progress import Progress
 from .runtime.settings import Settings, SettingsGiven
-from .runtime.tasks import Tasks, WriteGuard
-from .runtime.units import UnitCache, Units
 from .storage import Variable, find
 from .store.keys import Keys
-from .store.metadata import Metadata, ScaleNames
-from .store.side_arrays import stored_scales
+from .store.metadata import Metadata
+from .store.places import check_one_part
 
 
 def quantize_to_zarr(
@@ -176,22 +157,35 @@ def quantize_to_zarr(
         memory=memory,
         workers=workers,
     )
-    job = Job.of(source, store, settings, verify, progress)
+    job = job_of(source, store, settings, verify, progress)
     metadata = job.passes(overwrite)
     assert metadata is not None, "there are no other parts"
     return Int4Array(job.work.variable, sealed(job.work.variable, metadata, durable))
 
 
+def job_of(
+    source: Any,
+    store: Any,
+    settings: Settings,
+    verify: bool,
+    progress: Callable[[Plan | Progress], None] | bool | None,
+    part: int = 1,
+    parts: int = 1,
+) -> Job:
+    """The job of a source and a store, whose plan is told, or one of the `parts` of it, counted from 1."""
+    origin = decoded(as_source(source), settings.decode, settings.missing, settings.floats)
+    keys = Keys.of(store)
+    check_one_part(settings.name)
+    check_source(source, Variable(keys, settings.name))
+    made, report = planned(origin, keys, settings), reporter(progress)
+    report(made)
+    variable = Variable(replace(keys, verify=verify), settings.name)
+    return Job.of(origin, variable, settings, made, report, part, parts)
+
+
 def sealed(variable: Variable, metadata: Metadata, durable: bool) -> Metadata:
     """The metadata of the variable, which is sealed if it is not yet."""
     return metadata if metadata.status == "sealed" else variable.seal(metadata, durable)
-
-
-def described(statistics: Statistics) -> dict[str, Any]:
-    """Statistics of pass 1 as the store keeps them."""
-    bounds = (statistics.minimum, statistics.maximum) if statistics.count else (None, None)
-    missing = statistics.nan + statistics.missing
-    return {"count": statistics.count, "min": bounds[0], "max": bounds[1], "missing": missing}
 
 
 def check_source(source: Any, variable: Variable) -> None:
@@ -204,282 +198,6 @@ def check_source(source: Any, variable: Variable) -> None:
     """
     if isinstance(source, Int4Array) and (source.path, source.name) == (variable.keys.label, variable.name):
         raise StoreError(f"{variable.where} cannot be its own source; name another destination or another variable")
-
-
-# One job --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of `quantize_to_zarr`, as its driver sees it."""
-
-    plan: Plan
-    work: Tasks
-    settings: Settings
-    report: Callable[[Any], None]
-    own: range
-
-    @classmethod
-    def of(
-        cls,
-        source: Any,
-        store: Any,
-        settings: Settings,
-        verify: bool,
-        progress: Callable[[Plan | Progress], None] | bool | None,
-        part: int = 1,
-        parts: int = 1,
-    ) -> Job:
-        """The job of a source and a store, or one of the `parts` of it, counted from 1: a range of batches."""
-        origin = decoded(as_source(source), settings.decode, settings.missing, settings.floats)
-        keys = Keys.of(store)
-        check_source(source, Variable(keys, settings.name))
-        made = planned(origin, keys, settings)
-        variable = Variable(replace(keys, verify=verify), settings.name)
-        cache = UnitCache(made.kept if parts == 1 else 0)
-        work = Tasks(Units(origin.with_missing(made.missing), made.layout, made.rule, made.missing, cache), variable)
-        count = work.scans.batches.count
-        own = range(count * (part - 1) // parts, count * part // parts)
-        job = cls(made, work, settings, reporter(progress), own)
-        job.report(made)
-        return job
-
-    @functools.cached_property
-    def claim(self) -> Claim:
-        return Claim(self.plan, self.work)
-
-    @property
-    def alone(self) -> bool:
-        """Whether this run does all of it, and not a part."""
-        return len(self.own) == self.work.scans.batches.count
-
-    def passes(self, overwrite: bool = False) -> Metadata | None:
-        """Both passes over this run's part: the metadata then; None if pass 1 of other parts is not done.
-
-        They may be those of a variable that another run of the same job has written meanwhile, or long before.
-        """
-        keys = self.work.variable.keys
-        if self.look is not None and (overwrite or keys.get(self.work.variable.key) is None):  # a run that begins
-            self.tell(self.look.before())
-        metadata = self.claim.take(overwrite)
-        try:
-            if metadata.status == "scanning":
-                self.scan(metadata)
-                if not self.alone and not self.is_scanned(metadata):
-                    return None
-                try:
-                    metadata = self.choose_scales(metadata)
-                except RefusedValuesError:
-                    if self.alone:
-                        self.work.variable.remove(metadata)
-                    raise
-            if metadata.status != "sealed":
-                self.write(metadata)
-        except StoreError as error:
-            metadata = self.written_by_another(error)
-        if metadata.status == "sealed":
-            self.check_sealed(metadata)
-        return metadata
-
-    def scan(self, metadata: Metadata) -> None:
-        """Pass 1, if there is one: scan those of this run's batches of which the store has no statistics."""
-        if self.plan.passes == 1:
-            return
-        with WriteGuard(self.work.variable, metadata).writing() as stands:
-            if stands:
-                self.work.scans.create()
-        todo = self.own_units.copy()
-        for batch in np.flatnonzero(self.scanned()):
-            todo[self.work.scans.batches.numbers(int(batch))] = False
-        self.run("scan", functools.partial(self.work.scan_batch, metadata=metadata), todo)
-
-    def scanned(self) -> np.ndarray:
-        """Of which batches the store has statistics, whatever run they are from, shape ``(batches,)``."""
-        scans = self.work.scans
-        if not self.plan.rule.granularity.single:  # too many to read all of them here
-            return scans.rows.present()
-        return np.array([scans.get(batch) is not None for batch in range(scans.batches.count)])
-
-    def is_scanned(self, metadata: Metadata) -> bool:
-        """Whether pass 1 is done, by whatever runs of this job."""
-        # Sealing removes the statistics, so whether it has been sealed is asked after them.
-        return self.plan.passes == 1 or bool(self.scanned().all()) or self.work.variable.is_sealed(metadata)
-
-    def choose_scales(self, metadata: Metadata) -> Metadata:
-        """Choose scales by what pass 1 found, and write the metadata for pass 2, which are returned.
-
-        Raises
-        ------
-        RefusedValuesError
-            If the rule takes no code for some values.
-        """
-        rule, variable = self.plan.rule, self.work.variable
-        with WriteGuard(variable, metadata).writing() as stands:
-            if stands:
-                stored_scales(variable.keys, variable.name, metadata).create()
-        scale: Scale | ScaleNames = ScaleNames.of(variable.name, metadata.version)
-        statistics = None
-        if self.plan.passes == 2:
-            if variable.is_sealed(metadata):
-                return self.finished()
-            if rule.granularity.single:
-                rows, scales = self.work.scales_of_batches(0)
-                scale = Scale(*scales.plain())
-            else:
-                rows = self.choose_scale_chunks(metadata)
-            statistics = from_row(folded(rows))
-            if rule.refused(statistics):
-                self.refuse(statistics)
-            self.tell(self.look.after(rule, scale, (statistics.minimum, statistics.maximum)) if self.look else None)
-        elif rule.granularity.single:
-            shape = self.plan.layout.shape
-            scales = self.work.units.cleared(Scales.one(rule.scale(Statistics()), shape), no_rows(1))
-            scale = Scale(*scales.plain())
-        new = metadata.at("writing", scale=scale, statistics=None if statistics is None else described(statistics))
-        return new if variable.advance(metadata, new) else self.finished()
-
-    @functools.cached_property
-    def look(self) -> Look | None:
-        """The look at the source; none where the user gives the range, or says that no value stands for missing."""
-        silent = self.settings.missing is None or self.plan.rule.method.needs == "nothing"
-        return None if silent else look_at(self.work.units.source, self.plan.missing)
-
-    def tell(self, text: str | None) -> None:
-        """Warn, once a job."""
-        if text is not None and self.look is not None and not self.look.told:
-            self.look.told = True
-            warnings.warn(text, QuantizeWarning, stacklevel=2)
-
-    def refuse(self, statistics: Statistics) -> None:
-        index = index_at(statistics.first, self.work.units.source.shape)
-        refusal = self.plan.rule.refusal(statistics, index, self.plan.missing)
-        where = self.work.variable.where
-        left = "" if self.alone else f". What the parts have made stays, not readable: remove {where}"
-        source = self.work.units.source
-        raise RefusedValuesError(f"{source.label}: {refusal}{source.missing_said}{left}")
-
-    def written_by_another(self, error: StoreError) -> Metadata:
-        """The metadata of the variable, if another run of this job has written all of it; what pass 1 left is removed.
-
-        Raises
-        ------
-        StoreError
-            The `error`, if none has.
-        """
-        found = self.work.variable.metadata()
-        if found is None or found.fingerprint != self.claim.fingerprint or found.status == "scanning":
-            raise error
-        if not self.work.variable.present(self.plan.layout).all():
-            raise error
-        self.work.variable.delete_scans()
-        return found
-
-    def finished(self) -> Metadata:
-        """The metadata of the variable, which another run of this job has sealed; what this one left is removed."""
-        self.work.variable.delete_scans()
-        metadata = self.work.variable.metadata()
-        assert metadata is not None
-        return metadata
-
-    def choose_scale_chunks(self, metadata: Metadata) -> np.ndarray:
-        """Have tasks choose and write each chunk of the scales of an axis; the statistics of each chunk, a row."""
-        count = self.work.scans.batches.blocks
-        tasks = (Task([block], (block,)) for block in range(count))
-        state = Progress("scale", 0, count, 0, 0)
-        self.report(state)
-        rows = []
-
-        def done(task: Task, row: np.ndarray) -> None:
-            rows.append(row)
-            self.report(replace(state, done=len(rows)))
-
-        self.run_tasks(functools.partial(self.work.choose_scale_chunk, metadata=metadata), tasks, done)
-        return np.stack(rows)
-
-    def write(self, metadata: Metadata) -> None:
-        """Pass 2: write those of this run's units that are not there yet."""
-        present = self.work.variable.present(self.plan.layout)
-        if self.work.variable.keys.verify:
-            self.check_present(metadata, present)
-        try:
-            self.run("write", functools.partial(self.work.write_batch, metadata=metadata), self.own_units & ~present)
-        except SourceChangedError:
-            changed = replace(metadata, fingerprint={**metadata.fingerprint, CHANGED: True})
-            self.work.variable.advance(metadata, changed)
-            raise
-
-    def check_sealed(self, metadata: Metadata) -> None:
-        """With `verify`, read all of this run's units of a variable that was whole before.
-
-        They are not written anew: the statistics of pass 1, which would show that the source is the same, are gone.
-
-        Raises
-        ------
-        DamagedChunkError
-            If any is damaged or missing.
-        """
-        variable = self.work.variable
-        if not variable.keys.verify:
-            return
-        present = variable.present(self.plan.layout)
-        self.check_present(metadata, present)
-        damaged = np.flatnonzero(self.own_units & ~present)
-        if damaged.size:
-            key = variable.chunk_key(self.plan.layout, int(damaged[0]))
-            count = f"{damaged.size:,} of {len(present):,}"
-            why = ValueError(f"{count} are missing or hold other bytes than were written, it the first")
-            raise DamagedChunkError.at(variable.keys.label, key, why)
-
-    def check_present(self, metadata: Metadata, present: np.ndarray) -> None:
-        """Read what an earlier run wrote, and mark in `present` as absent what is not whole."""
-        todo = self.own_units & present
-        if not todo.any():
-            return
-        count = Counter("verify", self.plan.layout.units, self.plan.layout.dtype, 0, self.report, int(todo.sum()))
-
-        def done(task: Task, damaged: list[int]) -> None:
-            present[damaged] = False
-            count.add(task.numbers)
-
-        tasks = (Task(numbers, (batch, numbers)) for batch, numbers in self.batches(todo))
-        self.run_tasks(functools.partial(self.work.damaged_units, metadata=metadata), tasks, done)
-
-    @functools.cached_property
-    def own_units(self) -> np.ndarray:
-        """Which units are this run's, shape ``(units,)``."""
-        batches = self.work.scans.batches
-        found = np.full(self.plan.units, self.alone)
-        if not found.all():
-            for batch in self.own:
-                found[batches.numbers(batch)] = True
-        return found
-
-    def batches(self, todo: np.ndarray) -> Iterator[tuple[int, list[int]]]:
-        """Those of this run's batches that have units to do, with the numbers of these."""
-        for batch in self.own:
-            numbers = [number for number in self.work.scans.batches.numbers(batch) if todo[number]]
-            if numbers:
-                yield batch, numbers
-
-    def run(self, phase: str, work: Callable[..., Any], todo: np.ndarray) -> None:
-        """Do some units, batch by batch."""
-        layout, total = self.plan.layout, int(self.own_units.sum())
-        count = Counter(phase, layout.units, layout.dtype, total - int(todo.sum()), self.report, total)
-        tasks = (Task(numbers, (batch, numbers), self.blocks(numbers)) for batch, numbers in self.batches(todo))
-        self.run_tasks(work, tasks, lambda task, _: count.add(task.numbers))
-
-    def run_tasks(self, work: Callable[..., Any], tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
-        if self.plan.scheduler == "distributed":
-            work = functools.partial(on_worker, work, self.work.units.source, self.claim.sample, __version__)
-        run_tasks(work, tasks, done, self.plan.scheduler, self.plan.limit, self.work.units.cache.stop)
-
-    def blocks(self, numbers: list[int]) -> list[Any] | None:
-        """The parts of the source's graph that give the regions of some units, if it has one."""
-        units = self.work.units
-        if all(number in units.cache for number in numbers):
-            return None
-        parts = [units.source.graph(units.layout.units.region(number)) for number in numbers]
-        return None if any(part is None for part in parts) else parts
 
 
 def quantize_part(
@@ -535,7 +253,7 @@ def quantize_part(
     if not 1 <= part <= parts:
         raise ValueError(f"part is {part} of {parts}, but parts are counted from 1 to their number")
     checked = Settings.of("quantize_part", settings, "verify", "progress")
-    return Job.of(source, store, checked, verify, progress, part, parts).passes() is not None
+    return job_of(source, store, checked, verify, progress, part, parts).passes() is not None
 
 
 def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4Array:

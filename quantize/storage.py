@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
+from .store.manifest import folder_of_group, manifest_of
 from .store.metadata import Metadata, ScaleNames
 from .store.places import HIDDEN, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
@@ -36,10 +38,14 @@ DELETIONS = 3  # attempts: another run may write a chunk again before it sees th
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable of a store: its keys, and what may be done to them. It knows no more than its name."""
+    """One variable of a store: its keys, and what may be done to them. It knows no more than its name.
+
+    A `member` of a collection is of version 2 of the format, in which no other variable's name is taken.
+    """
 
     keys: Keys
     name: str
+    member: bool = False
 
     def __post_init__(self) -> None:
         folder_of(self.name)  # refuses what is no name
@@ -59,7 +65,11 @@ class Variable:
     @property
     def beside(self) -> tuple[str, ...]:
         """Where what belongs to the variable lies, but for scales of blocks, which lie in its folder."""
-        return places_of(self.name, version_of(self.name, PER_TENSOR))
+        return places_of(self.name, self.version_for(PER_TENSOR))
+
+    def version_for(self, granularity: Granularity) -> int:
+        """The version of the format that it is written in."""
+        return 2 if self.member else version_of(self.name, granularity)
 
     def metadata(self) -> Metadata | None:
         """What the store says of the variable; None where there is none.
@@ -125,18 +135,8 @@ class Variable:
         """
         keys = self.keys
         keys.check_place(self.folder, *self.beside)
-        for outer in keys.enclosing:
-            if outer.holds_keys(".zarray") or node_type(group_data(outer) or b"") == "array":
-                raise StoreError(f"{keys.label} lies in the Zarr array {outer.label}; name another destination")
-        group = keys.get("zarr.json")
-        if group is None and keys.holds_keys(""):
-            group = keys.get("zarr.json")  # again, as below: another run may have made it since
-            if group is None:
-                raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
-        if group is None:
-            keys.check_name()
-        if group is not None and node_type(group) != "group":
-            raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
+        if not self.member:
+            self.check_group()
         new = keys.get(self.key) is None
         scan, histogram, *scales = self.beside
         for name in (self.folder, scan, histogram):
@@ -147,6 +147,25 @@ class Variable:
                 )
         if granularity.axis is not None:
             self.check_owned(scales, "whose scales need")
+
+    def check_group(self) -> None:
+        """Refuse, as `check_place` says, a folder that is no Zarr v3 group in which there may be variables."""
+        keys = self.keys
+        for outer in keys.enclosing:
+            document = group_data(outer) or b""
+            if outer.holds_keys(".zarray") or node_type(document) == "array":
+                raise StoreError(f"{keys.label} lies in the Zarr array {outer.label}; name another destination")
+            check_alone(outer.label, document)
+        group = keys.get("zarr.json")
+        if group is None and keys.holds_keys(""):
+            group = keys.get("zarr.json")  # again, as below: another run may have made it since
+            if group is None:
+                raise StoreError(f"{keys.label} exists and is no Zarr v3 group; name another destination")
+        if group is None:
+            keys.check_name()
+        if group is not None and node_type(group) != "group":
+            raise StoreError(f"{keys.label} is a Zarr array, or no v3 group; name another destination")
+        check_alone(keys.label, group or b"")
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
         """Refuse side arrays in whose place something else lies."""
@@ -340,6 +359,15 @@ class Variable:
         return not {"version", "checksum"}.isdisjoint(own_header(data))
 
 
+def check_alone(label: str, document: bytes) -> None:
+    """Refuse the group of a collection for a variable that is none of its members."""
+    if own_header(document):
+        raise StoreError(
+            f"{label} is a collection, whose variables were written together: name another store, or quantize all of "
+            "them again"
+        )
+
+
 def group_data(keys: Keys) -> bytes | None:
     """The ``zarr.json`` of a group, which may have those of thousands of arrays once more; None where there is none.
 
@@ -415,15 +443,25 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     if not keys.exists:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
+        if keys.exists and (collection := manifest_of(keys)) is not None:
+            there = listed([member.name for member in collection.members if member.kind == "int4"])
+            raise StoreError(
+                f"{keys.label} is a collection, with the int4 variables {there}: pass name= with one of them"
+            )
         if len(names) != 1:
             raise StoreError(f"{keys.label} {held(keys, names)}")
         (name,) = names
     variable = Variable(keys, name)
     metadata = variable.metadata()
+    if metadata is None and "/" in name:
+        group, _, last = name.rpartition("/")
+        with suppress(ValueError):  # a group cannot have the name
+            variable = Variable(keys.inside(folder_of_group(tuple(group.split("/")))), last)
+            metadata = variable.metadata()
     if metadata is None:
         there = f"; there are: {', '.join(variables(keys)) or 'none'}" if keys.lists else ""
         raise StoreError(f"{keys.label} holds no int4 variable {name!r}{there}")
-    return variable, metadata
+    return replace(variable, member=metadata.version > version_of(variable.name, metadata.granularity)), metadata
 
 
 def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
@@ -437,6 +475,16 @@ def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
     except ValueError:  # no variable can have the name
         return None
     return (store, name) if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, and how many are left out.
+
+    >>> listed(["a", "b", "c"], 2), listed([])
+    ('a, b and 1 more', 'none')
+    """
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + rest
 
 
 def held(keys: Keys, names: list[str]) -> str:

@@ -25,8 +25,10 @@ from quantize import (
     quantize_to_packed_int4,
 )
 from quantize.calibration.blocks import holds_zeros, scales_of_blocks
+from quantize.kernels import unpack_values
 from quantize.numerics.granularity import PerBlock, granularity_of
-from quantize.numerics.scales import Rule, Scales
+from quantize.numerics.scales import ZERO_POINT_BIAS, Codes, Rule, Scales, ShortScales
+from quantize.numerics.tables import level_table
 from quantize.quantize import unpack_int8_to_int4
 
 METHODS = ["minmax", "absmax", "mse"]
@@ -223,6 +225,50 @@ def test_blocks_of_every_size(shape: tuple[int, ...]) -> None:
         lengths = tuple(length + 1 for length in blocks)
         if isinstance(granularity_of(None, values.ndim, lengths), PerBlock):
             check(values, lengths, "minmax", "propagate")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize(
+    "doubt", [None, 0.3, 2.0**-125], ids=str
+)  # a scale of more than five bits; one that is too fine
+@pytest.mark.parametrize(
+    ("shape", "blocks"),
+    [
+        ((3, 1200), (1, 8)),  # more blocks than are prepared at once
+        ((3, 94), (1, 32)),  # the last one is short
+        ((5, 60), (1, 20)),  # vectors of two lengths
+        ((2, 132), (2, 44)),
+        ((9, 44), (4, 12)),  # tiles, some of them short
+        ((3, 4, 12), (2, 3, -1)),  # rows on end
+        ((40, 22), (16, 1)),  # columns
+        ((2, 8, 18), (1, 4, 1)),
+    ],
+    ids=str,
+)
+def test_values_of_rows_of_blocks(shape: Any, blocks: Any, doubt: float | None, dtype: str) -> None:
+    """By the definition, in memory and as stores keep scales; and where the last block is reckoned otherwise."""
+    random = np.random.default_rng(0)
+    granularity = granularity_of(None, len(shape), blocks)
+    counts = granularity.groups(shape).counts
+    units = random.integers(0x3F00, 0x3F20, counts).astype(np.uint16)
+    quarters = random.integers(-40, 40, counts).astype(np.int32)
+    scales = Scales.of_units(units, quarters, granularity, shape)
+    if doubt is not None:
+        scales.scale[(-1,) * len(shape)] = doubt
+    packed = random.integers(0, 256, (*shape[:-1], shape[-1] // 2)).astype(np.uint8)
+    codes, index = unpack_int8_to_int4(packed), granularity.index_of(shape)
+    exact = (codes - scales.zero_point.reshape(-1)[index]) * scales.scale.reshape(-1)[index]
+    expected = np.where(codes == -8, np.nan, exact).astype(dtype)
+    given = scales.scale, scales.zero_point
+    restored = dequantize_from_packed_int4(packed, *given, blocks=blocks, nan_code=-8, dtype=dtype)
+    np.testing.assert_array_equal(restored, expected)
+    if doubt is None:
+        short = ShortScales(units, quarters + np.int32(ZERO_POINT_BIAS), granularity, shape)
+        np.testing.assert_array_equal(short.scale, given[0])
+        np.testing.assert_array_equal(short.zero_point, given[1])
+        out = np.empty(shape, dtype)
+        unpack_values(level_table(short, out.dtype, Codes(nan_code=-8)), packed, out)
+        np.testing.assert_array_equal(out, expected)
 
 
 RANGES = {

@@ -21,7 +21,8 @@ import dask.array
 import numpy as np
 
 import quantize
-from quantize import Int4Array, Int4Values, NanInt4Values, open_int4, quantize_to_int4, quantize_to_zarr
+from quantize import Int4Array, Int4Dataset, Int4Values, KeptArray, NanInt4Values
+from quantize import open_int4, quantize_dataset, quantize_to_int4, quantize_to_zarr
 
 def either(policy: Literal["raise", "propagate"]) -> None:
     assert_type(quantize_to_int4([1.0], nan_policy=policy), Int4Values | NanInt4Values)
@@ -37,7 +38,7 @@ quantize_to_zarr([1.0], "x.zarr", scale_method="minimax")  # type: ignore[arg-ty
 quantize.plan("x.npy", "x.zarr", scale_method="minimax")  # type: ignore[arg-type]
 quantize.plan("x.npy", "x.zarr", chunk=3)  # type: ignore[call-arg]
 
-array = open_int4("x.zarr")
+array = open_int4("x.zarr", "data")
 assert_type(array, Int4Array)
 assert_type(array[:], np.ndarray)
 assert_type(array[..., ::2], np.ndarray)
@@ -54,6 +55,11 @@ assert_type(array.size, int)
 assert_type(array.nbytes, int)
 assert_type(array.to_dask(), dask.array.Array)
 array["data"]  # type: ignore[call-overload]
+
+dataset = quantize_dataset("x.nc", "x.zarr", memory="1GiB")
+assert_type(dataset, Int4Dataset)
+assert_type(dataset["t2m"], Int4Array | KeptArray)
+quantize_dataset("x.nc", "x.zarr", scale_method="minimax")  # type: ignore[arg-type]
 """
 
 
@@ -82,7 +88,7 @@ def test_the_snippets_of_the_documentation_have_no_type_errors(tmp_path: Path, p
     """But for what reads a store by Zarr alone, and so by its types: values of JSON."""
     lines: list[str] = []
     for block in blocks(page):
-        if block.language == "python" and not block.text.startswith("import zarr\n"):
+        if block.language == "python" and "zarr.open_array(" not in block.text:
             session = doctest.DocTestParser().get_examples(block.text)
             lines += [example.source for example in session] if session else [block.text]
     found = checked("".join(lines), tmp_path)

@@ -356,7 +356,7 @@ def read(
     store: str, name: str | None, region: tuple[Any, ...], output: str | None, overwrite: bool, as_json: bool
 ) -> None:
     """Print part of STORE as floats, or write it to a file."""
-    from ..reading.array import open_int4
+    from ..reading.opening import open_int4
     from .excerpt import Excerpt
 
     excerpt = Excerpt.of(open_int4(store, name), region)

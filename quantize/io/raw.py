@@ -15,7 +15,7 @@ from .source import Source
 
 TEXT = np.dtype(object)  # of arrays whose elements are all `str`, of any length
 SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16), "M": (8,), "m": (8,)}  # bytes
-LEAVE_OUT = "leave it out by select="
+LEAVE_OUT = "leave it out by drop="
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,7 @@ def kept_dtype(dtype: np.dtype[Any], label: str) -> np.dtype[Any]:
         return np.dtype(dtype.newbyteorder("=").str)
     if dtype == BFLOAT16 or dtype.name.startswith("float8_"):
         return dtype
-    what = (
-        "Python objects that are not all text"
-        if dtype.kind == "O"
-        else "compound values"
-        if dtype.names
-        else f"the dtype {dtype}"
-    )
+    what = "Python objects" if dtype.kind == "O" else "compound values" if dtype.names else f"the dtype {dtype}"
     raise cannot_be_kept(label, what)
 
 

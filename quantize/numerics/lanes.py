@@ -68,6 +68,46 @@ def lanes_of(shape: Shape, box: Shape, most: int | None = None) -> tuple[Lanes, 
     return tuple(found)
 
 
+class Rows(NamedTuple):
+    """Blocks in a C-contiguous array, as parts of rows that are as long as they can be.
+
+    Attributes
+    ----------
+    owners : ndarray of int64
+        The number of the first block of each row; those that follow are the next.
+    n : int
+        Values in a row.
+    length : int
+        Values of a block in a row; the last may have fewer.
+    """
+
+    owners: Any
+    n: int
+    length: int
+
+
+@functools.lru_cache(maxsize=8)
+def rows_of(shape: Shape, box: Shape) -> Rows:
+    """The rows of an array in blocks.
+
+    >>> rows = rows_of((4, 5), (2, 3))
+    >>> rows.owners.tolist(), rows.n, rows.length
+    ([0, 0, 2, 2], 5, 3)
+    >>> rows_of((4, 6), (1, 3)), rows_of((4, 6), (2, 6))
+    (Rows(owners=array([0]), n=24, length=3), Rows(owners=array([0]), n=24, length=12))
+    """
+    *outer, n = shape
+    *sizes, length = box
+    while outer and (length == n or (sizes[-1] == 1 and n % length == 0)):  # a row goes on with the next
+        length *= sizes.pop()
+        n *= outer.pop()
+    owners, number = np.zeros(1, np.int64), -(-n // length)
+    for along, size in zip(reversed(outer), reversed(sizes), strict=True):
+        owners = np.add.outer(np.arange(along) // size * number, owners).ravel()
+        number *= -(-along // size)
+    return Rows(owners, n, length)
+
+
 def cut(n: int, block: int, length: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
     """An axis cut into blocks, and those into pieces: where those of one length begin, and of which block they are."""
     found = []

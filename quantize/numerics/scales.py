@@ -5,6 +5,7 @@ The numbers are float64 and Python integers; where float64 would round twice, ex
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ LOWEST, HIGHEST = -8, 7
 NAN_CODE = -8
 UNIT_SHIFT = 48  # bits of a float64 that a unit of blocks leaves out
 LEAST_UNIT, MOST_UNIT = 0x0010, 0x7FCF  # units of blocks: normal numbers, four times which are finite
+ZERO_POINT_BIAS = 128  # quarters of a step: added to zero points of blocks where they are stored
 MOST_ZERO_POINT = (1 << 29) - 1  # steps: zero points of blocks, in quarters, have 32 bits
 
 LARGEST_FINEST = 2.0**1000  # levels that lie 16 steps from any value are finite then
@@ -125,8 +127,13 @@ class Scales:
         return np.asarray(np.rint(4 * self.zero_point), np.int32)
 
     @property
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points as `scale_of` and `zero_point_of` in `kernels` take them."""
+        return self.scale, self.zero_point
+
+    @property
     def count(self) -> int:
-        return self.scale.size
+        return self.entries[0].size
 
     def part(self, region: Region) -> Scales:
         """Those of a region that is cut as the granularity says."""
@@ -145,6 +152,35 @@ class Scales:
         if self.granularity.single:
             return float(self.scale.item()), int(self.zero_point.item())
         return self.scale, self.zero_point
+
+
+class ShortScales(Scales):
+    """Those of blocks as stores keep them: `units`, and `quarters` and `ZERO_POINT_BIAS` more.
+
+    What reads whole chunks takes them as they are, 6 bytes and not 16 each; floats are made when they are asked for.
+    """
+
+    def __init__(self, units: np.ndarray, quarters: np.ndarray, granularity: Granularity, shape: Shape) -> None:
+        vars(self).update(stored=(units, quarters), granularity=granularity, shape=shape)
+
+    @property
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        found: tuple[np.ndarray, np.ndarray] = vars(self)["stored"]
+        return found
+
+    @functools.cached_property
+    def floats(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scales and zero points, float64."""
+        scale, biased = scales_of_units(*self.entries)
+        return scale, biased - ZERO_POINT_BIAS / 4
+
+    @property
+    def scale(self) -> np.ndarray:
+        return self.floats[0]
+
+    @property
+    def zero_point(self) -> np.ndarray:
+        return self.floats[1]
 
 
 def scales_of_units(units: np.ndarray, quarters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

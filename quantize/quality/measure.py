@@ -19,7 +19,7 @@ from ..io.source import Source
 from ..numerics.blocks import blocks
 from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
-from ..reading.array import Int4Array, open_int4
+from ..reading.array import Int4Array, opened_array
 from ..runtime.display import reporter
 from ..runtime.passes import Pass
 from ..runtime.pool import Stop
@@ -109,7 +109,7 @@ def store_of(restored: Any, original: Any) -> Int4Array:
     if isinstance(restored, Int4Array):
         return restored
     try:
-        return open_int4(restored)
+        return opened_array(restored)
     except UnfinishedStoreError:
         raise
     except (StoreError, FileNotFoundError) as error:
@@ -123,7 +123,7 @@ def is_store(value: Any) -> bool:
     if isinstance(value, Int4Array):
         return True
     try:
-        open_int4(value)
+        opened_array(value)
     except (StoreError, OSError, TypeError, ValueError):
         return False
     return True

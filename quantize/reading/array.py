@@ -39,38 +39,8 @@ Cutting: TypeAlias = (
 )
 
 
-def open_int4(store: Any, name: str | None = None) -> Int4Array:
-    """Open a sealed variable for lazy reading.
-
-    Parameters
-    ----------
-    store : path, URL or Zarr store
-    name : str, optional
-        Of the variable; not needed where the store holds only one.
-
-    Returns
-    -------
-    Int4Array
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no store.
-    UnfinishedStoreError
-        If its run has not come to its end.
-    StoreError
-        If there is no such variable, or it is damaged, of a newer version or not ours.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from quantize import quantize_to_zarr
-    >>> from zarr.storage import MemoryStore
-    >>> store = MemoryStore()
-    >>> _ = quantize_to_zarr(np.linspace(0, 15, 6, dtype=np.float32), store)
-    >>> open_int4(store)[2:4].tolist()
-    [6.0, 9.0]
-    """
+def opened_array(store: Any, name: str | None = None) -> Int4Array:
+    """The one sealed variable of a store, or that of a name; raises as `open_int4` does."""
     return Int4Array(*sealed_variable(store, name))
 
 

@@ -19,7 +19,7 @@ from ..runtime.passes import Pass
 from ..runtime.pool import Stop
 from ..runtime.progress import Progress
 from ..runtime.scans import batch_size
-from .array import Int4Array, open_int4
+from .array import Int4Array, opened_array
 
 
 def restore(
@@ -77,7 +77,7 @@ def restore(
     """
     if "://" in str(destination):
         raise ValueError(f"{destination} is a URL, and floats are restored to disks only; `to_dask` leads elsewhere")
-    array = open_int4(store, name)
+    array = opened_array(store, name)
     target = Path(destination)
     sink = sink_of(target)
     dtype = sink.stored_dtype(array.dtype)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..exceptions import StoreError
 from ..store.metadata import Metadata
-from ..store.places import version_of
 from ..store.retrying import retried
 from .cluster import check_destination, check_workers
 from .look import keeps_zero
@@ -120,7 +119,7 @@ class Claim:
             attributes=source.attributes,
             dimension_names=source.dimension_names,
             name=self.work.variable.name,
-            version=version_of(self.work.variable.name, plan.rule.granularity),
+            version=self.work.variable.version_for(plan.rule.granularity),
             keep_zero=plan.rule.granularity.fraction > 1 and keeps_zero(source),
             decoding=source.remembered,
         )

@@ -19,6 +19,7 @@ from ..numerics.scales import Rule, check_percentile
 from ..storage import Variable
 from ..store.keys import Keys
 from ..store.layout import Layout
+from ..store.places import check_one_part
 from ..store.zarr_json import to_json
 from .chunking import (
     MIB,
@@ -357,7 +358,7 @@ def note_on_files(layout: Layout) -> list[str]:
     ]
 
 
-def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
+def planned(source: Source, keys: Keys, settings: Settings, variable: Variable | None = None) -> Plan:
     keys.check_writable()
     check_percentile(settings.percentile)
     settings, said_of_preset = settings.resolved(len(source.shape))
@@ -370,7 +371,9 @@ def planned(source: Source, keys: Keys, settings: Settings) -> Plan:
         granularity,
         settings.finest,
     )
-    variable = Variable(keys, settings.name)
+    if variable is None:
+        check_one_part(settings.name)
+        variable = Variable(keys, settings.name)
     if keys.nearest is not None and not keys.exists:  # of other stores a run finds out whether they are new
         keys.check_name()
     scheduler, workers, processes, notes = chosen_workers(source, keys, settings.workers)

@@ -47,11 +47,23 @@ logger = logging.getLogger("quantize")
 
 @dataclass(frozen=True)
 class Task:
-    """The units it does, the arguments of the call, and the dask arrays to compute and pass with them, if any."""
+    """The units it does, the arguments of the call, and the dask arrays to compute and pass with them, if any.
+
+    `variable` tells tasks of several variables from one another.
+    """
 
     numbers: list[int]
     arguments: tuple[Any, ...]
     blocks: list[Any] | None = None
+    variable: str = ""
+
+    @property
+    def first(self) -> tuple[str, int]:
+        """What no other task has."""
+        return self.variable, self.numbers[0]
+
+    def __str__(self) -> str:
+        return f"the chunks {f'of {self.variable} ' if self.variable else ''}from number {self.numbers[0]} on"
 
 
 def run_tasks(
@@ -228,7 +240,8 @@ def in_turn(
 def calls(call: Callable[..., None], window: list[Task]) -> list[Any]:
     """A call for each task, with its blocks, which a scheduler of Dask's computes."""
     return [
-        delayed(functools.partial(call, task))(task.blocks, dask_key_name=f"units-{task.numbers[0]}") for task in window
+        delayed(functools.partial(call, task))(task.blocks, dask_key_name=f"units-{'-'.join(map(str, task.first))}")
+        for task in window
     ]
 
 
@@ -279,7 +292,7 @@ class Flight:
         self.connection, self.client = connection, connection.client
         self.completed = as_completed(loop=self.client.loop, with_results=True, raise_errors=False)
         self.running: dict[Any, tuple[Task, Any]] = {}
-        self.given_up: collections.Counter[int] = collections.Counter()  # times, by the first number of a task
+        self.given_up: collections.Counter[tuple[str, int]] = collections.Counter()  # times, by what is first in a task
         self.silent: collections.Counter[Any] = collections.Counter()  # ticks since one ended, without a result, by key
 
     def submit(self, tasks: list[Task]) -> None:
@@ -348,17 +361,16 @@ class Flight:
             ) from error
         if error is not None and name != "KilledWorker":
             raise error
-        number = task.numbers[0]
-        self.given_up[number] += 1
-        if self.given_up[number] < TRIES:
+        self.given_up[task.first] += 1
+        if self.given_up[task.first] < TRIES:
             return
         if error is not None:
             raise WorkersError(
-                f"workers died again and again while they had the chunks from number {number} on, for lack of memory "
+                f"workers died again and again while they had {task}, for lack of memory "
                 "or by a crash in what reads the source. See their logs; run again to go on"
             ) from error
         raise WorkersError(
-            f"the task for the chunks from number {number} on was cancelled or lost {TRIES} times, by restarts of the "
+            f"the task for {task} was cancelled or lost {TRIES} times, by restarts of the "
             "cluster or by others who use its Client. Run again to go on"
         )
 

@@ -111,10 +111,9 @@ PRESET: dict[str, Preset] = {
 }
 
 
-class SettingsGiven(TypedDict, total=False):
-    """Settings as keyword arguments, of which any may be left out: by this type checkers and editors know them."""
+class SettingsOfAll(TypedDict, total=False):
+    """Settings that several variables may share, as keyword arguments: by this type checkers and editors know them."""
 
-    name: str
     preset: PresetName | None
     scale_method: ScaleMethod | None
     axis: int | None
@@ -125,12 +124,18 @@ class SettingsGiven(TypedDict, total=False):
     missing: Any
     decode: bool
     floats: bool
-    nan_policy: NanPolicy
     chunks: Any
     shards: Any
     compressors: Any
     memory: int | str | None
     workers: int | None
+
+
+class SettingsGiven(SettingsOfAll, total=False):
+    """Settings as keyword arguments, of which any may be left out."""
+
+    name: str
+    nan_policy: NanPolicy
 
 
 def parsed_bytes(value: int | str | None) -> int | None:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
 from ..numerics.names import ZIP, check_suffix
+from .below import Below
 from .metadata import METADATA_MOST
 from .retrying import naming, retried
 
@@ -178,6 +179,13 @@ class Keys:
     def exists(self) -> bool:
         """Whether there is a store to read, as far as that can be told without a request."""
         return True
+
+    def inside(self, path: str) -> Keys:
+        """The keys of a group in the store, "" for its root."""
+        return replace(self, store=self._store_inside(path)) if path else self
+
+    def _store_inside(self, path: str) -> Store:
+        return Below(self.store, path)
 
     def above(self) -> tuple[Keys, str] | None:
         """The keys of the place that holds this one, and the name of this one there; None where there is none."""
@@ -389,6 +397,9 @@ class FsspecKeys(Keys):
 
     store: FsspecStore
 
+    def _store_inside(self, path: str) -> Store:
+        return FsspecStore(self.store.fs, read_only=self.store.read_only, path=f"{self.store.path}/{path}")
+
     def check_writable(self) -> None:
         super().check_writable()
         if WILDCARD.search(self.store.path.rpartition("://")[2].partition("/")[2]):
@@ -469,6 +480,13 @@ class LocalKeys(Keys):
     @property
     def folder(self) -> Path:
         return Path(self.store.root)
+
+    def _store_inside(self, path: str) -> Store:
+        return (
+            type(self.store)(self.folder / path, read_only=self.store.read_only)
+            if self.synchronous
+            else Below(self.store, path)
+        )
 
     @functools.cached_property
     def root(self) -> str:

@@ -43,11 +43,6 @@ def folder_of(name: str) -> str:
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"name is {name!r}, but must be a text of at least one character")
-    if "/" in name:
-        raise ValueError(
-            f"name {name!r} has a '/', which parts the names of groups from one another: name the group with the store "
-            "and give the variable the last part, as in store='x.zarr/group', name='variable'"
-        )
     try:
         data = name.encode()
     except UnicodeEncodeError as error:
@@ -60,6 +55,15 @@ def folder_of(name: str) -> str:
     if len(folder) > NAME_BYTES:
         raise ValueError(f"name is {len(folder)} bytes long, and file systems take {NAME_BYTES}: {folder[:40]}...")
     return folder
+
+
+def check_one_part(name: str) -> None:
+    """Refuse a name that would be taken for the path of a variable in a group of the store."""
+    if isinstance(name, str) and "/" in name:
+        raise ValueError(
+            f"name {name!r} has a '/', which parts the names of groups from one another: name the group with the store "
+            "and give the variable the last part, as in store='x.zarr/group', name='variable'"
+        )
 
 
 def name_of(folder: str) -> str | None:

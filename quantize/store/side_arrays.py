@@ -13,7 +13,15 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..numerics.granularity import Granularity
 from ..numerics.grid import Grid, Region, Shape, shape_of, within
-from ..numerics.scales import LEAST_UNIT, MOST_UNIT, MOST_ZERO_POINT, Scale, Scales, scales_of_units
+from ..numerics.scales import (
+    LEAST_UNIT,
+    MOST_UNIT,
+    MOST_ZERO_POINT,
+    ZERO_POINT_BIAS,
+    Scale,
+    Scales,
+    ShortScales,
+)
 from .codec import ChunkCodec, Compressor, ShardCodec
 from .keys import Keys, chunk_key, present
 from .layout import Layout
@@ -31,7 +39,7 @@ from .zarr_json import (
     sharding_document,
 )
 
-ZERO_POINT_BIAS = 128  # quarters of a step: added to zero points of blocks where they are stored
+LEAST_STORED_ZERO_POINT = ZERO_POINT_BIAS - 4 * MOST_ZERO_POINT  # with it; 32 bits hold none that is too large
 
 
 def owns(keys: Keys, name: str, unsaid: bool = False) -> bool:
@@ -190,20 +198,21 @@ class ScaleForm(ABC):
     Attributes
     ----------
     dtypes : tuple of dtypes
-    held : dtype
-        Of zero points as `Scales` has them.
     """
 
     dtypes: tuple[np.dtype[Any], np.dtype[Any]]
-    held: np.dtype[Any]
 
     @abstractmethod
     def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
         """Scales and zero points as the arrays have them."""
 
     @abstractmethod
-    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The inverse of `stored`; a ValueError if they are none."""
+    def check(self, scale: np.ndarray, zero_point: np.ndarray) -> None:
+        """Raise a ValueError if the arrays have what is no scale or no zero point."""
+
+    @abstractmethod
+    def scales(self, scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+        """The inverse of `stored`, of what was checked."""
 
     @abstractmethod
     def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
@@ -214,15 +223,16 @@ class WholeForm(ScaleForm):
     """Scales as float64 and zero points as int64: those of an axis."""
 
     dtypes = np.dtype(np.float64), np.dtype(np.int64)
-    held = np.dtype(np.int64)
 
     def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
         return scales.scale, scales.zero_point
 
-    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def check(self, scale: np.ndarray, zero_point: np.ndarray) -> None:
         if not (np.isfinite(scale) & (scale > 0)).all():
             raise ValueError("a scale in it is not finite and above 0")
-        return scale, zero_point
+
+    def scales(self, scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+        return Scales(scale, zero_point, granularity, shape)
 
     def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
         return layout.compressor
@@ -235,16 +245,16 @@ class ShortForm(ScaleForm):
     """
 
     dtypes = np.dtype(np.uint16), np.dtype(np.int32)
-    held = np.dtype(np.float64)
 
     def stored(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
         return scales.units, scales.quarters + np.int32(ZERO_POINT_BIAS)
 
-    def read(self, scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = scales_of_units(scale, np.subtract(zero_point, ZERO_POINT_BIAS, dtype=np.float64))
-        if scale.min() < LEAST_UNIT or scale.max() > MOST_UNIT or np.abs(found[1]).max() > MOST_ZERO_POINT:
+    def check(self, scale: np.ndarray, zero_point: np.ndarray) -> None:
+        if scale.min() < LEAST_UNIT or scale.max() > MOST_UNIT or zero_point.min() < LEAST_STORED_ZERO_POINT:
             raise ValueError("a scale or a zero point in it is none that a block can have")
-        return found
+
+    def scales(self, scale: np.ndarray, zero_point: np.ndarray, granularity: Granularity, shape: Shape) -> Scales:
+        return ShortScales(scale, zero_point, granularity, shape)
 
     def compressor(self, layout: Layout, dtype: np.dtype[Any]) -> Compressor:
         if layout.compressor.name is None:
@@ -325,27 +335,29 @@ class ScaleArrays(StoredScales):
         grid = self.arrays[0].grid
         touched = list(grid.touched(wanted))
         if len(touched) == 1:  # views of what is kept
-            scale, zero_point = (x[within(wanted, grid.region(touched[0][0]))] for x in self.chunk(touched[0][0]))
+            stored = [x[within(wanted, grid.region(touched[0][0]))] for x in self.chunk(touched[0][0])]
         else:
-            scale, zero_point = np.empty(shape_of(wanted)), np.empty(shape_of(wanted), self.form.held)
+            stored = [np.empty(shape_of(wanted), dtype) for dtype in self.form.dtypes]
             for number, part in touched:
                 found, inside, place = self.chunk(number), within(part, grid.region(number)), within(part, wanted)
-                scale[place], zero_point[place] = found[0][inside], found[1][inside]
-        counts = shape_of(own)
-        return Scales(scale.reshape(counts), zero_point.reshape(counts), self.granularity, shape_of(region))
+                for entries, those in zip(stored, found, strict=True):
+                    entries[place] = those[inside]
+        scale, zero_point = (x.reshape(shape_of(own)) for x in stored)
+        return self.form.scales(scale, zero_point, self.granularity, shape_of(region))
 
     def chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scales and zero points of one chunk, which may be those that were kept."""
+        """Scales and zero points of one chunk as they are stored, which may be those that were kept."""
         found = self.kept.get(number)
         if found is None:
             found = self.read_chunk(number)
             if self.keep:
-                if len(self.kept) * found[0].nbytes >= self.keep:
+                if len(self.kept) * sum(x.nbytes for x in found) >= self.keep:
                     self.kept.clear()
                 self.kept[number] = found
         return found
 
     def read_chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `chunk`, from the store, and checked."""
         there = within(*[self.arrays[0].grid.region(number)] * 2)
         found: list[np.ndarray] = []
         for array in self.arrays:
@@ -355,10 +367,11 @@ class ScaleArrays(StoredScales):
                     raise ValueError("it is missing")
                 found.append(values[there])
                 if len(found) == len(self.arrays):
-                    return self.form.read(*found)
+                    self.form.check(*found)
             except ValueError as error:
                 raise DamagedChunkError.at(self.keys.label, array.stored.place(number), error) from error
-        raise AssertionError("there are no arrays")
+        scale, zero_point = found
+        return scale, zero_point
 
 
 def stored_scales(keys: Keys, name: str, metadata: Metadata, keep: int = 0) -> StoredScales:

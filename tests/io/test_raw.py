@@ -1,18 +1,24 @@
 """Arrays as they are stored: every dtype that Zarr has, of every format whose things hold several arrays."""
 
+import collections
 import pickle
+import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import dask.array
 import h5py
 import ml_dtypes
+import netCDF4
 import numpy as np
 import pytest
+import xarray
 import zarr
 
+from quantize import quantize_to_zarr
 from quantize.exceptions import SourceError, UndeclaredValuesError
-from quantize.io import sources_of
+from quantize.io import as_source, sources_of
 from quantize.io.raw import RawArray
 
 TIMES = np.array(["2020-01-01", "NaT", "1969-12-31T23:00"], "M8[s]")
@@ -115,6 +121,23 @@ def test_a_masked_array_keeps_its_mask() -> None:
         arrays.raw("text")
 
 
+def test_text_in_hdf5_that_is_said_to_be_ascii_is_utf_8_all_the_same(tmp_path: Path) -> None:
+    """As the libraries of netCDF-4 take it."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=["zwölf".encode()], dtype=h5py.string_dtype("ascii"))
+    assert sources_of(tmp_path / "x.h5").raw("x").read((slice(0, 1),)).tolist() == ["zwölf"]
+
+
+def test_a_graph_runs_in_the_thread_that_reads() -> None:
+    def block(values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, threading.get_ident())
+
+    lazy = dask.array.zeros((4, 3), chunks=(1, 3), dtype="i8").map_blocks(block, dtype="i8")
+    for thing in ({"x": lazy}, xarray.Dataset({"x": (("y", "z"), lazy)})):
+        raw = sources_of(thing).raw("x")
+        assert np.unique(raw.read(whole(raw))).tolist() == [threading.get_ident()]
+
+
 # What cannot be kept --------------------------------------------------------------------------------------------------
 
 
@@ -137,11 +160,11 @@ def strange(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("references", "has references, which cannot be kept in Zarr: leave it out by select="),
+        ("references", "has references, which cannot be kept in Zarr: leave it out by drop="),
         ("sequences", "has sequences of several lengths, which"),
         ("compound", "has compound values, which"),
         ("subarrays", "has arrays as its elements, which"),
-        ("nothing", "is a dataset without a shape: leave it out by select="),
+        ("nothing", "is a dataset without a shape: leave it out by drop="),
         ("opaque", r"has the dtype \|V5, which"),
         ("long", "has the dtype float128, which"),
         ("gone", "is a link to /no/such, and there is nothing"),
@@ -157,11 +180,9 @@ def test_what_cannot_be_kept_is_named_and_hides_nothing_else(tmp_path: Path, nam
 
 def test_text_that_is_none_is_refused_as_it_is_read(tmp_path: Path) -> None:
     raw = sources_of(strange(tmp_path)).raw("latin")
-    with pytest.raises(SourceError, match=r"x.h5::/latin has text that is no UTF-8 .*: leave it out by select="):
+    with pytest.raises(SourceError, match=r"x.h5::/latin has text that is no UTF-8 .*: leave it out by drop="):
         raw.read(whole(raw))
-    with pytest.raises(
-        SourceError, match="'x': array in memory has Python objects that are not all text, which cannot be kept"
-    ):
+    with pytest.raises(SourceError, match="'x': array in memory has Python objects, which cannot be kept"):
         sources_of({"x": np.array(["a", None])}).raw("x")
     lazy = sources_of({"x": dask.array.from_array(np.array(["a", 1.5], object), (2,))}).raw("x")
     with pytest.raises(UndeclaredValuesError, match=r"'x', dask array gave 1.5, which is a float and no text"):
@@ -177,3 +198,156 @@ def test_what_is_read_is_what_was_declared(given: Any) -> None:
         UndeclaredValuesError, match=r"^thing gave .* for the region \[0:2\], of shape \(2,\) and dtype"
     ):
         raw.read((slice(0, 2),))
+
+
+# What an array says of itself ---------------------------------------------------------------------------------------
+
+
+def netcdf(path: Path) -> Path:
+    with netCDF4.Dataset(path, "w") as file:
+        for name, length in {"time": None, "lat": 3, "lon": 4, "ends": 2}.items():
+            file.createDimension(name, length)
+        file.setncatts({"title": "x", "empty": "", "list": ["a", "b"]})
+        time = file.createVariable("time", "f8", ("time",), chunksizes=(16,))
+        time.setncatts({"units": "days since 2000-01-01", "bounds": "time_bnds"})
+        time[:] = [0, 1]
+        file.createVariable("time_bnds", "f8", ("time", "ends"))[:] = [[0, 1], [1, 2]]
+        field = file.createVariable("t", "i2", ("time", "lat", "lon"), fill_value=-1, chunksizes=(1, 3, 4))
+        field.setncatts({"scale_factor": 0.5, "coordinates": "label", "nothing": ""})
+        field[:] = 1
+        file.createVariable("label", str, ("lat",), fill_value="none")[:] = np.array(["a", "bb", "zwölf"], object)
+        clouds = file.createEnumType("i1", "cloud_t", {"clear": 0, "cloudy": 3})
+        file.createVariable("cloud", clouds, ("lat",))[:] = [0, 3, 0]
+        file.createVariable("lon", "f8", ("lat", "lon"))[:] = 1  # not along the dimension of that name
+        file.createVariable("height", "f8", ())[:] = 2
+        inner = file.createGroup("sub")
+        inner.note = "inner"
+        inner.createDimension("z", 2)
+        inner.createVariable("z", "f4", ("z", "lat"))[:] = 3  # of two axes, the first of which it is named after
+        inner.createGroup("empty")
+    return path
+
+
+def test_netcdf_4_as_its_library_has_it(tmp_path: Path) -> None:
+    arrays = sources_of(netcdf(tmp_path / "x.nc"))
+    with netCDF4.Dataset(tmp_path / "x.nc") as file:
+        file.set_auto_mask(False)
+        file.set_auto_scale(False)
+        expected = {**file.variables, **{f"sub/{name}": one for name, one in file["sub"].variables.items()}}
+        assert set(arrays) == set(expected)
+        for name, one in expected.items():
+            raw = arrays.raw(name)
+            assert (raw.shape, raw.dimension_names or ()) == (one.shape, one.dimensions), name
+            said = {key: one.getncattr(key) for key in one.ncattrs()}
+            assert raw.attributes == (said if name != "cloud" else {**said, **FLAGS}), name
+            np.testing.assert_array_equal(raw.read(whole(raw)), one[...])
+    assert arrays.attributes == {
+        "": {"title": "x", "empty": "", "list": ["a", "b"]},
+        "sub": {"note": "inner"},
+        "sub/empty": {},
+    }
+    assert arrays.nested
+    assert (arrays.raw("t").chunks, arrays.raw("time").chunks) == ((1, 3, 4), (16,))
+    assert sources_of(f"{tmp_path / 'x.nc'}::lon").raw("").dimension_names == ("lat", "lon")
+
+
+FLAGS = {"flag_values": [0, 3], "flag_meanings": "clear cloudy"}
+
+
+def test_single_numbers_are_not_meant_where_no_array_is_named(tmp_path: Path) -> None:
+    for thing in (
+        in_zarr(tmp_path, {"crs": np.array(0), "t": np.zeros((2, 3))}),
+        in_hdf5(tmp_path, {"crs": np.array(0), "t": np.zeros((2, 3))}),
+        {"crs": np.array(0), "t": np.zeros((2, 3))},
+        xarray.Dataset({"crs": ((), 0), "t": (("y", "x"), np.zeros((2, 3)))}),
+    ):
+        assert set(sources_of(thing)) == {"crs", "t"}
+        assert as_source(thing).shape == (2, 3)
+        with pytest.raises(ValueError, match="has no axes"):
+            as_source(thing, "crs")
+    with pytest.raises(ValueError, match="Dataset is a group without arrays that have axes"):
+        as_source(xarray.Dataset({"crs": ((), 0)}))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_groups_and_attributes_of_zarr(tmp_path: Path, version: Any) -> None:
+    group = zarr.create_group(tmp_path / "x", zarr_format=version, attributes={"title": "x"})
+    group.create_group("a/b", attributes={"level": 2})
+    said = {"units": "K", "valid_min": -5, "scale_factor": 0.1}
+    group.create_array("a/t", shape=(5, 4), chunks=(2, 4), dtype="i2", fill_value=7, attributes=said)[:2] = 1
+    arrays = sources_of(tmp_path / "x")
+    assert arrays.attributes == {"": {"title": "x"}, "a": {}, "a/b": {"level": 2}}
+    assert sources_of(f"{tmp_path / 'x'}::a").attributes == {"": {}, "b": {"level": 2}}
+    raw = arrays.raw("a/t")
+    assert (raw.attributes, raw.chunks, raw.dimension_names) == (said, (2, 4), None)
+    np.testing.assert_array_equal(raw.read(whole(raw))[:, 0], [1, 1, 7, 7, 7])  # absent chunks are the fill value
+    assert sources_of(f"{tmp_path / 'x'}/a/t").attributes == {"": {}}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("fill", [-9999.0, np.nan, 0.0, None])
+def test_the_fill_value_that_xarray_keeps(tmp_path: Path, version: Any, fill: float | None) -> None:
+    data = xarray.Dataset({"t": ("x", np.arange(3, dtype="f4"))})
+    data.to_zarr(tmp_path / "x", zarr_format=version, consolidated=False, encoding={"t": {"_FillValue": fill}})
+    said = sources_of(tmp_path / "x").raw("t").attributes
+    assert said.keys() == ({"_FillValue"} if fill is not None else set())
+    np.testing.assert_equal(said.get("_FillValue"), fill)
+
+
+def test_our_own_arrays_are_not_kept(tmp_path: Path) -> None:
+    quantize_to_zarr(np.ones((4, 6), "f4"), tmp_path / "z")
+    with pytest.raises(SourceError, match="data is int4 already: read it with open_int4"):
+        sources_of(tmp_path / "z").raw("data")
+
+
+# Mappings -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_of_anything_that_is_one_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    grouped = in_zarr(tmp_path, {"only": np.ones((2, 3))})
+    things: dict[str, Any] = {
+        "model.layers/0:weight": np.ones((2, 3)),
+        "file": tmp_path / "x.npy",
+        "group": grouped,
+        "inside": f"{grouped}::only",
+        "zarr": zarr.open_array(f"{grouped}/only", mode="r"),
+        "dask": dask.array.ones((2, 3)),
+        "xarray": xarray.DataArray(np.ones((2, 3)), dims=("y", "x")),
+    }
+    for mapping in (things, types.MappingProxyType(things), collections.OrderedDict(things)):
+        arrays = sources_of(mapping)
+        assert list(arrays) == sorted(things)
+        assert (arrays.nested, arrays.attributes, arrays.coordinates) == (False, {"": {}}, frozenset())
+        for name in things:
+            source, raw = arrays[name], arrays.raw(name)
+            assert source.label.startswith(f"{name!r}, ")
+            assert source.read(whole(source)).sum() == raw.read(whole(raw)).sum() == 6
+            assert as_source(mapping, name).shape == (2, 3)
+    assert sources_of(things).raw("xarray").dimension_names == ("y", "x")
+
+
+def test_a_mapping_leaves_what_it_holds_as_it_is() -> None:
+    source = as_source(np.ones((2, 3)))
+    assert sources_of({"a": source})["a"].label == "'a', array in memory"
+    assert source.label == "array in memory"
+
+
+@pytest.mark.parametrize(
+    ("thing", "error", "message"),
+    [
+        ({"a": "no/such.npy"}, FileNotFoundError, "no/such.npy does not exist"),
+        ({"a": [1.0, 2.0]}, TypeError, "^'a': source is a list, but must be"),
+        (
+            {"a": {"b": np.ones(3), "c": np.ones(3)}},
+            ValueError,
+            "^'a': dict holds several arrays: b .*Name one, as in b",
+        ),
+        ({"a": np.array(3.0)}, ValueError, "^dict is a group without arrays that have axes"),
+        ({3: np.ones(2)}, TypeError, "names of arrays must be str, and 3 is a int"),
+        ({}, ValueError, "dict is a group without arrays"),
+    ],
+)
+def test_what_a_mapping_cannot_hold(thing: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        as_source(thing)

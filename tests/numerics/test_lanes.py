@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quantize.numerics.granularity import PerBlock
 from quantize.numerics.grid import Shape
-from quantize.numerics.lanes import TURNED, Lanes, lanes_of
+from quantize.numerics.lanes import TURNED, Lanes, lanes_of, rows_of
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
@@ -40,3 +40,18 @@ def test_each_value_lies_in_its_block_once(shape: Shape, data: st.DataObject, mo
 )
 def test_values_that_lie_on_end_are_one_run(box: Shape, runs: list[int]) -> None:
     assert [lanes.run for lanes in lanes_of((4, 5, 6), box)][:1] == runs
+
+
+@given(SHAPES, st.data())
+def test_rows_are_cut_into_blocks(shape: Shape, data: st.DataObject) -> None:
+    granularity = PerBlock(tuple(data.draw(st.integers(1, n)) for n in shape))
+    rows = rows_of(shape, granularity.box(shape))
+    numbers = np.broadcast_to(granularity.index_of(shape), shape).reshape(-1, rows.n)
+    np.testing.assert_array_equal(numbers, np.add.outer(rows.owners, np.arange(rows.n) // rows.length))
+
+
+@pytest.mark.parametrize(
+    ("box", "row"), [((4, 5, 6), (120, 120)), ((2, 5, 6), (120, 60)), ((1, 2, 6), (30, 12)), ((1, 1, 3), (120, 3))]
+)
+def test_rows_are_as_long_as_they_can_be(box: Shape, row: tuple[int, int]) -> None:
+    assert rows_of((4, 5, 6), box)[1:] == row

@@ -10,14 +10,13 @@ from stores import interrupted
 from strategies import DTYPES, arrays, some_dtypes_at_once
 from zarr.storage import MemoryStore
 
-from quantize import UnfinishedStoreError
+from quantize import Int4Array, UnfinishedStoreError, open_int4
 from quantize.io import as_source
 from quantize.numerics.grid import Grid
 from quantize.pipeline import quantize_to_zarr
 from quantize.quality import measure as measuring
 from quantize.quality.measure import Totals, errors_of_unit, measure_error, measure_store, parts_grid
 from quantize.quality.residuals import ERROR_BINS, VALUE_BINS
-from quantize.reading.array import Int4Array, open_int4
 
 METHODS = ["minmax", "absmax", "percentile", "mse"]
 

@@ -175,7 +175,6 @@ CONTRADICTIONS = {
     "empty name": (lambda d, h: h.update(name=""), "at least one character"),
     "name of a list": (lambda d, h: h.update(name=["data"]), "must be a text"),
     "a long name": (lambda d, h: h.update(name="x" * 256), "256 bytes long"),
-    "name of a path": (lambda d, h: h.update(name="a/b"), "has a '/'"),
     "name that no text can be": (lambda d, h: h.update(name="\ud800"), "surrogates"),
     "no blocks": (lambda d, h: h.pop("blocks"), "lacks 'blocks'"),
     "blocks of nothing": (lambda d, h: h.update(blocks=None), "values share one"),

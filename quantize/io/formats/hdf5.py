@@ -79,7 +79,7 @@ class Values:
         label = f"{self.path}::{self.name}"
         with reading(label):
             try:
-                return (self.array.asstr() if self.text else self.array)[region]
+                return (self.array.asstr("utf-8") if self.text else self.array)[region]
             except UnicodeDecodeError as error:
                 raise cannot_be_kept(label, f"text that is no UTF-8 ({error})") from error
 
@@ -207,7 +207,7 @@ class Datasets(Arrays):
             return super().at(name)
         if why := broken_link(self.node, name):
             raise SourceError(why)
-        if name not in self.node and name in self:
+        if (name not in self.node or holds_nothing(self.node[name])) and name in self:
             return type(self)(self.label, self._arrays[name], f"{self.prefix}{name}/")
         return super().at(name)
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...exceptions import SourceChangedError, SourceError
+from ...exceptions import SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of
 from ..arrays import Arrays
 from ..attributes import plain
@@ -19,7 +19,7 @@ from ..content import head, reason
 from ..format import Format, is_url
 from ..raw import RawArray
 from ..source import Source, bytes_of_runs
-from .npy import PAGE_BYTES, FileSource, runs
+from .npy import PAGE_BYTES, File, FileSource, runs
 
 MAGIC = (b"CDF\x01", b"CDF\x02")
 MAGIC_5 = b"CDF\x05"
@@ -34,7 +34,7 @@ class Variable:
     unlimited. Within one of them its values are one run of bytes.
     """
 
-    path: str
+    file: File
     name: str
     shape: Shape
     dtype: np.dtype[Any]
@@ -45,7 +45,7 @@ class Variable:
 
     @property
     def label(self) -> str:
-        return f"{self.path}::{self.name}"
+        return f"{self.file.path}::{self.name}"
 
     @property
     def one_run(self) -> bool:
@@ -64,28 +64,15 @@ class Variable:
 
     def __call__(self, region: Region) -> np.ndarray:
         """The values of a region, as they are stored."""
-        out = np.empty(math.prod(shape_of(region)) * self.dtype.itemsize, np.uint8)
+        return self.filled(region, np.empty(math.prod(shape_of(region)) * self.dtype.itemsize, np.uint8))
+
+    def filled(self, region: Region, out: np.ndarray) -> np.ndarray:
+        """The same in a buffer of bytes."""
         at = 0
-        with open(self.path, "rb", buffering=0) as file:
-            for start, size in self.runs(region) if out.size else ():
-                fill(file.fileno(), out.data[at : at + size], start, self.path)
-                at += size
+        for start, size in self.runs(region) if out.size else ():
+            self.file.fill(out.data[at : at + size], start)
+            at += size
         return out.view(self.dtype).reshape(shape_of(region))
-
-
-def fill(file: int, buffer: memoryview, start: int, path: str) -> None:
-    """Read bytes of a file from `start` on.
-
-    Raises
-    ------
-    SourceChangedError
-        If it ends before.
-    """
-    while buffer:
-        count = os.preadv(file, [buffer], start)
-        if not count:
-            raise SourceChangedError(f"{path} ended at byte {start}: it was longer when this run began")
-        buffer, start = buffer[count:], start + count
 
 
 class RecordSource(FileSource):
@@ -93,15 +80,10 @@ class RecordSource(FileSource):
 
     def __init__(self, variable: Variable) -> None:
         self.variable = variable
-        super().__init__(variable.path, variable.offset, variable.shape, variable.dtype, False)
+        super().__init__(variable.file, variable.offset, variable.shape, variable.dtype, False, variable.label)
 
     def load(self, region: Region) -> np.ndarray:
-        out = self.buffer.of(math.prod(shape_of(region)) * self.stored.itemsize)
-        at = 0
-        for start, size in self.variable.runs(region):
-            self.file.fill(out.data[at : at + size], start)
-            at += size
-        return out.view(self.stored).reshape(shape_of(region))
+        return self.variable.filled(region, self.buffer.of(math.prod(shape_of(region)) * self.stored.itemsize))
 
     def pieces(self, region: Region) -> Iterator[Region]:
         return Source.pieces(self, region)
@@ -163,8 +145,8 @@ def opened(path: str) -> tuple[dict[str, Variable], dict[str, Any]]:
         ) from None
     try:
         with open(path, "rb") as file, netcdf_file(Header(file), "r", mmap=True) as header:
-            start = header._mm_buf.__array_interface__["data"][0]
-            found = {name: variable(path, name, one, start) for name, one in header.variables.items()}
+            start, whole = header._mm_buf.__array_interface__["data"][0], File(path)
+            found = {name: variable(whole, name, one, start) for name, one in header.variables.items()}
             return found, {key: plain(value) for key, value in header._attributes.items()}
     except DAMAGED as error:
         raise SourceError(
@@ -174,7 +156,7 @@ def opened(path: str) -> tuple[dict[str, Variable], dict[str, Any]]:
         raise SourceError(f"{path} cannot be read: {reason(error)}") from error
 
 
-def variable(path: str, name: str, found: Any, start: int) -> Variable:
+def variable(file: File, name: str, found: Any, start: int) -> Variable:
     """One of scipy's variables, whose values are mapped from the address `start` on, by where it lies in its file."""
     values = found.data
     if min(values.shape, default=0) < 0:
@@ -182,7 +164,7 @@ def variable(path: str, name: str, found: Any, start: int) -> Variable:
     offset = values.__array_interface__["data"][0] - start if values.size else 0
     stride = values.strides[0] if values.ndim else 0
     attributes = {key: plain(value) for key, value in found._attributes.items()}
-    return Variable(path, name, values.shape, values.dtype, offset, stride, found.dimensions, attributes)
+    return Variable(file, name, values.shape, values.dtype, offset, stride, found.dimensions, attributes)
 
 
 class Variables(Arrays):
@@ -201,12 +183,11 @@ class Variables(Arrays):
         return {"": self._own}
 
     def opened(self, array: Any) -> Source:
-        Source(array.label, array.shape, array.dtype)  # which refuses what has no values
         if array.one_run:
-            source: Source = FileSource(array.path, array.offset, array.shape, array.dtype, False)
+            source = FileSource(array.file, array.offset, array.shape, array.dtype, False, array.label)
         else:
             source = RecordSource(array)
-        source.label, source.attributes, source.dimension_names = array.label, array.attributes, array.dimension_names
+        source.attributes, source.dimension_names = array.attributes, array.dimension_names
         return source
 
     def opened_raw(self, array: Any) -> RawArray:

@@ -13,7 +13,7 @@ from ...io.decoding import decoded_as
 from ...io.sink import check_room, check_target, replacing
 from ...io.source import Source
 from ...numerics.names import check_suffix
-from ...reading.array import Int4Array, open_int4
+from ...reading.array import Int4Array, opened_array
 from ...runtime.look import look_at
 from ...runtime.pool import Stop, result_of, threads
 from ...runtime.progress import Progress
@@ -117,7 +117,7 @@ def write_report(
     check_target(target, overwrite)
     check_suffix(path, PAGE_SUFFIXES, "a report")
     check_room(target, PAGE_BYTES, "a page and its pictures")
-    array = store if isinstance(store, Int4Array) else open_int4(store, name)
+    array = store if isinstance(store, Int4Array) else opened_array(store, name)
     origin = decoded_as(as_source(source), array.metadata.decoding)
     with threads(1, Stop()) as pool:  # what other choices would give is tried meanwhile
         pool.submit(load)

@@ -1,0 +1,185 @@
+"""`Int4Dataset`: a sealed collection, a mapping of names to lazy arrays, quantized or kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes
+
+from ..exceptions import StoreError
+from ..numerics.grid import Region, Shape
+from ..storage import Variable
+from ..store.keys import Keys, stored_bytes
+from ..store.manifest import Manifest, Member, sealed_manifest
+from ..store.plain_arrays import TEXT
+from .array import Int4Array
+from .indexing import Axis, full_index, has_ellipsis
+
+
+class KeptArray:
+    """A lazy view of an array that a collection keeps as it was, read chunk by chunk.
+
+    Indexing is NumPy's basic indexing. A chunk that is absent is an error, and no fill value.
+
+    Attributes
+    ----------
+    shape, dtype, ndim, size, nbytes
+        Of the values; text of any length has the dtype object.
+    chunks : tuple of int
+    attributes : dict
+        All that the source said, nothing decoded.
+    dimension_names : tuple of str or None, optional
+    """
+
+    def __init__(self, keys: Keys, member: Member) -> None:
+        self.member = member
+        self.name = member.name
+        self.path = keys.label
+        self.shape: Shape = member.shape
+        self.dtype = member.dtype
+        self.attributes = member.attributes
+        self.dimension_names = member.dimension_names
+        self.plain = member.plain(keys, {})
+        self.chunks: Shape = self.plain.chunk
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.plain.nbytes
+
+    @property
+    def nbytes_stored(self) -> int:
+        return stored_bytes(self.plain.keys, self.plain.folder, self.plain.grid) if self.shape else self.plain.nbytes
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        dtype = "text" if self.dtype == TEXT else self.dtype
+        return f"<KeptArray {self.path}/{self.name} shape={self.shape} dtype={dtype} chunks={self.chunks}>"
+
+    def read(self, region: Region) -> np.ndarray:
+        """The values of a region, a slice of each axis; raises `DamagedChunkError` as indexing does."""
+        return self.plain.read(region)
+
+    def __getitem__(self, index: Any) -> Any:
+        axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
+        hull = self.read(tuple(slice(axis.start, axis.stop) for axis in axes))
+        out = hull[tuple(slice(None, None, axis.step) for axis in axes)]
+        out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
+        out = out.reshape([axis.count for axis in axes if not axis.drop])
+        return out if out.ndim or has_ellipsis(index) else out[()]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("a KeptArray is read from its store, so it cannot be an array without a copy")
+        return np.asarray(self[...], dtype)
+
+
+class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
+    """A sealed collection: its variables by name, "/" between groups, each a lazy array.
+
+    What is quantized is an `Int4Array`, what is not a `KeptArray`.
+
+    Attributes
+    ----------
+    path : str
+    attributes : dict
+        Those of the source as a whole.
+    groups : dict
+        The attributes of each group by its path, "" the collection itself.
+    """
+
+    def __init__(self, keys: Keys, manifest: Manifest) -> None:
+        self.keys_of_store = keys
+        self.manifest = manifest
+        self.path = keys.label
+        self.groups = {"/".join(path): manifest.groups.get(path, {}) for path in manifest.group_paths}
+        self.attributes = self.groups[""]
+        self._opened: dict[str, Int4Array | KeptArray] = {}
+
+    def __getitem__(self, name: str) -> Int4Array | KeptArray:
+        if name not in self._opened:
+            self._opened[name] = self._open(self.manifest[name])
+        return self._opened[name]
+
+    def _open(self, member: Member) -> Int4Array | KeptArray:
+        if member.kind == "kept":
+            return KeptArray(self.keys_of_store, member)
+        variable = Variable(self.keys_of_store.inside(member.group), member.path[-1], member=True)
+        metadata = variable.metadata()
+        if metadata is None or metadata.status != "sealed":
+            state = "not there" if metadata is None else "unfinished"
+            raise StoreError(f"{self.path} is sealed, but its variable {member.name} is {state}")
+        return Int4Array(variable, metadata)
+
+    def __iter__(self) -> Iterator[str]:
+        return (member.name for member in self.manifest.members)
+
+    def __len__(self) -> int:
+        return len(self.manifest.members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.manifest
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return sum(array.nbytes for array in self.values())
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes that their chunks take in the store, as it is now."""
+        return sum(array.nbytes_stored for array in self.values())
+
+    @property
+    def quantized(self) -> list[str]:
+        """The names of what is quantized."""
+        return [member.name for member in self.manifest.members if member.kind == "int4"]
+
+    def __repr__(self) -> str:
+        lines = [f"  {member.name}  {member.shape} {said(member)}" for member in self.manifest.members]
+        kept = len(lines) - len(self.quantized)
+        return "\n".join(
+            [
+                f"<Int4Dataset {self.path}: {len(self.quantized)} quantized, {kept} kept, {format_bytes(self.nbytes)}>",
+                *lines,
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        from ..runtime.tables import html_table
+
+        rows = [(one.name, str(one.shape), dtype_said(one), one.kind) for one in self.manifest.members]
+        return html_table("Int4Dataset", self.path, ("variable", "shape", "dtype", "how"), rows)
+
+
+def dtype_said(member: Member) -> str:
+    return "text" if member.dtype == TEXT else str(member.dtype)
+
+
+def said(member: Member) -> str:
+    return f"{dtype_said(member)}{' kept' if member.kind == 'kept' else ''}"
+
+
+def opened_dataset(store: Any) -> Int4Dataset | None:
+    """The collection at a store; None where there is none.
+
+    Raises
+    ------
+    UnfinishedStoreError
+        If its run has not come to its end.
+    """
+    keys = Keys.of(store)
+    manifest = sealed_manifest(keys) if keys.exists else None
+    return None if manifest is None else Int4Dataset(keys, manifest)
