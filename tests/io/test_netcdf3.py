@@ -17,6 +17,7 @@ from zarr.storage import MemoryStore
 from quantize import SourceChangedError, SourceError, quantize_to_zarr
 from quantize.io import as_source, sources_of
 from quantize.io.decoding import decoded
+from quantize.io.formats import netcdf3
 
 FORMATS = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET")
 VALUES = field((7, 3, 5))
@@ -80,10 +81,14 @@ def test_what_is_decoded_is_what_xarray_decodes(tmp_path: Path) -> None:
     assert np.isnan(decoded(as_source(path, "packed")).read(whole(PACKED))).sum() == 1
 
 
+@pytest.mark.parametrize(("gap", "piece"), [(0, 100), (1000, 100), (1000, 250)], ids=["runs", "records", "several"])
 @pytest.mark.parametrize("name", ["t", "fixed", "time", "small"])
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(data=st.data())
-def test_any_region(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
+def test_any_region(
+    tmp_path_factory: pytest.TempPathFactory, name: str, gap: int, piece: int, data: st.DataObject
+) -> None:
+    """Record by record, and all records together, one or several at once."""
     path = tmp_path_factory.getbasetemp() / "regions.nc"
     source = as_source(path if path.exists() else written(path), name)
     expected = {"t": VALUES, "fixed": VALUES[0], "time": np.arange(7.0), "small": PACKED[:, :, 0]}[name]
@@ -91,8 +96,11 @@ def test_any_region(tmp_path_factory: pytest.TempPathFactory, name: str, data: s
     for n in source.shape:
         start = data.draw(st.integers(0, n - 1))
         region.append(slice(start, data.draw(st.integers(start + 1, n))))
-    for one in (source, pickle.loads(pickle.dumps(source))):
-        np.testing.assert_array_equal(one.read(tuple(region)), expected[tuple(region)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netcdf3, "GAP_BYTES", gap)
+        patch.setattr(netcdf3, "PIECE_BYTES", piece)
+        for one in (source, pickle.loads(pickle.dumps(source))):
+            np.testing.assert_array_equal(one.read(tuple(region)), expected[tuple(region)])
     covered = np.zeros(source.shape, int)
     for piece in source.pieces(tuple(region)):
         covered[piece] += 1
