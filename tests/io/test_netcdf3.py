@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,27 @@ def test_a_file_with_one_variable_of_records_has_no_padding(tmp_path: Path) -> N
 def test_out_of_core(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "x.nc")
     check(quantize_to_zarr(f"{path}::{name}", MemoryStore()), VALUES if name == "t" else VALUES[0])
+
+
+@pytest.mark.parametrize(("width", "name"), [(50_000, "a"), (50_000, "fixed"), (500, "a")])
+def test_a_piece_takes_the_memory_of_a_piece(tmp_path: Path, width: int, name: str) -> None:
+    with netCDF4.Dataset(tmp_path / "x.nc", "w", format=FORMATS[1]) as file:
+        file.createDimension("time", None)
+        file.createDimension("x", width)
+        file.createDimension("y", 5_000_000 // width)
+        file.createVariable("fixed", "f4", ("y", "x"))[...] = 1
+        for other in "ab":
+            file.createVariable(other, "f4", ("time", "x"))[...] = np.ones((5_000_000 // width, width), "f4")
+    sources_of(tmp_path / "x.nc")  # which imports scipy
+    tracemalloc.start()
+    try:
+        source = sources_of(tmp_path / "x.nc")[name]
+        read = sum(source.read(piece).size for piece in source.pieces(whole(source)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == 5_000_000
+    assert peak < source.memory(source.shape) + (1 << 20) < 4 * read / 2
 
 
 def test_no_records(tmp_path: Path) -> None:
