@@ -271,7 +271,7 @@ def test_single_numbers_are_not_meant_where_no_array_is_named(tmp_path: Path) ->
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_groups_and_attributes_of_zarr(tmp_path: Path, version: Any) -> None:
-    group = zarr.create_group(tmp_path / "x", zarr_format=version, attributes={"title": "x"})
+    group = zarr.create_group(tmp_path / "x", zarr_format=version, attributes={"title": "x", "_NCZARR_GROUP": {}})
     group.create_group("a/b", attributes={"level": 2})
     said = {"units": "K", "valid_min": -5, "scale_factor": 0.1}
     group.create_array("a/t", shape=(5, 4), chunks=(2, 4), dtype="i2", fill_value=7, attributes=said)[:2] = 1
