@@ -18,9 +18,9 @@ import zarr
 from click.testing import CliRunner, Result
 from marks import slow
 
+from quantize import open_int4
 from quantize.cli import commands as cli
 from quantize.cli import options, terminal
-from quantize.reading.array import open_int4
 
 VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
 SMALL = ("--chunks", "8,10", "--workers", "1")
