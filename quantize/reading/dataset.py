@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from ..exceptions import StoreError
+from ..exceptions import DamagedChunkError
 from ..numerics.grid import Region, Shape
-from ..storage import Variable
+from ..storage import sealed_member
 from ..store.keys import Keys, stored_bytes
-from ..store.manifest import Manifest, Member, sealed_manifest
+from ..store.manifest import Manifest, Member, Standing, sealed_manifest
 from ..store.plain_arrays import TEXT
 from .array import Int4Array
 from .indexing import Indexer, Selection, outer, plain, pointwise
@@ -34,8 +34,9 @@ class KeptArray:
     dimension_names : tuple of str or None, optional
     """
 
-    def __init__(self, keys: Keys, member: Member) -> None:
+    def __init__(self, keys: Keys, member: Member, standing: Standing) -> None:
         self.member = member
+        self.standing = standing
         self.name = member.name
         self.path = keys.label
         self.shape: Shape = member.shape
@@ -69,8 +70,22 @@ class KeptArray:
         return f"<KeptArray {self.path}/{self.name} shape={self.shape} dtype={dtype} chunks={self.chunks}>"
 
     def read(self, region: Region) -> np.ndarray:
-        """The values of a region, a slice of each axis; raises `DamagedChunkError` as indexing does."""
-        return self.plain.read(region)
+        """The values of a region, a slice of each axis; raises as indexing does.
+
+        Raises
+        ------
+        DamagedChunkError
+            If a chunk is missing or damaged.
+        StoreError
+            If the collection was overwritten since it was opened.
+        """
+        try:
+            found = self.plain.read(region)
+        except DamagedChunkError:
+            self.standing.check_read()
+            raise
+        self.standing.check_read()
+        return found
 
     def __getitem__(self, index: Any) -> Any:
         return self.selected(plain(index, self.shape))
@@ -112,6 +127,7 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
     def __init__(self, keys: Keys, manifest: Manifest) -> None:
         self.keys_of_store = keys
         self.manifest = manifest
+        self.standing = Standing.of(keys, manifest)
         self.path = keys.label
         self.groups = {"/".join(path): manifest.groups.get(path, {}) for path in manifest.group_paths}
         self.attributes = self.groups[""]
@@ -124,13 +140,8 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
 
     def _open(self, member: Member) -> Int4Array | KeptArray:
         if member.kind == "kept":
-            return KeptArray(self.keys_of_store, member)
-        variable = Variable(self.keys_of_store.inside(member.group), member.path[-1], member=True)
-        metadata = variable.metadata()
-        if metadata is None or metadata.status != "sealed":
-            state = "not there" if metadata is None else "unfinished"
-            raise StoreError(f"{self.path} is sealed, but its variable {member.name} is {state}")
-        return Int4Array(variable, metadata)
+            return KeptArray(self.keys_of_store, member, self.standing)
+        return Int4Array(*sealed_member(self.keys_of_store, member))
 
     def __iter__(self) -> Iterator[str]:
         return (member.name for member in self.manifest.members)

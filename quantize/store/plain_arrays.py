@@ -51,6 +51,24 @@ def default_chunk(shape: Shape, itemsize: int) -> Shape:
     return tuple(reversed(chunk))
 
 
+def encoded(texts: np.ndarray) -> bytes:
+    """Texts as the codec ``vlen-utf8`` has them.
+
+    Raises
+    ------
+    ValueError
+        If UTF-8 cannot hold one, or if they are so long that no reader would take them.
+    """
+    flat = texts.reshape(-1)
+    try:
+        data: bytes = VLenUTF8().encode(flat)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it has the text {error.object[:40]!r}, which UTF-8 cannot hold ({error.reason})") from error
+    if len(data) > TEXT_MOST:
+        raise ValueError(f"{flat.size:,} of its texts take {len(data):,} bytes, and a chunk has at most {TEXT_MOST:,}")
+    return data
+
+
 @dataclass(frozen=True)
 class PlainArray:
     """One such array under a folder of a store; `dtype` is that of its values, `object` for texts.
@@ -111,20 +129,34 @@ class PlainArray:
         if not self.keys.holds(self.metadata_key, self.document):
             self.keys.set(self.metadata_key, self.document)
 
-    def write(self, number: int, values: np.ndarray) -> None:
-        """Write a chunk, of which the first values along each axis are these."""
+    def encoded(self, values: np.ndarray) -> np.ndarray:
+        """The bytes of a chunk, of which the first values along each axis are these.
+
+        Raises
+        ------
+        ValueError
+            If they are texts that UTF-8 cannot hold, or so long that no reader would take them.
+        """
         part: tuple[Any, ...] = (*(slice(0, n) for n in values.shape), ...)
         if self.dtype == TEXT:
             whole = np.full(self.chunk, "", object)
             whole[part] = values
-            plain = np.frombuffer(VLenUTF8().encode(whole.reshape(-1)), np.uint8)
+            plain = np.frombuffer(encoded(whole), np.uint8)
         else:
             bits = np.asarray(values, order="C")
             bits = bits if bits.dtype.newbyteorder("=") == self.stored else bits.view(self.stored)
             whole = np.zeros(self.chunk, self.stored.newbyteorder("<"))
             whole[part] = bits
             plain = np.frombuffer(whole.tobytes(), np.uint8)
-        self.keys.set(self.key(number), with_crc32c(self.compressor.compress(plain)))
+        return with_crc32c(self.compressor.compress(plain))
+
+    def set(self, number: int, data: np.ndarray) -> None:
+        """Write the bytes of a chunk."""
+        self.keys.set(self.key(number), data)
+
+    def write(self, number: int, values: np.ndarray) -> None:
+        """Write a chunk; raises as `encoded` does."""
+        self.set(number, self.encoded(values))
 
     def chunk_values(self, number: int) -> np.ndarray:
         """The values of a chunk, whole.
