@@ -69,20 +69,10 @@ class Verification:
         return not self.damaged and not self.differing
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "ok": self.ok,
-            "chunks": self.chunks,
-            "whole": self.whole,
-            "compared": self.compared,
-            "damaged": [{"key": key, "why": why} for key, why in self.damaged],
-            "differing": list(self.differing),
-        }
+        return as_json(self)
 
     def __str__(self) -> str:
-        lines = [f"damaged: {key}: {why}" for key, why in self.damaged]
-        lines += [f"not what the source gives: {key}" for key in self.differing]
-        as_source = ", with the codes of the source" if self.compared else ""
-        return "\n".join([*lines, f"{self.whole:,} of {self.chunks:,} chunks are whole{as_source}"])
+        return in_words(self)
 
 
 class DatasetVerification(Mapping[str, Verification]):
@@ -123,14 +113,31 @@ class DatasetVerification(Mapping[str, Verification]):
         return not self.damaged and not self.differing
 
     def to_json(self) -> dict[str, Any]:
-        found = Verification.to_json(self)  # type: ignore[arg-type]
-        return found | {"variables": {name: one.to_json() for name, one in self.items()}}
+        return as_json(self) | {"variables": {name: one.to_json() for name, one in self.items()}}
 
     def __str__(self) -> str:
-        return f"{Verification.__str__(self)}, of {len(self):,} variables"  # type: ignore[arg-type]
+        return in_words(self, f" of {len(self):,} variables")
 
     def __repr__(self) -> str:
         return f"<DatasetVerification ok={self.ok}: {self}>"
+
+
+def as_json(found: Verification | DatasetVerification) -> dict[str, Any]:
+    return {
+        "ok": found.ok,
+        "chunks": found.chunks,
+        "whole": found.whole,
+        "compared": found.compared,
+        "damaged": [{"key": key, "why": why} for key, why in found.damaged],
+        "differing": list(found.differing),
+    }
+
+
+def in_words(found: Verification | DatasetVerification, of: str = "") -> str:
+    lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
+    lines += [f"not what the source gives: {key}" for key in found.differing]
+    as_source = ", with the codes of the source" if found.compared else ""
+    return "\n".join([*lines, f"{found.whole:,} of {found.chunks:,} chunks{of} are whole{as_source}"])
 
 
 @overload
@@ -251,10 +258,8 @@ def verify_dataset(
         check_names(arrays, dataset)
     found, folders = {}, {}
     opened = dict(dataset.items())
-    total = sum(
-        one.plain.grid.count if isinstance(one, KeptArray) else one.layout.units.count for one in opened.values()
-    )
-    reported = InTurn("verify", total, report)
+    grids = (one.plain.grid if isinstance(one, KeptArray) else one.layout.units for one in opened.values())
+    reported = InTurn("verify", sum(grid.count for grid in grids), report)
     for name, array in opened.items():
         if isinstance(array, KeptArray):
             found[name] = verify_kept(array, None if arrays is None else arrays.raw(name), workers, reported)
@@ -346,7 +351,8 @@ class KeptChunks:
             return Found(whole=1)
         region = self.plain.grid.region(number)
         expected = retried(self.raw.read)(region)
-        held = values[(*(slice(0, n) for n in shape_of(region)), ...)]
+        inside: tuple[Any, ...] = (*(slice(0, n) for n in shape_of(region)), ...)
+        held = values[inside]
         return Found(whole=1) if identical(held, expected) else Found(differing=[self.plain.key(number)])
 
 
