@@ -34,6 +34,7 @@ KINDS = (
     "netcdf3",
     "safetensors",
     "npz",
+    "arrow",
     "pieces",
     "dask",
     "xarray",

@@ -18,13 +18,13 @@ from ..store.keys import Keys, stored_bytes
 from ..store.manifest import Manifest, Member, manifest_of, sealed_manifest
 from ..store.plain_arrays import TEXT
 from .array import Int4Array, opened_array
-from .indexing import Axis, full_index, has_ellipsis
+from .indexing import Indexer, Selection, outer, plain, pointwise
 
 
 class KeptArray:
     """A lazy view of an array that a collection keeps as it was, read chunk by chunk.
 
-    Indexing is NumPy's basic indexing. A chunk that is absent is an error, and no fill value.
+    Indexing is that of an `Int4Array`. A chunk that is absent is an error, and no fill value.
 
     Attributes
     ----------
@@ -75,13 +75,21 @@ class KeptArray:
         return self.plain.read(region)
 
     def __getitem__(self, index: Any) -> Any:
-        axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
-        hull = self.read(tuple(slice(axis.start, axis.stop) for axis in axes))
-        steps: tuple[Any, ...] = (*(slice(None, None, axis.step) for axis in axes), ...)
-        turns: tuple[Any, ...] = (*(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes), ...)
-        out = hull[steps][turns]
-        out = out.reshape([axis.count for axis in axes if not axis.drop])
-        return out if out.ndim or has_ellipsis(index) else out[()]
+        return self.selected(plain(index, self.shape))
+
+    @property
+    def oindex(self) -> Indexer:
+        """Outer indexing, as that of an `Int4Array`."""
+        return Indexer(self, outer)
+
+    @property
+    def vindex(self) -> Indexer:
+        """Pointwise indexing, as that of an `Int4Array`."""
+        return Indexer(self, pointwise)
+
+    def selected(self, selection: Selection) -> Any:
+        """The values that an index takes, of whatever kind it is."""
+        return selection.read(self.chunks, self.dtype, self.read)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

@@ -79,7 +79,7 @@ class Values:
         label = f"{self.path}::{self.name}"
         with reading(label):
             try:
-                return (self.array.asstr() if self.text else self.array)[region]
+                return (self.array.asstr("utf-8") if self.text else self.array)[region]
             except UnicodeDecodeError as error:
                 raise cannot_be_kept(label, f"text that is no UTF-8 ({error})") from error
 

@@ -73,12 +73,18 @@ class File:
             return
         number = self._opened()
         try:
-            found = os.fstat(number)
-            if (found.st_ino, found.st_size, found.st_mtime_ns) != self._known:
-                raise SourceChangedError(f"{self.path} was replaced or written to since this run began")
+            self._check(os.fstat(number))
             self._fill(number, buffer, start)
         finally:
             os.close(number)
+
+    def check(self) -> None:
+        """Raise a `SourceChangedError`, if the path has another file than it had, or that was written to."""
+        self._check(os.stat(self.path))
+
+    def _check(self, found: os.stat_result) -> None:
+        if (found.st_ino, found.st_size, found.st_mtime_ns) != self._known:
+            raise SourceChangedError(f"{self.path} was replaced or written to since this run began")
 
     def _fill(self, number: int, buffer: memoryview, start: int) -> None:
         done = 0

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from ...exceptions import SourceError
+from ..arrays import few
 from ..content import check_regular, head, names_in, otherwise
 from ..format import Format, is_url, suffix_of
 from ..source import Source
@@ -25,7 +26,6 @@ from .npy import File, Run, Runs
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
 HEADER_BYTES = 100_000_000  # bytes: the longest header or index that is read, as in the format's own library
 MOST_AXES = 64  # axes: what an array of NumPy's has at most
-SHOWN = 5  # names: so many at most stand in a message
 
 DTYPES = {
     "BOOL": np.dtype(bool),
@@ -241,12 +241,6 @@ def indexed(path: str) -> Tensors:
     if lost := [name for name in places if name not in found]:
         raise SourceError(f"{path} says that tensor {shown(lost[0])} is in {places[lost[0]]}, but it is not")
     return Tensors(path, found, metadata={key: value for key, (value, *others) in said.items() if not others})
-
-
-def few(names: list[str]) -> str:
-    """Some names, for a message."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def is_index(path: str) -> bool:

@@ -98,6 +98,11 @@ def label_of(array: Any, keys: Any) -> str:
     return str(keys.inner.join(filter(None, [keys.label, array.path])))
 
 
+def own_attributes(node: Any) -> dict[str, Any]:
+    """The attributes of an array or a group, but those that the library of netCDF writes for itself."""
+    return {name: value for name, value in node.attrs.items() if not name.lower().startswith("_nczarr")}
+
+
 def attributes_of(array: Any, keys: Any) -> dict[str, Any]:
     """The attributes of an array.
 
@@ -106,7 +111,7 @@ def attributes_of(array: Any, keys: Any) -> dict[str, Any]:
     SourceError
         If it is one of ours.
     """
-    attributes = dict(array.attrs)
+    attributes = own_attributes(array)
     if "int4" in attributes:
         raise SourceError(
             f"{label_of(array, keys)} is int4 already: read it with open_int4, or turn it back with restore"
@@ -171,7 +176,7 @@ class Nodes(Arrays):
         if self.is_array:
             return super().attributes
         groups = {"": self.node, **{name: member for name, member in self._members.items() if is_group(member)}}
-        return {name: dict(group.attrs) for name, group in groups.items()}
+        return {name: own_attributes(group) for name, group in groups.items()}
 
     def at(self, name: str) -> Arrays:
         name = name.strip("/")
