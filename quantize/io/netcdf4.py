@@ -175,7 +175,7 @@ class Dimensions:
                 scales[place] = datasets[place]
             else:
                 scale = file.create_dataset("/".join(place), (length,), ">f4", **growing((length,)))
-                scale.make_scale(f"{NO_VARIABLE}{length:10}")
+                scale.make_scale(f"{NO_VARIABLE}.{length:10}")
                 scales[place] = scale
         for number, scale in enumerate(scales.values()):
             scale.attrs["_Netcdf4Dimid"] = np.int32(number)
