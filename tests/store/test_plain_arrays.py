@@ -57,7 +57,7 @@ def written(values: np.ndarray, keys: Keys, chunk: tuple[int, ...], compressor: 
     plain.create()
     for number in range(plain.grid.count):
         assert not plain.present()[number]
-        plain.write(number, values[plain.grid.region(number)])
+        plain.write(number, values[(*plain.grid.region(number), ...)])
     assert plain.present().all()
     return plain
 
