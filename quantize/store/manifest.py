@@ -105,6 +105,8 @@ class Member:
         names, compressor = document["dimension_names"], document["compressor"]
         if names is not None and (len(names) != len(found.shape) or not all(isinstance(n, str | None) for n in names)):
             raise ValueError(f"{names!r} are no names of {len(found.shape)} axes")
+        if dtype == TEXT and compressor["name"] not in (None, "zstd"):
+            raise ValueError(f"texts are compressed by zstd, and not by {compressor['name']!r}")
         chunk = lengths(document["chunks"])
         if len(chunk) != len(found.shape) or 0 in chunk:
             raise ValueError(f"chunks {chunk} are none of an array of shape {found.shape}")
