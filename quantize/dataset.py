@@ -372,11 +372,12 @@ class Collection:
     def mend(self, new: Manifest) -> None:
         """Write the manifest again where the store took only its beginning, and that shows that it is this job's."""
         found = group_data(self.keys)
+        if found is None or found.endswith(b"\n}"):  # as a whole one ends, and no beginning
+            return
         for whole in (new, new.at("sealed")):
-            data = whole.to_json()
-            if found is None or len(found) >= len(data) or not data.startswith(found):
-                continue
-            if found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY):
+            if whole.to_json().startswith(found) and (
+                found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY)
+            ):
                 self.keys.set(KEY, new.to_json())
                 return
 
