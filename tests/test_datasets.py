@@ -256,6 +256,36 @@ def test_consolidated_metadata_in_an_unfinished_collection_stop_nothing_and_go(
     assert files(tmp_path / "z") == whole
 
 
+def consolidated(place: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(place)
+    assert b"consolidated_metadata" in (place / "zarr.json").read_bytes()
+
+
+def test_consolidating_while_it_is_written_or_read_disturbs_nothing(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    left = [3, 9]
+
+    def consolidate(event: Any) -> None:
+        if left and getattr(event, "phase", "") == "write" and event.done >= left[0]:
+            left.pop(0)
+            consolidated(tmp_path / "z")
+
+    check(run(everything(), tmp_path / "z", progress=consolidate), everything())
+    assert not left
+    assert files(tmp_path / "z") == whole
+    before = open_int4(tmp_path / "z")
+    consolidated(tmp_path / "z")
+    check(before, everything())
+    check(open_int4(tmp_path / "z"), everything())
+    found = run(everything(), tmp_path / "z")
+    check(found, everything())
+    run(everything(6), tmp_path / "z", overwrite=True)
+    assert b"consolidated_metadata" not in (tmp_path / "z/zarr.json").read_bytes()
+    with pytest.raises(StoreError, match="overwritten"):
+        before["ids"][...]
+
+
 def test_those_of_a_group_that_it_lies_in_go_too(tmp_path: Path) -> None:
     zarr.create_group(tmp_path)
     run(everything(), tmp_path / "z")

@@ -183,7 +183,7 @@ def test_ten_kills_at_random_times_cost_a_collection_no_byte(tmp_path: Path) -> 
     kills = stores = 0
     while kills < 10:
         store = tmp_path / str(stores)
-        if Run(source, store, options=options).kill(draw.uniform(0, length)):
+        if Run(source, store, options=options).kill(draw.uniform(0.1, 0.6) * length):
             kills += 1
             if files(store) != whole:
                 assert_unreadable(store)
