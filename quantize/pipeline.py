@@ -75,8 +75,8 @@ def quantize_to_zarr(
     finest : float, optional
         The least scale of a block, as for `quantize_to_int4`.
     axis : int, optional
-        The axis that keeps a scale for each of its indices. Where a chunk spans all the others, as the default chunks
-        do if they can and the source is not read in too small parts for that, it is read once.
+        The axis that keeps a scale for each of its indices. Where a chunk spans all the others, the source is read
+        once; the default chunks do if that makes them at most twice as long.
     missing : "declared", number or None
         The stored number that counts as missing, beside NaN: by default all that the source declares, by
         ``_FillValue``, ``missing_value`` and valid bounds; None for none.

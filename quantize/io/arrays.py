@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .raw import RawArray, raw_of
 from .source import Source
+
+SHOWN = 20  # names: so many at most stand in a message
 
 
 class Arrays(Mapping[str, Source]):
@@ -110,13 +112,14 @@ class Arrays(Mapping[str, Source]):
         ValueError
             If there is nothing.
         """
-        name = name.strip("/")
+        if self.nested or self.is_array or name not in self.node:
+            name = name.strip("/")
         if not name:
             return self
         if self.is_array:
             raise ValueError(f"{self.label} is one array, and {name!r} can't be looked up in it")
         if name not in self.node:
-            raise ValueError(f"{self.label} has no {self.noun} {name!r}; it holds {', '.join(self.meant()) or 'none'}")
+            raise ValueError(f"{self.label} has no {self.noun} {name!r}; it holds {few(self.meant()) or 'none'}")
         return type(self)(self.label, self.node[name], f"{self.prefix}{name}/")
 
     def meant(self) -> list[str]:
@@ -139,7 +142,7 @@ class Arrays(Mapping[str, Source]):
         if not names:
             raise ValueError(f"{self.label} is a group without arrays" + " that have axes" * bool(self))
         if len(names) > 1:
-            found = ", ".join(map(self.described, names))
+            found = few([self.described(name) for name in names[:SHOWN]], len(names))
             one = next((name for name in names if hasattr(self._arrays[name], "dtype")), names[0])
             raise ValueError(f"{self.label} holds several arrays: {found}. Name one, as in {self.prefix}{one}")
         return names[0]
@@ -148,3 +151,14 @@ class Arrays(Mapping[str, Source]):
         """One of the arrays, for a message."""
         array = self._arrays[name]
         return f"{name} {tuple(array.shape)} {array.dtype}"
+
+
+def few(names: Sequence[str], count: int = 0) -> str:
+    """Some names of so many, by default of all, for a message.
+
+    >>> few(["a", "b"], 9)
+    'a, b and 7 more'
+    """
+    count = count or len(names)
+    more = f" and {count - len(names[:SHOWN]):,} more" if count > len(names[:SHOWN]) else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

@@ -112,13 +112,7 @@ def kept_dtype(dtype: np.dtype[Any], label: str) -> np.dtype[Any]:
         return np.dtype(dtype.newbyteorder("=").str)
     if dtype == BFLOAT16 or dtype.name.startswith("float8_"):
         return dtype
-    what = (
-        "Python objects that are not all text"
-        if dtype.kind == "O"
-        else "compound values"
-        if dtype.names
-        else f"the dtype {dtype}"
-    )
+    what = "Python objects" if dtype.kind == "O" else "compound values" if dtype.names else f"the dtype {dtype}"
     raise cannot_be_kept(label, what)
 
 

@@ -81,6 +81,7 @@ def ways(thing: Any) -> Iterator[Callable[[], np.ndarray]]:
     # A class has every attribute of its objects, and cannot be any of them.
     if has("__dlpack__") and not any(hasattr(thing, name) for name in OWN_WAYS):
         yield lambda: np.from_dlpack(thing)
+        yield lambda: np.from_dlpack(thing, device="cpu")  # of another device: its library copies it
     yield lambda: np.asanyarray(thing)
     if has("detach", "cpu"):  # torch: a tensor with gradients, or of another device
         yield lambda: np.asanyarray(thing.detach().cpu())
@@ -89,6 +90,7 @@ def ways(thing: Any) -> Iterator[Callable[[], np.ndarray]]:
         yield lambda: np.asanyarray(thing.get())
     if has("__dlpack__"):
         yield lambda: np.from_dlpack(thing)
+        yield lambda: np.from_dlpack(thing, device="cpu")
 
 
 def numbers(thing: Any, label: str) -> np.ndarray:

@@ -6,15 +6,17 @@ import copy
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeVar, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..exceptions import StoreError
 from ..kernels import unpack_values
 from ..numerics.blocks import processors
+from ..numerics.dtypes import FLOATS, checked_dtype
 from ..numerics.grid import Region, shape_of
 from ..numerics.scales import LOWEST, Scales
 from ..numerics.tables import CODES, CodeLevels, level_table
@@ -23,13 +25,14 @@ from ..storage import Variable, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.keys import stored_bytes
 from ..store.metadata import Metadata
-from .indexing import Axis, Pick, full_index, has_ellipsis
+from .indexing import Indexer, Part, Selection, outer, pieces, plain, pointwise
 
 if TYPE_CHECKING:
     import dask.array
     import zarr
 
-Cut: TypeAlias = slice | EllipsisType  # what of an index leaves an axis, or all that are not named
+# What of an index leaves an axis, or all that are not named.
+Cut: TypeAlias = slice | EllipsisType | list[Any] | np.ndarray[Any, Any]
 # Indices that leave an axis for sure, so that what comes is an array and no number: of tuples those that type checkers
 # see it of, with a cut at one of the first places.
 Cutting: TypeAlias = (
@@ -48,14 +51,17 @@ T = TypeVar("T")
 
 Levels = Callable[[ChunkReader, Sequence[range]], CodeLevels]  # what the codes of some indices of each axis stand for
 
+ITERATED = 64 << 20  # bytes: what is read at once to iterate over the first axis, or one entry of that
 READS = 10  # times: how often one thing is read at most while the variable is written anew, and is the same
 
 
 class Int4Array:
     """A lazy view of a sealed variable: floats when indexed, reading only the chunks it needs.
 
-    Indexing is NumPy's basic indexing: integers, slices with any step, and an ellipsis. It is bound to what was opened:
-    once another job has overwritten the variable, what is read raises a `StoreError`.
+    Indexing is NumPy's: integers, slices with any step, an ellipsis, and one array of integers or mask. Several arrays
+    stand in `oindex`, each for entries of its own axis, or in `vindex`, as points together. Each chunk that holds
+    something of it is read once, and no other. It is bound to what was opened: once another job has overwritten the
+    variable, what is read raises a `StoreError`.
 
     Attributes
     ----------
@@ -81,6 +87,10 @@ class Int4Array:
         The packed codes, uint8.
     attributes, dimension_names
         What the source said of itself.
+    attrs, dims
+        The same as xarray calls it: an axis without a name is ``dim_0``, and so on.
+    oindex, vindex
+        Take an index in brackets, with several arrays.
     """
 
     def __init__(self, variable: Variable, metadata: Metadata) -> None:
@@ -111,7 +121,15 @@ class Int4Array:
 
     @property
     def nbytes(self) -> int:
-        return self.layout.nbytes
+        return self.size * self.dtype.itemsize
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return self.attributes
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(name or f"dim_{axis}" for axis, name in enumerate(self.dimension_names or (None,) * self.ndim))
 
     @property
     def max_error(self) -> float | np.ndarray:
@@ -206,6 +224,13 @@ class Int4Array:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __iter__(self) -> Iterator[Any]:
+        """What each index of the first axis holds; each chunk is read once where a row of them takes at most 64 MiB."""
+        row = self.nbytes // self.shape[0] if self.shape[0] else 0
+        step = max(min(self.chunks[0], ITERATED // max(row, 1)), 1)
+        for start in range(0, self.shape[0], step):
+            yield from self[start : start + step]
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("an Int4Array is dequantized when read, so it cannot be an array without a copy")
@@ -230,7 +255,7 @@ class Int4Array:
         return {key: value for key, value in self.__dict__.items() if key != "_reader"}
 
     def __dask_tokenize__(self) -> Any:
-        return (type(self).__name__, self.path, self.name, self.metadata.to_json())
+        return (type(self).__name__, self.path, self.name, self.metadata.to_json(), str(self.dtype))
 
     @overload
     def __getitem__(self, index: Cutting) -> np.ndarray: ...
@@ -239,7 +264,68 @@ class Int4Array:
     def __getitem__(self, index: SupportsIndex | tuple[Cut | SupportsIndex, ...]) -> np.ndarray | np.number[Any]: ...
 
     def __getitem__(self, index: Any) -> Any:
-        return self._take(index, self.dtype, self._levels)
+        return self.selected(plain(index, self.shape))
+
+    def selected(self, selection: Selection) -> Any:
+        """The values that an index takes, of whatever kind it is."""
+        return self._take(selection, self.dtype, self._levels)
+
+    @property
+    def oindex(self) -> Indexer:
+        """Outer indexing: each integer, slice, one-dimensional array or mask stands for entries of its own axis.
+
+        Examples
+        --------
+        >>> from quantize import quantize_to_zarr
+        >>> from zarr.storage import MemoryStore
+        >>> array = quantize_to_zarr(np.arange(16.0).reshape(4, 4), MemoryStore())
+        >>> array.oindex[[3, 0], [1, 1, -1]].tolist()
+        [[13.0, 13.0, 15.0], [1.0, 1.0, 3.0]]
+        """
+        return Indexer(self, outer)
+
+    @property
+    def vindex(self) -> Indexer:
+        """Pointwise indexing: arrays and integers broadcast to points, whose axes come first; those of slices follow.
+
+        Examples
+        --------
+        >>> from quantize import quantize_to_zarr
+        >>> from zarr.storage import MemoryStore
+        >>> array = quantize_to_zarr(np.arange(16.0).reshape(4, 4), MemoryStore())
+        >>> array.vindex[[3, 0], [1, -1]].tolist()
+        [13.0, 3.0]
+        """
+        return Indexer(self, pointwise)
+
+    def astype(self, dtype: DTypeLike) -> Int4Array:
+        """The same variable, read as another dtype of floats: each level is rounded once, from float64 to that.
+
+        Nothing is read. The missing value of integers becomes NaN.
+
+        Raises
+        ------
+        TypeError
+            If `dtype` is neither a float's nor the array's own.
+
+        Examples
+        --------
+        >>> from quantize import quantize_to_zarr
+        >>> from zarr.storage import MemoryStore
+        >>> array = quantize_to_zarr(np.linspace(0, 1, 16, dtype=np.float32), MemoryStore())
+        >>> array.astype("float64")[1].item(), array[1].item()
+        (0.06666667014360428, 0.06666667014360428)
+        """
+        found = checked_dtype(dtype)
+        if found != self.dtype and found not in FLOATS:
+            raise TypeError(
+                f"{self.path}/{self.name} of {self.dtype} is read as floats, not as {found}: convert what is read, by "
+                f"array[...].astype({found.name!r})"
+            )
+        other = copy.copy(self)
+        other.__dict__.pop("_shared_levels", None)
+        other.dtype = found
+        return other
 
     @overload
     def codes(self, index: Cutting = ...) -> np.ndarray: ...
@@ -255,35 +341,36 @@ class Int4Array:
         DamagedChunkError
             If a chunk is missing or damaged.
         """
-        return self._take(index, np.dtype(np.int8), lambda reader, axes: CODES)
+        return self._take(plain(index, self.shape), np.dtype(np.int8), lambda reader, axes: CODES)
 
-    def _take(self, index: Any, dtype: np.dtype[Any], levels: Levels) -> Any:
-        axes = [Axis.of(part, n) for part, n in zip(full_index(index, self.ndim), self.shape, strict=True)]
-        out = np.empty(tuple(axis.count for axis in axes), dtype)
+    def _take(self, selection: Selection, dtype: np.dtype[Any], levels: Levels) -> Any:
+        out = np.empty(selection.counts, dtype)
         if out.size:
-            self._bound(lambda reader: self._read(reader, axes, out, levels))
-        out = out[tuple(slice(None, None, -1) if axis.reverse else slice(None) for axis in axes)]
-        out = out.reshape([axis.count for axis in axes if not axis.drop])
-        return out if out.ndim or has_ellipsis(index) else out[()]
+            self._bound(lambda reader: self._read(reader, selection, out, levels))
+        return selection.finished(out)
 
-    def _read(self, reader: ChunkReader, axes: list[Axis], out: np.ndarray, levels: Levels) -> None:
-        region = tuple(slice(axis.start, axis.stop) for axis in axes)
-
-        def work(touched: tuple[int, Region]) -> None:
-            number, chunk = touched
-            picks = [axis.within(part) for axis, part in zip(axes, chunk, strict=True)]
-            if all(pick.count for pick in picks):
-                target = out[tuple(slice(pick.first, pick.first + pick.count) for pick in picks)]
-                self._read_chunk(reader, number, chunk, picks, target, levels)
-
+    def _read(self, reader: ChunkReader, selection: Selection, out: np.ndarray, levels: Levels) -> None:
         grid = reader.grid
-        touched = grid.touched(region)
-        if math.prod(shape_of(region)) <= math.prod(grid.box):
-            for item in touched:
-                work(item)
+
+        def work(parts: tuple[Part, ...]) -> None:
+            number = grid.number(selection.place(parts))
+            packed = reader.read(number)
+            for piece in pieces(parts):
+                axes, target = selection.indices(piece), selection.room(piece, out)
+                if target is not None:
+                    self._read_chunk(reader, number, packed, axes, target, levels)
+                else:
+                    values = np.empty(tuple(map(len, axes)), out.dtype)
+                    self._read_chunk(reader, number, packed, axes, values, levels)
+                    selection.put(piece, values, out)
+
+        touched = selection.chunks(grid.box)
+        if math.prod(shape_of(selection.hull)) <= math.prod(grid.box):
+            for parts in touched:
+                work(parts)
         else:
             with threads(processors(), threading.Event()) as pool:
-                for future in [pool.submit(work, item) for item in touched]:
+                for future in [pool.submit(work, parts) for parts in touched]:
                     result_of(future)
 
     @functools.cached_property
@@ -294,17 +381,16 @@ class Int4Array:
         self,
         reader: ChunkReader,
         number: int,
-        chunk: Region,
-        picks: list[Pick],
+        packed: np.ndarray,
+        axes: Sequence[range],
         out: np.ndarray,
         levels: Levels,
     ) -> None:
-        packed = reader.read(number)
-        axes = [range(part.start + pick.offset, part.stop, pick.step) for part, pick in zip(chunk, picks, strict=True)]
+        """Restore some indices of each axis of a chunk."""
         target, inside = out, None
         if levels == self._levels and self.blocks is not None:  # all of the blocks, and of those what is asked for
             whole = self._whole_blocks(axes)
-            if whole != axes:
+            if whole != list(axes):
                 inside = tuple(
                     slice(axis.start - own.start, axis.stop - own.start, axis.step)
                     for axis, own in zip(axes, whole, strict=True)
@@ -321,10 +407,14 @@ class Int4Array:
             if inside is not None:
                 out[...] = target[inside]
         except ValueError as error:
+            reason = (
+                "the scale, or the value_range that it comes from, does not fit the data. Quantize the source again"
+                if out.dtype == self.layout.dtype
+                else f"read it as {self.layout.dtype}"
+            )
             raise StoreError(
                 f"{self.path}/{reader.place(number)} has a code that stands for a value that {out.dtype} cannot "
-                "hold: the scale, or the value_range that it comes from, does not fit the data. Quantize the source "
-                "again"
+                f"hold: {reason}"
             ) from error
 
 

@@ -17,6 +17,7 @@ from ..store.layout import Layout, check_scales
 
 MIB = 1 << 20
 TARGET_BYTES, SMALLEST_TARGET = 16 * MIB, MIB // 4  # bytes of a chunk's values, by default and where memory is short
+LONGER = 2  # times: how much longer than the default ones chunks may be that hold all values of their groups
 RANGE = 4  # times: what chunks may be smaller or larger than that, where those of the source are
 
 
@@ -96,19 +97,22 @@ def joined(chunks: Shape, shape: Shape, itemsize: int, target: int = TARGET_BYTE
 def spanning(source: Source, granularity: Granularity, target: int = TARGET_BYTES) -> Shape:
     """The default chunks; where scales differ along an axis, ones that hold all values of their groups.
 
-    That is where 64 MiB, or four targets, can hold those: then one read gives scales and codes.
+    Then one read gives scales and codes. But a store is written once and read often, and what one index of an axis
+    reads grows with the chunks' length along it: so they are at most twice as long as the default ones along the
+    others, and cut along the axes on which scales differ, to be near the target size.
     """
     shape, itemsize, cuts = source.shape, source.dtype.itemsize, granularity.cuts(source.shape)
     chunks = default_chunks(source, target)
-    if granularity.single:
-        return chunks
     fixed = granularity.fixed(Grid(shape, shape))
     lengths = [chunks[axis] if axis in fixed else n for axis, n in enumerate(shape)]
+    if granularity.single or any(length > LONGER * usual for length, usual in zip(lengths, chunks, strict=True)):
+        return chunks
+    most = max(target, math.prod(chunks) * itemsize)
     for axis in fixed:
         one = math.prod(lengths) // lengths[axis] * itemsize
-        if lengths[axis] * one > target * RANGE:
+        if lengths[axis] * one > most:
             step = min(source.chunks[axis], shape[axis]) if source.chunks else cuts[axis]
-            lengths[axis] = max(target // one // step * step, step)
+            lengths[axis] = max(most // one // step * step, step)
     uncut = all(length % cut == 0 or length >= n for length, cut, n in zip(lengths, cuts, shape, strict=True))
     return tuple(lengths) if uncut and math.prod(lengths) * itemsize <= target * RANGE else chunks
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+from marks import slow
 from stores import Counting, check, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
 
 from quantize import RefusedValuesError, quantize_to_int4, quantize_to_zarr, suggest
-from quantize.io import as_source
+from quantize.io import as_source, sources_of
 from quantize.numerics.dtypes import dtype_named
 
 SHAPE = (40, 60)
@@ -175,6 +176,60 @@ class Exchanged:
 
     def __dlpack_device__(self) -> Any:
         return self.values.__dlpack_device__()
+
+
+class Whole:
+    """An array that gives itself as a whole by one protocol, and says nothing else of itself."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+
+class Interfaced(Whole):
+    @property
+    def __array_interface__(self) -> Any:
+        return self.values.__array_interface__
+
+
+class Converted(Whole):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values
+
+
+class Capsuled(Whole):
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.values.__dlpack_device__()
+
+
+class CapsuledElsewhere(Capsuled):
+    """On a device, from which it copies itself where it is asked to."""
+
+    def __dlpack__(self, dl_device: Any = None, **options: Any) -> Any:
+        if dl_device is None:
+            raise BufferError("it is on cuda:0")
+        return self.values.__dlpack__(dl_device=dl_device, **options)
+
+    def __dlpack_device__(self) -> Any:
+        return (2, 0)
+
+
+@pytest.mark.parametrize("kind", [Interfaced, Converted, Capsuled, CapsuledElsewhere])
+@pytest.mark.parametrize("dtype", ["f4", slow("f2"), slow("i2")])
+def test_what_gives_itself_as_a_whole(kind: Any, dtype: str) -> None:
+    values = VALUES.astype(dtype)
+    check(quantize_to_zarr(kind(values), MemoryStore(), chunks=(7, 8)), values)
+    np.testing.assert_array_equal(quantize_to_int4(kind(values)).quantized, quantize_to_int4(values).quantized)
+    arrays = sources_of({"a": kind(values), "flags": kind(values > 300)})
+    np.testing.assert_array_equal(arrays["a"].read(WHOLE), values)
+    np.testing.assert_array_equal(arrays.raw("flags").read(WHOLE), values > 300)
+
+
+def test_a_class_is_no_array() -> None:
+    with pytest.raises(TypeError, match="source is a type, but must be a path"):
+        as_source(Converted)
 
 
 FOREIGN: dict[str, Callable[[np.ndarray], Any]] = {

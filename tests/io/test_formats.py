@@ -379,7 +379,7 @@ def test_messages_name_the_formats_of_others(tmp_path: Path, installed: Any) -> 
     (tmp_path / "x.bytes").touch()
     with pytest.raises(ValueError, match=r"not known; rename it to .raw; known are .npy, Zarr, HDF5 .* and raw"):
         as_source(tmp_path / "x.bytes")
-    with pytest.raises(TypeError, match="a NumPy, Zarr, HDF5, dask, xarray or Bag array"):
+    with pytest.raises(TypeError, match="a NumPy, Zarr, HDF5, pyarrow, dask, xarray or Bag array"):
         as_source(3.0)
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from zarr.storage import MemoryStore
 from quantize import SourceChangedError, SourceError, quantize_to_zarr
 from quantize.io import as_source, sources_of
 from quantize.io.decoding import decoded
+from quantize.io.formats import netcdf3
 
 FORMATS = ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET")
 VALUES = field((7, 3, 5))
@@ -80,10 +82,14 @@ def test_what_is_decoded_is_what_xarray_decodes(tmp_path: Path) -> None:
     assert np.isnan(decoded(as_source(path, "packed")).read(whole(PACKED))).sum() == 1
 
 
+@pytest.mark.parametrize(("gap", "piece"), [(0, 100), (1000, 100), (1000, 250)], ids=["runs", "records", "several"])
 @pytest.mark.parametrize("name", ["t", "fixed", "time", "small"])
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(data=st.data())
-def test_any_region(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
+def test_any_region(
+    tmp_path_factory: pytest.TempPathFactory, name: str, gap: int, piece: int, data: st.DataObject
+) -> None:
+    """Record by record, and all records together, one or several at once."""
     path = tmp_path_factory.getbasetemp() / "regions.nc"
     source = as_source(path if path.exists() else written(path), name)
     expected = {"t": VALUES, "fixed": VALUES[0], "time": np.arange(7.0), "small": PACKED[:, :, 0]}[name]
@@ -91,8 +97,11 @@ def test_any_region(tmp_path_factory: pytest.TempPathFactory, name: str, data: s
     for n in source.shape:
         start = data.draw(st.integers(0, n - 1))
         region.append(slice(start, data.draw(st.integers(start + 1, n))))
-    for one in (source, pickle.loads(pickle.dumps(source))):
-        np.testing.assert_array_equal(one.read(tuple(region)), expected[tuple(region)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netcdf3, "GAP_BYTES", gap)
+        patch.setattr(netcdf3, "PIECE_BYTES", piece)
+        for one in (source, pickle.loads(pickle.dumps(source))):
+            np.testing.assert_array_equal(one.read(tuple(region)), expected[tuple(region)])
     covered = np.zeros(source.shape, int)
     for piece in source.pieces(tuple(region)):
         covered[piece] += 1
@@ -111,6 +120,27 @@ def test_a_file_with_one_variable_of_records_has_no_padding(tmp_path: Path) -> N
 def test_out_of_core(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "x.nc")
     check(quantize_to_zarr(f"{path}::{name}", MemoryStore()), VALUES if name == "t" else VALUES[0])
+
+
+@pytest.mark.parametrize(("width", "name"), [(50_000, "a"), (50_000, "fixed"), (500, "a")])
+def test_a_piece_takes_the_memory_of_a_piece(tmp_path: Path, width: int, name: str) -> None:
+    with netCDF4.Dataset(tmp_path / "x.nc", "w", format=FORMATS[1]) as file:
+        file.createDimension("time", None)
+        file.createDimension("x", width)
+        file.createDimension("y", 5_000_000 // width)
+        file.createVariable("fixed", "f4", ("y", "x"))[...] = 1
+        for other in "ab":
+            file.createVariable(other, "f4", ("time", "x"))[...] = np.ones((5_000_000 // width, width), "f4")
+    sources_of(tmp_path / "x.nc")  # which imports scipy
+    tracemalloc.start()
+    try:
+        source = sources_of(tmp_path / "x.nc")[name]
+        read = sum(source.read(piece).size for piece in source.pieces(whole(source)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == 5_000_000
+    assert peak < source.memory(source.shape) + (1 << 20) < 4 * read / 2
 
 
 def test_no_records(tmp_path: Path) -> None:

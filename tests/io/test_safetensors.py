@@ -299,6 +299,21 @@ def test_a_tensor_in_two_files_is_that_of_the_index(tmp_path: Path) -> None:
     assert arrays["b"].shape == (7,)
 
 
+def test_of_many_tensors_a_message_names_some(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "x", {f"layers.{n:04}/w": np.zeros((1, 1), "f4") for n in range(1000)})
+    with pytest.raises(ValueError, match=r"layers.0019/w \(1, 1\) float32 and 980 more. Name one, .*::layers.0000/w"):
+        as_source(path)
+    with pytest.raises(ValueError, match=r"it holds layers.0000/w, .*, layers.0019/w and 980 more$"):
+        as_source(path, "w")
+
+
+@pytest.mark.parametrize("name", ["/w/", "w/", "/", "a::b"])
+def test_a_slash_is_a_character(tmp_path: Path, name: str) -> None:
+    path = checkpoint(tmp_path / "x", {name: VALUES, "w": VALUES[0]})
+    assert as_source(f"{path}::{name}").shape == VALUES.shape
+    assert as_source(path, name).shape == VALUES.shape
+
+
 def test_which_of_several_tensors_is_asked(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match=re.escape("holds several arrays: b (7,) float16, größe_scale")):

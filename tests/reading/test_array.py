@@ -62,10 +62,8 @@ def test_what_comes_out_is_of_numpys_type(index: Any) -> None:
     assert type(made()[index]) is type(FLOATS[index])
 
 
-@pytest.mark.parametrize(
-    "index", [7, -8, (0, 11), (..., 13), (0, 0, 0, 0), (..., ...), [0, 1], np.array([0]), 1.0, "x"]
-)
-def test_what_is_no_basic_index_is_refused(index: Any) -> None:
+@pytest.mark.parametrize("index", [7, -8, (0, 11), (..., 13), (0, 0, 0, 0), (..., ...), 1.0, "x", None])
+def test_what_is_no_index_is_refused(index: Any) -> None:
     with pytest.raises(IndexError):
         made()[index]
 

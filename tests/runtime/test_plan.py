@@ -96,6 +96,22 @@ def test_chunks_follow_the_source(shape: Any, source_chunks: Any, chunks: Any) -
 
 
 @pytest.mark.parametrize(
+    ("shape", "axis", "chunks"),
+    [
+        ((240, 181, 360), 0, (64, 181, 360)),
+        ((240, 181, 360), 1, (64, 181, 360)),  # a time step reads a quarter, as without an axis
+        ((240, 181, 360), 2, (64, 181, 360)),
+        ((120, 181, 360), 1, (120, 97, 360)),  # a time step reads twice as much, and one read gives all
+        ((3000, 2048), 1, (3000, 1398)),
+        ((5000, 2048), 1, (2048, 2048)),
+    ],
+)
+def test_a_scale_for_an_axis_makes_no_chunk_of_a_whole_variable(shape: Any, axis: int, chunks: Any) -> None:
+    values = np.broadcast_to(np.float32(0), shape)
+    assert plan(values, MemoryStore(), axis=axis).layout.chunks == chunks
+
+
+@pytest.mark.parametrize(
     ("chunks", "wanted"),
     [(10, (10, 10)), (-1, (64, 48)), ((5, -1), (5, 48)), ([100, 100], (64, 48)), ((7, 48), (7, 48))],
 )

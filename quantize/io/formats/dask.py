@@ -127,12 +127,12 @@ class DaskSource(Source):
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a region of a dask array, of any dtype."""
+    """The values of a region of a dask array, of any dtype. It runs in this thread, which may be a cluster's."""
 
     array: Any
 
     def __call__(self, region: Region) -> Any:
-        return self.array[region].compute()
+        return self.array[region].compute(scheduler="synchronous")
 
 
 class DaskArrays(Arrays):

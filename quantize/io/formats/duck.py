@@ -1,4 +1,4 @@
-"""Arrays of any other library: whatever has `shape`, `dtype` and ``__getitem__``."""
+"""Arrays of any other library: whatever has `shape`, `dtype` and ``__getitem__``, or gives itself as a whole."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from ...numerics.grid import Region, shifted
 from ..attributes import decoded_by_xarray, plain
 from ..format import Format, library
 from ..source import Source
+from .memory import InMemory
+
+WHOLE = ("__array__", "__array_interface__", "__dlpack__")  # by one of these an array in memory is given as a whole
 
 
 class GenericSource(Source):
@@ -72,10 +75,18 @@ def unscaled(array: Any) -> Iterator[None]:
 
 class Duck(Format):
     def takes(self, thing: Any) -> bool:
-        return all(hasattr(thing, name) for name in ("shape", "dtype", "__getitem__"))
+        return has_regions(thing) or (not isinstance(thing, type) and any(hasattr(thing, name) for name in WHOLE))
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
-        return {"": GenericSource(thing)}
+        if has_regions(thing):
+            return {"": GenericSource(thing)}
+        label = type(thing).__name__
+        return InMemory(f"{label} in memory", as_array(thing, label))
+
+
+def has_regions(thing: Any) -> bool:
+    """Whether a thing says what it is, and gives regions."""
+    return all(hasattr(thing, name) for name in ("shape", "dtype", "__getitem__"))
 
 
 FORMAT = Duck()

@@ -18,8 +18,8 @@ from ..attributes import plain
 from ..content import head, reason
 from ..format import Format, is_url
 from ..raw import RawArray
-from ..source import Source, bytes_of_runs
-from .npy import PAGE_BYTES, File, FileSource, runs
+from ..source import PIECE_BYTES, Source, bytes_of_runs
+from .npy import GAP_BYTES, PAGE_BYTES, File, FileSource, runs
 
 MAGIC = (b"CDF\x01", b"CDF\x02")
 MAGIC_5 = b"CDF\x05"
@@ -51,6 +51,11 @@ class Variable:
     def one_run(self) -> bool:
         return not self.shape or self.stride == math.prod(self.shape[1:]) * self.dtype.itemsize
 
+    @property
+    def narrow(self) -> bool:
+        """Whether records follow each other so closely that all of them are sooner read than their parts."""
+        return not self.one_run and self.stride <= GAP_BYTES
+
     def runs(self, region: Region) -> Iterator[tuple[int, int]]:
         """Where the runs of bytes that make up a region begin, and how long they are."""
         size = self.dtype.itemsize
@@ -68,11 +73,27 @@ class Variable:
 
     def filled(self, region: Region, out: np.ndarray) -> np.ndarray:
         """The same in a buffer of bytes."""
+        values: np.ndarray = out.view(self.dtype).reshape(shape_of(region))
+        if self.narrow and out.size:
+            self._sieve(region, values)
+            return values
         at = 0
         for start, size in self.runs(region) if out.size else ():
             self.file.fill(out.data[at : at + size], start)
             at += size
-        return out.view(self.dtype).reshape(shape_of(region))
+        return values
+
+    def _sieve(self, region: Region, values: np.ndarray) -> None:
+        """Read whole records, with those of other variables, and take the values of a region from them."""
+        whole = np.empty(self.shape[1:], self.dtype)
+        first, stop = region[0].start, region[0].stop
+        most = max(PIECE_BYTES // self.stride, 1)
+        buffer = np.empty((min(most, stop - first) - 1) * self.stride + whole.nbytes, np.uint8)
+        for start in range(first, stop, most):
+            count = min(most, stop - start)
+            self.file.fill(buffer.data[: (count - 1) * self.stride + whole.nbytes], self.offset + start * self.stride)
+            records = np.ndarray((count, *whole.shape), self.dtype, buffer.data, 0, (self.stride, *whole.strides))
+            values[start - first : start - first + count] = records[:, *region[1:]]
 
 
 class RecordSource(FileSource):
@@ -89,8 +110,10 @@ class RecordSource(FileSource):
         return Source.pieces(self, region)
 
     def bytes_read(self, units: Batches) -> int:
-        """What runs read within records, and a page more for each record of each unit."""
+        """Whole records, or what runs read within them, and a page more for each record of each unit."""
         records = self.shape[0] * math.prod(units.grid.counts[1:])
+        if self.variable.narrow:
+            return records * self.variable.stride
         return bytes_of_runs(units, self.dtype.itemsize, PAGE_BYTES) + records * PAGE_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Folders, patterns and lists of ``.npy`` files: arrays with names of their own, or pieces of one array.
+"""Folders, patterns and lists of files: arrays with names of their own, or pieces of one array or table.
 
 Pieces are joined along the first axis, in the order of their names, numbers in them as numbers; those of a list in its
 order. They have one dtype, and differ in their first length alone.
@@ -22,6 +22,7 @@ from ..content import Matched, check_regular, doubts, names_in, natural
 from ..format import Format, is_url
 from ..raw import RawArray, kept_dtype
 from ..source import PIECE_BYTES, Source, bytes_of_runs
+from .arrow import SUFFIXES, columns_of, is_table
 from .npy import PAGE_BYTES, FileSource, NpyRun, Runs, RunSource, check_numbers, npy_run
 
 NPY = ".npy"
@@ -167,15 +168,13 @@ def runs_in(paths: Sequence[str]) -> list[NpyRun]:
     SourceError
         If one is not a ``.npy`` file.
     """
-    for path in paths:
-        check_regular(path)
     return [npy_run(path, kept=len(paths) <= OPEN_FILES) for path in paths]
 
 
 class Pieces(Format):
     def takes(self, thing: Any) -> bool:
         if isinstance(thing, str):
-            return not is_url(thing) and bool(npy_files(thing))
+            return not is_url(thing) and bool(files_in(thing))
         if isinstance(thing, Matched):
             return True
         return (
@@ -184,17 +183,36 @@ class Pieces(Format):
 
     def open_sources(self, thing: Any) -> Mapping[str, Source]:
         if isinstance(thing, str):
-            return files_of(thing, npy_files(thing))
-        if isinstance(thing, Matched):
-            return files_of(thing.pattern, thing.paths)
-        paths = [os.fspath(path) for path in thing]
-        label = f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else paths[0]
-        return Runs(label, Joined.of(label, runs_in(paths)))
+            label, paths = thing, files_in(thing)
+        elif isinstance(thing, Matched):
+            label, paths = thing.pattern, list(thing.paths)
+        else:
+            paths = [os.fspath(path) for path in thing]
+            label = f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else paths[0]
+        for path in paths:
+            check_regular(path)
+        tables = [path for path in paths if is_table(path)]
+        if tables and len(tables) < len(paths):
+            other = next(path for path in paths if path not in tables)
+            raise SourceError(
+                f"{label} has files of several kinds, such as {tables[0]} and {other}: pass those of one kind, by a "
+                "pattern or a list"
+            )
+        if tables:
+            return columns_of(label, paths)
+        return (
+            files_of(label, paths)
+            if isinstance(thing, str | Matched)
+            else Runs(label, Joined.of(label, runs_in(paths)))
+        )
 
 
-def npy_files(folder: str) -> list[str]:
-    """The ``.npy`` files of a folder, in the order of their names; none of what is not a folder."""
-    names = sorted((name for name in names_in(folder) if name.lower().endswith(NPY)), key=natural)
+def files_in(folder: str) -> list[str]:
+    """The files of a folder that are pieces or arrays, by their suffixes and in the order of their names.
+
+    None of what is not a folder.
+    """
+    names = sorted((name for name in names_in(folder) if name.lower().endswith((NPY, *SUFFIXES))), key=natural)
     return [os.path.join(folder, name) for name in names]
 
 

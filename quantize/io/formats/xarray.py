@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from ...exceptions import SourceError
 from ...numerics.grid import Region, Shape
@@ -66,12 +67,12 @@ def source_of(array: Any) -> Source:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a region of an encoded variable."""
+    """The values of a region of an encoded variable. A graph runs in this thread, which may be a cluster's."""
 
     variable: Any
 
     def __call__(self, region: Region) -> Any:
-        return self.variable[region].values
+        return self.variable[region].compute(scheduler="synchronous").values
 
 
 def raw_variable(variable: Any, label: str) -> RawArray:
@@ -116,7 +117,7 @@ def encoded(variable: Any) -> Any:
     from xarray.conventions import encode_cf_variable
 
     if variable.chunks is None and variable.dtype.kind in "fiu" and variable.nbytes > LAZY_BYTES:
-        variable = variable.chunk(pieces_of(variable), name=f"encoded-{id(variable)}")
+        variable = variable.chunk(pieces_of(variable), name=f"encoded-{uuid4().hex}")
     found = encode_cf_variable(variable)
     if found.dtype.kind == "S" and found.dtype.itemsize == 1:  # whose last axis would be taken for the letters of text
         letters: Any = CharacterArrayCoder()
