@@ -21,6 +21,7 @@ SECTIONS = {
     "checks": "what it costs to check a source, to decode it, and to hold a store against it",
     "reading": "a store as floats, whole and in parts, against copying and against Zarr's own reads",
     "growth": "time, memory and overhead as arrays and the number of chunks grow",
+    "datasets": "checkpoints of many small tensors, beside their kernels",
     "startup": "commands, imports and first calls in new processes",
 }
 EPILOG = "Sections: " + "; ".join(f"{name}, {what}" for name, what in SECTIONS.items()) + ". All by default."

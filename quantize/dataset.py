@@ -602,9 +602,12 @@ class Totals:
         return report
 
     def take(self, name: str, event: Progress) -> None:
+        """Count what a variable has come to; what was done of one that begins anew stays counted."""
         zero = Progress(event.phase, 0, 0, 0, 0)
         old, total = self.parts.get((name, event.phase), zero), self.sums.get(event.phase, zero)
         self.parts[name, event.phase] = event
+        if event.done < old.done:
+            old = Progress(event.phase, 0, old.total - old.done, 0, 0)
         self.sums[event.phase] = Progress(
             event.phase,
             total.done + event.done - old.done,
