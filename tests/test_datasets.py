@@ -77,7 +77,7 @@ def test_a_death_at_any_change_costs_no_byte(
             else:
                 check(found, before if over and at == 0 and torn else everything())
                 read.append(at)
-            run(everything(), tmp_path / "z", overwrite=over and at % 2 == 0 or at == 0)
+            run(everything(), tmp_path / "z", overwrite=(over and at % 2 == 0) or at == 0)
             assert files(tmp_path / "z") == whole, f"change {at}"
         else:
             break

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,6 +54,12 @@ from .terminal import (
     tell,
     warned,
 )
+
+if TYPE_CHECKING:
+    from ..reading.array import Int4Array
+    from ..reading.dataset import Int4Dataset, Place
+    from ..runtime.dataset_plan import DatasetPlan
+    from ..runtime.plan import Plan
 
 CONNECT = 10.0  # seconds that a scheduler may take to answer
 CLOSE = 2.0  # seconds that leaving one may take
@@ -159,10 +165,19 @@ def suggest(
 @JOB
 def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settings: Any) -> None:
     """Say what a run will need, without reading the data."""
-    from ..runtime.plan import plan
+    from .jobs import Asked
 
     with stoppable(), cluster(scheduler):
-        planned = plan(source, store, **settings)
+        asked = Asked.of(source, settings)
+        planned: Plan | DatasetPlan
+        if asked.several:
+            from ..dataset import plan_dataset
+
+            planned = plan_dataset(source, store, **asked.settings)
+        else:
+            from ..runtime.plan import plan
+
+            planned = plan(source, store, **asked.settings)
     say(as_json, planned.to_json(), planned)
 
 
@@ -192,30 +207,56 @@ def run(
     strict: bool,
     **settings: Any,
 ) -> None:
-    """Quantize SRC into DST. Run again to go on where it stopped."""
+    """Quantize SRC into DST. Run again to go on where it stopped.
+
+    Where SRC holds several arrays, all of them are written: --select says which are quantized, and all others are kept
+    as they are, bit for bit.
+    """
+    from .jobs import Asked
+
     if part is not None and (overwrite or durable):
         option = "--overwrite" if overwrite else "--durable"
         other = "remove what is there, or give another --name" if overwrite else "pass it to `quantize seal`"
         raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
     command = shlex.join(["quantize", *arguments])
+    asked = Asked.of(source, {name: value for name, value in settings.items() if name != "verify"}, part is not None)
+    asked.settings["verify"] = settings["verify"]
     if part is not None:
         with warned(strict, main):
-            run_part(command, source, store, scheduler, as_json, *part, settings)
+            run_part(command, source, store, scheduler, as_json, *part, asked.settings)
         return
     began = time.monotonic()
     with stoppable(), resumable(command) as display, cluster(scheduler), warned(strict, main):
-        from ..pipeline import quantize_to_zarr
-        from ..reading.summary import description, how_to_read, summary
         from ..runtime.display import duration
 
-        array = quantize_to_zarr(source, store, overwrite=overwrite, durable=durable, progress=display, **settings)
+        written: Int4Array | Int4Dataset
+        options = {"overwrite": overwrite, "durable": durable, "progress": display, **asked.settings}
+        if asked.several:
+            from ..dataset import quantize_dataset
+
+            written = quantize_dataset(source, store, **options)
+        else:
+            from ..pipeline import quantize_to_zarr
+
+            written = quantize_to_zarr(source, store, **options)
     elapsed = time.monotonic() - began
-    where = f"{array.path}/{array.name}"
+    document, where, text = written_as(written, store)
     whole = ", and every chunk of it is whole" if settings["verify"] else ""
     finished = f"nothing to do: {where} is finished already{whole}"
     done = f"wrote {where} in {duration(elapsed)}" if display.account.worked else finished
-    document = {**summary(array), "worked": display.account.worked, "elapsed": elapsed}
-    say(as_json, document, f"{done}\n{description(array)}\n{how_to_read(store, array.name)}")
+    say(as_json, {**document, "worked": display.account.worked, "elapsed": elapsed}, f"{done}\n{text}")
+
+
+def written_as(found: Int4Array | Int4Dataset, store: str) -> tuple[dict[str, Any], str, str]:
+    """What was made: as a dictionary, where it is, and for people."""
+    from ..reading import summary
+    from ..reading.dataset import Int4Dataset
+
+    if isinstance(found, Int4Dataset):
+        text = f"{summary.dataset_totals(found)}\n{summary.how_to_read_dataset(store)}"
+        return summary.dataset_summary(found), found.path, text
+    text = f"{summary.description(found)}\n{summary.how_to_read(store, found.name)}"
+    return summary.summary(found), f"{found.path}/{found.name}", text
 
 
 def run_part(
@@ -264,15 +305,28 @@ def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
 @NAME
 @JSON
 def info(store: str, name: str | None, as_json: bool) -> int:
-    """Print what STORE holds: shape, scale, status."""
+    """Print what STORE holds: shapes, scales, status; of a collection all variables, or the one of a name."""
+    from ..reading import summary
     from ..reading.array import Int4Array
-    from ..reading.summary import description, summary
+    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of
     from ..storage import find
 
+    place = place_of(store, name)
+    if place is not None and place.name is None:
+        if place.manifest.status != "sealed":
+            return info_of_unfinished(place, as_json)
+        dataset = Int4Dataset(place.keys, place.manifest)
+        text = f"{dataset.path}\n{summary.dataset_description(dataset)}"
+        say(as_json, summary.dataset_summary(dataset), text)
+        return DONE
+    if place is not None and isinstance(kept := opened_variable(store, name), KeptArray):
+        document = summary.variable_summary(kept.name, kept)
+        say(as_json, document, f"{kept.path}/{kept.name}\n{summary.kept_description(kept)}")
+        return DONE
     variable, metadata = find(store, name)
     if metadata.status == "sealed":
         array = Int4Array(variable, metadata)
-        say(as_json, summary(array), f"{array.path}/{array.name}\n{description(array)}")
+        say(as_json, summary.summary(array), f"{array.path}/{array.name}\n{summary.description(array)}")
         return DONE
     layout = metadata.layout
     document = {
@@ -290,6 +344,51 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     return UNFINISHED
 
 
+def info_of_unfinished(place: Place, as_json: bool) -> int:
+    from ..reading.dataset import states
+    from ..reading.summary import dtype_said, shape_said
+    from ..runtime.tables import lined_up
+
+    found = [
+        (member, done, total, 0 < total == done or (total == done and member.kind == "kept"))
+        for member, done, total in states(place)
+    ]
+    head = ("variable", "shape", "dtype", "how", "written")
+    rows = [
+        (
+            one.name,
+            shape_said(one.shape),
+            dtype_said(one.dtype),
+            one.kind,
+            "whole" if whole else f"{done:,} of {total:,}",
+        )
+        for one, done, total, whole in found
+    ]
+    document = {
+        "path": place.keys.label,
+        "status": place.manifest.status,
+        "variables": [
+            {
+                "name": one.name,
+                "kind": one.kind,
+                "shape": one.shape,
+                "dtype": dtype_said(one.dtype),
+                "whole": whole,
+                "written": done,
+                "units": total,
+            }
+            for one, done, total, whole in found
+        ],
+    }
+    say(as_json, document, "\n".join([place.keys.label, *lined_up([head, *rows])]))
+    missing = sum(not whole for *_, whole in found)
+    complain(
+        f"{place.keys.label} is an unfinished collection, of which {missing:,} of {len(found):,} variables are not "
+        "whole: run `quantize run` with the same source and settings again to go on"
+    )
+    return UNFINISHED
+
+
 @main.command()
 @STORE
 @click.argument("source", metavar="[SRC]", required=False)
@@ -302,17 +401,8 @@ def verify(store: str, source: str | None, name: str | None, scheduler: str | No
 
     with stoppable(), repeatable() as display, cluster(scheduler):
         found = verify(store, name, source, progress=display)
-    lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
-    lines += [f"not what the source gives: {key}" for key in found.differing]
-    as_source = f", with the codes of {source}" if source else ""
-    lines.append(f"{found.whole:,} of {found.chunks:,} chunks are whole{as_source}")
-    document = {
-        "ok": found.ok,
-        "chunks": found.chunks,
-        "damaged": [{"key": key, "why": why} for key, why in found.damaged],
-        "differing": found.differing,
-    }
-    say(as_json, document, "\n".join(lines))
+    text = str(found)
+    say(as_json, found.to_json(), text.replace("with the codes of the source", f"with the codes of {source}"))
     if found.damaged:
         complain(f"{store} is damaged: restore it from a copy, or quantize its source again with --overwrite")
     elif found.differing:
@@ -356,10 +446,10 @@ def read(
     store: str, name: str | None, region: tuple[Any, ...], output: str | None, overwrite: bool, as_json: bool
 ) -> None:
     """Print part of STORE as floats, or write it to a file."""
-    from ..reading.opening import open_int4
+    from ..reading.dataset import opened_variable
     from .excerpt import Excerpt
 
-    excerpt = Excerpt.of(open_int4(store, name), region)
+    excerpt = Excerpt.of(opened_variable(store, name), region)
     document = {"shape": excerpt.shape, "dtype": str(excerpt.dtype)}
     if output is not None:
         with stoppable():

@@ -18,6 +18,7 @@ from ..numerics.blocks import blocks
 from ..numerics.grid import Region
 from ..numerics.names import check_suffix
 from ..reading.array import Int4Array
+from ..reading.dataset import KeptArray
 from ..reading.indexing import Axis, full_index
 
 SAVED_VALUES = 1 << 24  # values: what is written at a time
@@ -30,11 +31,11 @@ NPY = NpySink()
 class Excerpt:
     """What a basic index takes of an array: a range of each axis, or one index, which drops the axis."""
 
-    array: Int4Array
+    array: Int4Array | KeptArray
     axes: tuple[range | int, ...]
 
     @classmethod
-    def of(cls, array: Int4Array, index: Any) -> Excerpt:
+    def of(cls, array: Int4Array | KeptArray, index: Any) -> Excerpt:
         parts = full_index(index, array.ndim)
         for part, n in zip(parts, array.shape, strict=True):
             Axis.of(part, n)
@@ -46,7 +47,7 @@ class Excerpt:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Dtype of the excerpt: float32 for bfloat16, which .npy does not have."""
+        """Dtype of the excerpt: float32 for bfloat16 and float8, which .npy does not have."""
         return NPY.stored_dtype(self.array.dtype)
 
     def values(self, region: Sequence[slice] | None = None) -> np.ndarray:
@@ -74,8 +75,10 @@ class Excerpt:
         FileNotFoundError
             If there is no folder for it.
         ValueError
-            If its name ends as that of another kind of file, or there is not enough disk.
+            If its name ends as that of another kind of file, the values are texts, or there is not enough disk.
         """
+        if self.dtype.kind == "O":
+            raise ValueError(f"{self.array.name} holds texts of any length, which .npy has none of: have them printed")
         outline, target = Outline(self.shape, self.dtype), Path(path)
         check_target(target, overwrite)
         check_suffix(path, (*NPY.suffixes, ""), "what is read")

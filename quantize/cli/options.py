@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,13 +17,46 @@ T = TypeVar("T")
 # Texts ----------------------------------------------------------------------------------------------------------------
 
 
-def lengths(text: str) -> int | tuple[int, ...]:
-    """``100,-1`` as a tuple, ``100`` as one length for every axis."""
+def lengths(text: str) -> int | tuple[int, ...] | dict[str, int]:
+    """``100,-1`` as a tuple, ``100`` as one length for every axis, ``lat:4,lon:8`` as lengths by dimension.
+
+    >>> lengths("100,-1"), lengths("32"), lengths("lat:4,lon:8")
+    ((100, -1), 32, {'lat': 4, 'lon': 8})
+    """
+    parts = [part.strip().rpartition(":") for part in text.split(",")]
     try:
-        found = tuple(int(part) for part in text.split(","))
+        if all(name for name, _, _ in parts):
+            return {name: int(length) for name, _, length in parts}
+        found = tuple(int("".join(part)) for part in parts)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not one length for each axis, such as 100,-1") from None
+        raise click.BadParameter(
+            f"{text!r} is not one length for each axis, such as 100,-1, nor lengths by dimension, such as lat:4,lon:8"
+        ) from None
     return found if len(found) > 1 else found[0]
+
+
+def axis(text: str) -> int | str:
+    """``2`` as the number of an axis, anything else as the name of a dimension."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def truth(text: str) -> bool:
+    """``true`` or ``false``."""
+    if text not in ("true", "false"):
+        raise click.BadParameter(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a number") from None
+
+
+def ends(text: str) -> tuple[float, ...]:
+    """``240,310`` as the two ends of a range."""
+    return tuple(map(number, text.split(",")))
 
 
 def missing(text: str) -> str | int | float | None:
@@ -33,6 +67,49 @@ def missing(text: str) -> str | int | float | None:
         with contextlib.suppress(ValueError):
             return number(text)
     raise click.BadParameter(f"{text!r} is not a number, 'declared' or 'none'")
+
+
+VALUES: dict[str, Callable[[str], Any]] = {  # of a rule, by setting; others are texts
+    "axis": axis,
+    "blocks": lengths,
+    "chunks": lengths,
+    "shards": lengths,
+    "finest": number,
+    "percentile": number,
+    "value_range": ends,
+    "missing": missing,
+    "decode": truth,
+    "floats": truth,
+}
+
+
+def rule(text: str) -> tuple[str, dict[str, Any]]:
+    """``t2m:axis=latitude,blocks=1,32`` as a pattern and its settings.
+
+    A part between commas that sets nothing belongs to the value before it. The pattern ends at the colon before the
+    first setting, so that it may have others.
+
+    >>> rule("layers:*.weight:scale_method=mse,blocks=1,32")
+    ('layers:*.weight', {'scale_method': 'mse', 'blocks': (1, 32)})
+    >>> rule("dim=latitude:axis=latitude,chunks=time:10,latitude:-1")
+    ('dim=latitude', {'axis': 'latitude', 'chunks': {'time': 10, 'latitude': -1}})
+    """
+    match = re.fullmatch(r"(?P<pattern>.+?):(?P<settings>[\w-]+=.*)", text, re.DOTALL)
+    if match is None:
+        raise click.BadParameter(
+            f"{text!r} is not a pattern and its settings, such as t2m:axis=latitude,scale_method=mse"
+        )
+    found: dict[str, Any] = {}
+    for part in re.split(r",(?=[\w-]+=)", match["settings"]):
+        name, _, value = part.partition("=")
+        name = name.replace("-", "_")
+        if name in found:
+            raise click.BadParameter(f"{text!r} sets {name} twice")
+        try:
+            found[name] = VALUES.get(name, str)(value)
+        except click.BadParameter as error:
+            raise click.BadParameter(f"{name} of {text!r}: {error.message}") from None
+    return match["pattern"], found
 
 
 def size(text: str) -> int:
@@ -127,7 +204,29 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 JOB = options(
     click.argument("source", metavar="SRC"),
     click.argument("store", metavar="DST"),
-    click.option("--name", default=DEFAULT.name, show_default=True, help="Of the variable in the store."),
+    click.option("--name", help=f"Of the variable in the store, where SRC is one array.  [default: {DEFAULT.name}]"),
+    click.option(
+        "--select",
+        metavar="PATTERNS",
+        help="Which variables to quantize, where SRC holds several; all others are kept as they are. Names, globs such "
+        "as '*.weight', or dim=DIM for those with a dimension, between commas.  [default: what is safe to]",
+    ),
+    click.option(
+        "--keep",
+        metavar="PATTERNS",
+        multiple=True,
+        help="Which to keep as they are, whatever --select says. Repeatable.",
+    ),
+    click.option("--drop", metavar="PATTERNS", multiple=True, help="Which to leave out. Repeatable."),
+    click.option(
+        "--rule",
+        "rules",
+        type=rule,
+        multiple=True,
+        metavar="PATTERN:SETTING=VALUE,...",
+        help="Settings of some variables, named as the options here are: 't2m:axis=latitude,scale_method=mse', "
+        "'*.weight:blocks=1,32', 'dim=time:chunks=time:10'. Repeatable; of several that match, a later one wins.",
+    ),
     click.option(
         "--preset",
         type=click.Choice(PRESETS),
@@ -141,12 +240,18 @@ JOB = options(
         "mse finds the range with the least squared error. Values beyond the range of the last two saturate.  "
         "[default: minmax, or the preset's]",
     ),
-    click.option("--axis", type=int, metavar="N", help="Keep a scale for each index of this axis, counted from 0."),
+    click.option(
+        "--axis",
+        type=axis,
+        metavar="N|DIM",
+        help="Keep a scale for each index of this axis, counted from 0, or of the dimension of this name.",
+    ),
     click.option(
         "--blocks",
         type=lengths,
-        metavar="1,32",
-        help="Keep a scale for each block of these lengths, -1 for a whole axis; one is that along the last.",
+        metavar="1,32|DIM:4,DIM:8",
+        help="Keep a scale for each block of these lengths, -1 for a whole axis; one is that along the last. By "
+        "dimensions, those that are not named have 1.",
     ),
     click.option("--finest", type=float, metavar="STEP", help="The least scale of a block: a sensor's precision."),
     click.option(
@@ -167,12 +272,16 @@ JOB = options(
     FLOATS,
     click.option(
         "--nan-policy",
-        type=click.Choice(NAN_POLICIES),
-        default=DEFAULT.nan_policy,
-        show_default=True,
-        help="raise refuses missing values; propagate keeps them.",
+        type=click.Choice([*NAN_POLICIES, "auto"]),
+        help="raise refuses missing values; propagate keeps them; auto, of several variables, keeps them in those that "
+        "have some.  [default: raise; of several variables auto]",
     ),
-    click.option("--chunks", type=lengths, metavar="100,-1", help="In values; -1 is the whole axis."),
+    click.option(
+        "--chunks",
+        type=lengths,
+        metavar="100,-1|DIM:100",
+        help="In values; -1 is the whole axis, as is what is not named.",
+    ),
     click.option("--shards", type=lengths, metavar="1000,-1", help="Several chunks in one file, in values."),
     click.option(
         "--compressors",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..runtime.dataset_plan import DatasetPlan
     from ..runtime.plan import Plan
     from ..runtime.progress import Progress
 
@@ -51,7 +52,9 @@ EXITS = {
 COMMANDS = (
     (r"\bopen_int4\b", "`quantize read`"),
     (r"\bcall quantize_to_zarr\b", "run `quantize run`"),
-    (r"\bquantize_to_zarr\b", "`quantize run`"),
+    (r"\bcall quantize_dataset\b", "run `quantize run`"),
+    (r"\bquantize_(to_zarr|dataset)\b", "`quantize run`"),
+    (r"\ba rule for '", "--rule '"),
     (r"--decode False\b", "--raw"),
 )
 
@@ -247,12 +250,12 @@ class Display:
             with contextlib.suppress(OSError):  # the terminal was closed
                 self.bar.stop()
 
-    def __call__(self, event: Plan | Progress) -> None:
-        from ..runtime.plan import Plan
+    def __call__(self, event: Plan | DatasetPlan | Progress) -> None:
+        from ..runtime.progress import Progress
 
         now = time.monotonic()
         first = self.account.take(event, now)
-        if isinstance(event, Plan):
+        if not isinstance(event, Progress):
             tell(f"{event}\n")
             return
         if first:

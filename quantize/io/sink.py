@@ -84,8 +84,8 @@ class Sink(ABC):
     shared: ClassVar[bool] = False
 
     def stored_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """The dtype in which values of a dtype are written: float32 for bfloat16, which few formats have."""
-        return np.dtype(np.float32) if dtype == BFLOAT16 else dtype
+        """The dtype in which values of a dtype are written: float32 for bfloat16 and float8, which few formats have."""
+        return np.dtype(np.float32) if dtype == BFLOAT16 or dtype.name.startswith("float8_") else dtype
 
     def check(self, outline: Outline) -> None:
         """Refuse what the format cannot hold, before anything is written.

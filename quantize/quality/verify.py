@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from ..exceptions import DamagedChunkError, StoreError
-from ..io import as_source
+from ..io import sources_of
+from ..io.arrays import Arrays
 from ..io.decoding import decoded_as
+from ..io.raw import RawArray
+from ..io.source import Source
 from ..numerics.grid import packed_region, shape_of, within
+from ..reading.array import Int4Array
+from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
 from ..runtime.display import reporter
-from ..runtime.passes import Pass
+from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop
-from ..runtime.progress import Progress
+from ..runtime.progress import InTurn, Progress
 from ..runtime.scans import batch_size
 from ..runtime.units import Units
-from ..storage import Variable, sealed_variable
+from ..storage import Variable, group_data, listed, sealed_variable
 from ..store.chunks import ChunkReader
+from ..store.manifest import folder_of_group
 from ..store.metadata import Metadata
+from ..store.plain_arrays import TEXT, PlainArray
+from ..store.retrying import retried
 from ..store.zarr_json import check_group, consolidated, same
+from .origins import raw_for, source_for
 
 NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
 COPIED = ("shape", "data_type", "chunk_grid", "attributes")  # parts of a document that consolidated metadata copy as is
@@ -59,6 +68,99 @@ class Verification:
     def ok(self) -> bool:
         return not self.damaged and not self.differing
 
+    def to_json(self) -> dict[str, Any]:
+        return as_json(self)
+
+    def __str__(self) -> str:
+        return in_words(self)
+
+
+class DatasetVerification(Mapping[str, Verification]):
+    """What `verify` found of a collection: a mapping of the name of each variable to its `Verification`.
+
+    Attributes
+    ----------
+    chunks, whole : int
+    damaged, differing, compared
+        As of a `Verification`, of all variables and of the groups that they lie in.
+    """
+
+    def __init__(
+        self, variables: Mapping[str, Verification], groups: Sequence[tuple[str, str]], folders: Mapping[str, str]
+    ) -> None:
+        self.variables = dict(variables)
+        self.chunks = sum(one.chunks for one in variables.values())
+        self.whole = sum(one.whole for one in variables.values())
+        self.compared = all(one.compared for one in variables.values())
+        # Two variables of one group find the same damage in what that says of them.
+        damaged = dict(groups) | {
+            f"{folders[name]}{place}": why for name, one in variables.items() for place, why in one.damaged
+        }
+        self.damaged = tuple(damaged.items())
+        self.differing = tuple(f"{folders[name]}{place}" for name, one in variables.items() for place in one.differing)
+
+    def __getitem__(self, name: str) -> Verification:
+        return self.variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+    @property
+    def ok(self) -> bool:
+        return not self.damaged and not self.differing
+
+    def to_json(self) -> dict[str, Any]:
+        return as_json(self) | {"variables": {name: one.to_json() for name, one in self.items()}}
+
+    def __str__(self) -> str:
+        return in_words(self, f" of {len(self):,} variables")
+
+    def __repr__(self) -> str:
+        return f"<DatasetVerification ok={self.ok}: {self}>"
+
+
+def as_json(found: Verification | DatasetVerification) -> dict[str, Any]:
+    return {
+        "ok": found.ok,
+        "chunks": found.chunks,
+        "whole": found.whole,
+        "compared": found.compared,
+        "damaged": [{"key": key, "why": why} for key, why in found.damaged],
+        "differing": list(found.differing),
+    }
+
+
+def in_words(found: Verification | DatasetVerification, of: str = "") -> str:
+    lines = [f"damaged: {key}: {why}" for key, why in found.damaged]
+    lines += [f"not what the source gives: {key}" for key in found.differing]
+    as_source = ", with the codes of the source" if found.compared else ""
+    return "\n".join([*lines, f"{found.whole:,} of {found.chunks:,} chunks{of} are whole{as_source}"])
+
+
+@overload
+def verify(
+    store: Any,
+    name: str,
+    source: Any = None,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
+) -> Verification: ...
+
+
+@overload
+def verify(
+    store: Any,
+    name: None = None,
+    source: Any = None,
+    *,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
+) -> Verification | DatasetVerification: ...
+
 
 def verify(
     store: Any,
@@ -67,54 +169,199 @@ def verify(
     *,
     workers: int | None = None,
     progress: Callable[[Progress], None] | bool | None = None,
-) -> Verification:
+) -> Verification | DatasetVerification:
     """Read all that is stored of a sealed variable, and compare its codes with those of the source if one is given.
+
+    Of a collection, without a name, that of all its variables: those too that are kept, which must be equal to the
+    source's, bit for bit.
 
     Parameters
     ----------
     store, name
         As for `open_int4`.
-    source : path or array, optional
-        As for `quantize_to_zarr`.
+    source : path, array, dataset, group or mapping, optional
+        As for `quantize_to_zarr` or, of a collection, `quantize_dataset`.
     workers : int, optional
-        Tasks at a time; by default one for each processor, or each thread of the `distributed.Client` there is.
+        Tasks at a time; by default one for each processor, or each thread of the `distributed.Client` there is. What is
+        kept is read by threads of this process.
     progress : callable or True, optional
         Called with `Progress` as it goes on; True draws it.
 
     Returns
     -------
-    Verification
+    Verification or DatasetVerification
 
     Raises
     ------
     UnfinishedStoreError
-        If the variable's run has not come to its end.
+        If the run has not come to its end.
     StoreError
         If there is no such variable, or its metadata is damaged or not ours.
     ValueError
-        If the source has another shape or dtype.
+        If the source has another shape or dtype, or lacks a variable.
     WorkersError
         If a worker of the cluster has another version of this library, or does not find store or source; if the
         connection to the scheduler is lost, the Client closed, or tasks are cancelled again and again.
 
     Examples
     --------
-    >>> from quantize import quantize_to_zarr
+    >>> from quantize import quantize_dataset, quantize_to_zarr
     >>> from zarr.storage import MemoryStore
     >>> store, values = MemoryStore(), np.linspace(0, 1, 100)
     >>> _ = quantize_to_zarr(values, store)
     >>> verify(store, source=values).ok, len(verify(store, source=values + 1).differing)
     (True, 1)
+    >>> layer, checkpoint = {"w": np.ones((64, 64)), "ids": np.arange(3)}, MemoryStore()
+    >>> _ = quantize_dataset(layer, checkpoint)
+    >>> found = verify(checkpoint, source=layer | {"ids": np.arange(3)[::-1]})
+    >>> {name: one.ok for name, one in found.items()}, found.differing
+    ({'ids': False, 'w': True}, ('ids/c/0',))
     """
+    report = reporter(progress)
+    place = place_of(store, name)
+    if place is not None and place.name is None:
+        return verify_dataset(Int4Dataset(place.keys, sealed(place)), source, workers, report)
+    if place is not None and isinstance(array := opened_variable(store, name), KeptArray):
+        raw = None if source is None else raw_for(source, array)
+        return verify_kept(array, raw, workers, report)
     variable, metadata = sealed_variable(store, name)
+    own = variable.name if place is None else place.name
+    origin = None if source is None else source_for(source, own or variable.name)
+    return verify_variable(variable, metadata, origin, workers, report)
+
+
+def verify_variable(
+    variable: Variable,
+    metadata: Metadata,
+    source: Source | None,
+    workers: int | None,
+    report: Callable[[Progress], object],
+) -> Verification:
     units = None if source is None else expected_units(source, variable, metadata)
     check = Check(Inspection(variable, metadata, units))
     check.documents()
     grid, origin = metadata.layout.units, None if units is None else units.source
     reading = Pass("verify", variable, metadata, grid, batch_size(grid.count), origin)
     stop = Stop() if units is None else units.cache.stop
-    reading.run(check.inspection.unit, check.promising(), check.take, workers, reporter(progress), stop)
+    reading.run(check.inspection.unit, check.promising(), check.take, workers, report, stop)
     return check.result()
+
+
+# Collections ----------------------------------------------------------------------------------------------------------
+
+
+def verify_dataset(
+    dataset: Int4Dataset, source: Any, workers: int | None, report: Callable[[Progress], object]
+) -> DatasetVerification:
+    arrays = None if source is None else sources_of(source)
+    if arrays is not None:
+        check_names(arrays, dataset)
+    found, folders = {}, {}
+    opened = dict(dataset.items())
+    grids = (one.plain.grid if isinstance(one, KeptArray) else one.layout.units for one in opened.values())
+    reported = InTurn("verify", sum(grid.count for grid in grids), report)
+    for name, array in opened.items():
+        if isinstance(array, KeptArray):
+            found[name] = verify_kept(array, None if arrays is None else arrays.raw(name), workers, reported)
+            folders[name] = ""
+        else:
+            origin = None if arrays is None else arrays[name]
+            found[name] = verify_variable(array.variable, array.metadata, origin, workers, reported)
+            group = dataset.manifest[name].group
+            folders[name] = f"{group}/" if group else ""
+        reported.next()
+    return DatasetVerification(found, list(damaged_groups(dataset, opened)), folders)
+
+
+def check_names(arrays: Arrays, names: Iterable[str]) -> None:
+    """Refuse, with a ValueError, a source without a variable that a store has."""
+    if absent := [name for name in names if name not in arrays]:
+        raise ValueError(
+            f"{arrays.label} has no {listed(absent)}, which the store has: it was made from something else"
+        )
+
+
+def damaged_groups(dataset: Int4Dataset, arrays: Mapping[str, Int4Array | KeptArray]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the documents of groups, that of the collection among them: place and why."""
+    keys, manifest = dataset.keys_of_store, dataset.manifest
+    for path in manifest.group_paths:
+        key = "/".join(filter(None, [folder_of_group(path), "zarr.json"]))
+        try:
+            data = keys.get(key) if path else group_data(keys)
+            if data is None:
+                raise ValueError("it is missing")
+            check_group(data)
+            if not path and (copies := consolidated(data)) is not None:
+                for name, array in arrays.items():
+                    own = array.plain.document if isinstance(array, KeptArray) else array.metadata.to_json()
+                    check_copy(copies, manifest[name].folder, own)
+        except (StoreError, ValueError) as error:
+            yield key, reason(error)
+
+
+def verify_kept(
+    array: KeptArray, raw: RawArray | None, workers: int | None, report: Callable[[Progress], object]
+) -> Verification:
+    """Every chunk of what is kept, and its document; with the source, whether it holds the same."""
+    plain = array.plain
+    if raw is not None and (raw.shape, raw.dtype) != (plain.shape, plain.dtype):
+        raise ValueError(
+            f"{raw.label} has shape {raw.shape} and dtype {raw.dtype}, but {array.path}/{array.name} is of shape "
+            f"{plain.shape} and dtype {plain.dtype}"
+        )
+    damaged: dict[str, str] = {}
+    differing: list[str] = []
+    more = 0
+    document = plain.keys.get(plain.metadata_key)
+    if document != plain.document:
+        damaged[plain.metadata_key] = "it is missing" if document is None else "it is not what the manifest says"
+
+    def take(number: int, found: Found) -> None:
+        nonlocal more
+        differing.extend(found.differing)
+        for place, why in found.damaged:
+            if len(damaged) < NAMED_DAMAGE:
+                damaged[place] = why
+            else:
+                more += 1
+
+    over_chunks("verify", plain.grid, plain.dtype, KeptChunks(plain, raw).unit, take, workers, report, Stop())
+    named = sorted(damaged.items())
+    wrong = len(differing) + more + len(damaged) - (plain.metadata_key in damaged)
+    if more:
+        named.append((f"{plain.folder}/c", f"{more:,} more are missing or damaged"))
+    return Verification(
+        plain.grid.count, tuple(named), tuple(sorted(differing)), raw is not None, plain.grid.count - wrong
+    )
+
+
+@dataclass(frozen=True)
+class KeptChunks:
+    """Chunks of what is kept as they are read and compared."""
+
+    plain: PlainArray
+    raw: RawArray | None
+
+    def unit(self, number: int) -> Found:
+        try:
+            values = self.plain.chunk_values(number)
+        except DamagedChunkError as error:
+            return Found(damaged=[(self.plain.key(number), reason(error))])
+        if self.raw is None:
+            return Found(whole=1)
+        region = self.plain.grid.region(number)
+        expected = retried(self.raw.read)(region)
+        inside: tuple[Any, ...] = (*(slice(0, n) for n in shape_of(region)), ...)
+        held = values[inside]
+        return Found(whole=1) if identical(held, expected) else Found(differing=[self.plain.key(number)])
+
+
+def identical(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one dtype have the same bits, or the same texts."""
+    return bool(np.array_equal(one, other)) if one.dtype == TEXT else one.tobytes() == other.tobytes()
+
+
+# One variable ---------------------------------------------------------------------------------------------------------
 
 
 class Found(NamedTuple):
@@ -252,12 +499,7 @@ class Check:
         if self.metadata.version == 1:  # later what belongs to a variable lies where Zarr looks for no arrays
             documents |= {array.name: array.document() for array in self.reader.scale_store.arrays}
         for name, own in documents.items():
-            copy, document = copies.get(name), json.loads(own)
-            if not isinstance(copy, dict) or any(not same(copy.get(part), document[part]) for part in COPIED):
-                raise ValueError(
-                    f"its consolidated metadata do not have {name} as {name}/zarr.json does, and readers that go by "
-                    "them get wrong numbers: write them anew with zarr.consolidate_metadata"
-                )
+            check_copy(copies, name, own)
 
     def document(self, key: str, check: Callable[[bytes], None]) -> None:
         try:
@@ -288,9 +530,19 @@ class Check:
             yield from (there + start).tolist()
 
 
-def expected_units(source: Any, variable: Variable, metadata: Metadata) -> Units:
+def check_copy(copies: Mapping[str, Any], name: str, own: bytes) -> None:
+    """Refuse, with a ValueError, consolidated metadata that have an array otherwise than its own document does."""
+    copy, document = copies.get(name), json.loads(own)
+    if not isinstance(copy, dict) or any(not same(copy.get(part), document[part]) for part in COPIED):
+        raise ValueError(
+            f"its consolidated metadata do not have {name} as {name}/zarr.json does, and readers that go by them get "
+            "wrong numbers: write them anew with zarr.consolidate_metadata"
+        )
+
+
+def expected_units(source: Source, variable: Variable, metadata: Metadata) -> Units:
     """The units that would be written into this variable from a source."""
-    origin, layout = decoded_as(as_source(source), metadata.decoding), metadata.layout
+    origin, layout = decoded_as(source, metadata.decoding), metadata.layout
     if (origin.shape, origin.dtype) != (layout.shape, layout.dtype):
         raise ValueError(
             f"{origin.label} has shape {origin.shape} and dtype {origin.dtype}, but {variable.where} is of shape "

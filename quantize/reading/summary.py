@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from dask.utils import format_bytes
 
 from ..numerics.grid import Shape
-from ..runtime.tables import html_facts
+from ..runtime.tables import html_facts, lined_up
 from ..store.metadata import Metadata
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
@@ -163,3 +166,146 @@ def repr_html(array: Summarized) -> str:
         rows.append(("dimensions", ", ".join(name or "-" for name in names)))
     rows.append(("status", array.metadata.status))
     return html_facts("Int4Array", f"{array.path}/{array.name}", rows)
+
+
+# Collections ----------------------------------------------------------------------------------------------------------
+
+HEAD = ("variable", "shape", "dtype", "bits", "stored", "how")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What there is to say of one variable of a collection; `stored` are bytes."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    nbytes: int
+    stored: int
+    how: str
+    kept: bool
+
+    @classmethod
+    def of(cls, name: str, array: Any) -> Row:
+        """That of an `Int4Array` or a `KeptArray`."""
+        metadata = getattr(array, "metadata", None)
+        how = "kept" if metadata is None else how_quantized(metadata, array.shape)
+        return cls(name, array.shape, dtype_said(array.dtype), array.nbytes, array.nbytes_stored, how, metadata is None)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.name, shape_said(self.shape), self.dtype, self.bits, format_bytes(self.stored), self.how
+
+    @property
+    def bits(self) -> str:
+        """Stored bits a value; nothing where there are no values."""
+        size = math.prod(self.shape)
+        return f"{8 * self.stored / size:.2f}" if size else ""
+
+
+def shape_said(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or "()"
+
+
+def dtype_said(dtype: np.dtype[Any]) -> str:
+    return "text" if dtype.kind == "O" else str(dtype)
+
+
+def how_quantized(metadata: Metadata, shape: Shape) -> str:
+    """The scale method, and who shares a scale."""
+    method, granularity = metadata.rule.method.name, metadata.granularity
+    many = "" if granularity.single else f", one for each of {granularity.count(shape):,} {granularity.plural}"
+    missing = "" if metadata.nan_code is None else ", missing values"
+    return f"{method}{many}{missing}"
+
+
+def rows_of(dataset: Mapping[str, Any]) -> list[Row]:
+    return [Row.of(name, dataset[name]) for name in dataset]
+
+
+def dataset_summary(dataset: Any) -> dict[str, Any]:
+    """A sealed collection as a dictionary: `summary` of what is quantized, and less of what is kept.
+
+    Examples
+    --------
+    >>> from quantize import quantize_dataset
+    >>> from zarr.storage import MemoryStore
+    >>> dataset = quantize_dataset({"w": np.ones((64, 64)), "ids": np.arange(3)}, MemoryStore())
+    >>> [(one["name"], one["kind"], one["nbytes"]) for one in dataset_summary(dataset)["variables"]]
+    [('ids', 'kept', 24), ('w', 'int4', 32768)]
+    """
+    variables = [variable_summary(name, array) for name, array in dataset.items()]
+    return {
+        "path": dataset.path,
+        "status": "sealed",
+        "quantized": sum(one["kind"] == "int4" for one in variables),
+        "kept": sum(one["kind"] == "kept" for one in variables),
+        "nbytes": sum(one["nbytes"] for one in variables),
+        "nbytes_stored": sum(one["nbytes_stored"] for one in variables),
+        "variables": variables,
+    }
+
+
+def variable_summary(name: str, array: Any) -> dict[str, Any]:
+    """An `Int4Array` or a `KeptArray` of a collection as a dictionary."""
+    if hasattr(array, "metadata"):
+        return {**summary(array), "name": name, "kind": "int4"}
+    return {
+        "path": array.path,
+        "name": name,
+        "kind": "kept",
+        "status": "sealed",
+        "shape": array.shape,
+        "dtype": dtype_said(array.dtype),
+        "chunks": array.chunks,
+        "attributes": array.attributes,
+        "dimension_names": array.dimension_names,
+        "nbytes": array.nbytes,
+        "nbytes_stored": array.nbytes_stored,
+    }
+
+
+def dataset_description(dataset: Any) -> str:
+    """A sealed collection for people: a table of its variables, and totals."""
+    rows = rows_of(dataset)
+    return "\n".join([*lined_up([HEAD, *(row.cells for row in rows)]), "", *totals(rows)])
+
+
+def dataset_totals(dataset: Any) -> str:
+    """How many variables a collection has of each kind, and what they take."""
+    return "\n".join(totals(rows_of(dataset)))
+
+
+def totals(rows: Sequence[Row]) -> list[str]:
+    found = []
+    for word, group in (
+        ("quantized", [row for row in rows if not row.kept]),
+        ("kept", [row for row in rows if row.kept]),
+        ("in all", rows),
+    ):
+        nbytes, stored = sum(row.nbytes for row in group), sum(row.stored for row in group)
+        times = f", {nbytes / stored:.1f} times smaller" if stored and word != "kept" else ""
+        noun = "variable" if len(group) == 1 else "variables"
+        found.append(f"{word:<12}{len(group):,} {noun}, {format_bytes(nbytes)} stored in {format_bytes(stored)}{times}")
+    return found
+
+
+def kept_description(array: Any) -> str:
+    """What a collection keeps of one variable, a fact a line."""
+    found = [
+        ("kept", "as it was, bit for bit"),
+        ("shape", f"{array.shape} {dtype_said(array.dtype)}, {format_bytes(array.nbytes)}"),
+        ("chunks", str(array.chunks)),
+        ("stored", format_bytes(array.nbytes_stored)),
+    ]
+    if any(names := array.dimension_names or ()):
+        found.append(("dimensions", ", ".join(name or "-" for name in names)))
+    found += [(name, str(value)) for name, value in array.attributes.items()]
+    width = max(12, *(len(name) + 2 for name, _ in found))
+    return "\n".join(f"{name:<{width}}{text}" for name, text in found)
+
+
+def how_to_read_dataset(path: str) -> str:
+    return (
+        f"read it back in Python:\n  from quantize import open_int4\n  dataset = open_int4({path!r})\n  list(dataset)"
+    )

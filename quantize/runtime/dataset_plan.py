@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from dask.utils import format_bytes
 from ..numerics.grid import Shape
 from ..store.zarr_json import to_json
 from .plan import Plan
-from .tables import html_lines, html_table
+from .tables import html_lines, html_table, lined_up
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class DatasetPlan:
         width = max(map(len, self.facts))
         return "\n".join(
             [
-                *table([HEAD, *(one.row for one in self.variables)]),
+                *lined_up([HEAD, *(one.row for one in self.variables)]),
                 *(f"{key:<{width}}  {value}" for key, value in self.facts.items()),
                 *(f"note: {note}" for note in self.notes),
             ]
@@ -165,9 +164,3 @@ class DatasetPlan:
         rows = [*(one.row for one in self.variables)]
         facts = [f"{key}: {value}" for key, value in self.facts.items()]
         return html_table("Plan", self.destination, HEAD, rows) + html_lines([*facts, *self.notes])
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, each column as wide as it needs to be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from .dataset_plan import DatasetPlan
 from .plan import Plan
 from .progress import Progress
 
@@ -23,7 +24,7 @@ class Account:
 
     Attributes
     ----------
-    plan : Plan or None
+    plan : Plan, DatasetPlan or None
     last : Progress or None
     worked : bool
         Whether any unit was more than read.
@@ -34,15 +35,15 @@ class Account:
     """
 
     def __init__(self) -> None:
-        self.plan: Plan | None = None
+        self.plan: Plan | DatasetPlan | None = None
         self.last: Progress | None = None
         self.worked = False
         self.began = time.monotonic()
         self.timed: tuple[float, int] | None = None
 
-    def take(self, event: Plan | Progress, now: float) -> bool:
+    def take(self, event: Plan | DatasetPlan | Progress, now: float) -> bool:
         """Take an event in; whether it is the first of a phase."""
-        if isinstance(event, Plan):
+        if isinstance(event, Plan | DatasetPlan):
             self.plan, self.began = event, now
             return False
         first = self.last is None or event.phase != self.last.phase
@@ -133,10 +134,10 @@ class Drawing:
         self.shown = 0.0
         self.handle: Any = None
 
-    def __call__(self, event: Plan | Progress) -> None:
+    def __call__(self, event: Plan | DatasetPlan | Progress) -> None:
         now = time.monotonic()
         first = self.account.take(event, now)
-        if isinstance(event, Plan):
+        if isinstance(event, Plan | DatasetPlan):
             return
         over = event.done == event.total
         live = in_notebook() or (sys.stderr is not None and sys.stderr.isatty())

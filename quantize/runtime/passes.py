@@ -9,6 +9,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .. import __version__
 from ..io.source import Source
 from ..numerics.blocks import processors
@@ -112,6 +114,28 @@ class Pass:
         return functools.partial(
             on_worker, functools.partial(on_reader, call, self.variable), self.source, sample, __version__
         )
+
+
+def over_chunks(
+    phase: str,
+    units: Grid,
+    dtype: np.dtype[Any],
+    work: Callable[[int], Result],
+    take: Callable[[int, Result], object],
+    workers: int | None,
+    report: Callable[[Progress], object],
+    stop: Stop,
+) -> None:
+    """As `Pass.run`, of an array that is kept as it is: by threads of this process."""
+    count = Counter(phase, units, dtype, 0, report)
+
+    def done(task: Task, results: list[Result]) -> None:
+        for number, result in zip(task.numbers, results, strict=True):
+            take(number, result)
+        count.add(task.numbers)
+
+    tasks = (Task([number], ([number],)) for number in range(units.count))
+    run_tasks(functools.partial(some_units, work, stop), tasks, done, "threads", workers or processors(), stop)
 
 
 def some_units(work: Callable[[int], Result], stop: Stop, numbers: list[int]) -> list[Result]:

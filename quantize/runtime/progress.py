@@ -56,3 +56,30 @@ class Counter:
         state = self.state
         self.state = replace(state, done=state.done + len(numbers), nbytes=state.nbytes + values * self.itemsize)
         self.report(self.state)
+
+
+class InTurn:
+    """Adds up what passes over several arrays report, one after the other, as one phase.
+
+    >>> shown = []
+    >>> reported = InTurn("verify", 5, shown.append)
+    >>> reported(Progress("verify", 2, 2, 0, 100))
+    >>> reported.next()
+    >>> reported(Progress("verify", 3, 3, 0, 10))
+    >>> [(event.done, event.total, event.nbytes) for event in shown]
+    [(0, 5, 0), (2, 5, 100), (5, 5, 110)]
+    """
+
+    def __init__(self, phase: str, total: int, report: Callable[[Progress], object]) -> None:
+        self.report = report
+        self.before = self.state = Progress(phase, 0, total, 0, 0)
+        report(self.state)
+
+    def __call__(self, event: Progress) -> None:
+        before = self.before
+        self.state = replace(before, done=before.done + event.done, nbytes=before.nbytes + event.nbytes)
+        self.report(self.state)
+
+    def next(self) -> None:
+        """Go on with another array."""
+        self.before = self.state

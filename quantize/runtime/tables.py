@@ -1,4 +1,4 @@
-"""Facts and tables in HTML, for notebooks: no script and no style sheet, and everything escaped."""
+"""Tables as lines of text; facts and tables in HTML, for notebooks, with no script or style sheet, all escaped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from html import escape
 NAME_CSS = "text-align: left; font-weight: normal; opacity: 0.7; padding: 0.1em 1.2em 0.1em 0; vertical-align: top"
 TEXT_CSS = "text-align: left; padding: 0.1em 0"
 NUMBER_CSS = "text-align: right; padding: 0.1em 0 0.1em 1.2em"
+
+
+def lined_up(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, each column as wide as it needs to be.
+
+    >>> lined_up([("variable", "bits"), ("t", "4")])
+    ['variable  bits', 't         4']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def html_facts(kind: str, title: str, rows: Iterable[tuple[str, str]]) -> str:

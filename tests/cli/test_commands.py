@@ -18,9 +18,9 @@ import zarr
 from click.testing import CliRunner, Result
 from marks import slow
 
-from quantize import open_int4
 from quantize.cli import commands as cli
 from quantize.cli import options, terminal
+from quantize.reading.opening import open_int4
 
 VALUES = np.random.default_rng(0).normal(280, 5, (40, 50)).astype(np.float32)
 SMALL = ("--chunks", "8,10", "--workers", "1")
@@ -552,7 +552,7 @@ def test_json_of_restore_and_read_to_a_file(tmp_path, made):
         ("run {}/folder {}/x.zarr", 2, "folder is no Zarr array or group"),
         ("run {}/truth.npy {}/x.zarr", 2, "dtype bool is not"),
         ("run {}/none.npy {}/x.zarr", 2, "no values to find a scale for"),
-        ("run {}/two.zarr {}/x.zarr", 2, "two.zarr holds several arrays"),
+        ("run {}/two.zarr {}/x.zarr", 2, "two.zarr/b is int4 already: read it"),
         (
             "run {}/holes.npy {}/x.zarr",
             1,
@@ -716,7 +716,7 @@ def test_a_command_whose_extra_is_missing_says_which(monkeypatch, made, argument
 
 
 def test_a_bug_is_one_line_unless_asked(monkeypatch, made):
-    monkeypatch.setattr("quantize.reading.array.open_int4", lambda *_: 1 / 0)
+    monkeypatch.setattr("quantize.reading.dataset.opened_variable", lambda *_: 1 / 0)
     monkeypatch.delenv("QUANTIZE_DEBUG", raising=False)
     result = quantize("read", made / "a.zarr")
     assert result.exit_code == 70
