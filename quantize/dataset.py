@@ -31,7 +31,7 @@ from .runtime.plan import Plan, planned
 from .runtime.pool import Stop
 from .runtime.progress import Progress
 from .runtime.schedulers import chosen_workers
-from .runtime.selection import Chosen, Rules, choose
+from .runtime.selection import Chosen, Rules, choose, of_variable
 from .runtime.settings import Settings, SettingsOfAll
 from .runtime.together import together
 from .storage import Variable, drop_consolidated, group_data, listed, names_in
@@ -275,7 +275,8 @@ class Collection:
             variable = Variable(keys.inside(folder_of_group(path[:-1])), path[-1], member=True)
             policy: Any = one.settings.nan_policy
             settings = replace(one.settings, nan_policy="raise") if policy == "auto" else one.settings
-            made = planned(one.source, variable.keys, settings, variable)
+            with of_variable(one.name):
+                made = planned(one.source, variable.keys, settings, variable)
             quantized[one.name] = Quantized(one, path, variable, one.source, one.settings, made)
         groups = {tuple(path.split("/")) if path else (): own for path, own in arrays.attributes.items()}
         members = [member for _, member in kept.values()]
@@ -371,11 +372,12 @@ class Collection:
     def mend(self, new: Manifest) -> None:
         """Write the manifest again where the store took only its beginning, and that shows that it is this job's."""
         found = group_data(self.keys)
+        if found is None or found.endswith(b"\n}"):  # as a whole one ends, and no beginning
+            return
         for whole in (new, new.at("sealed")):
-            data = whole.to_json()
-            if found is None or len(found) >= len(data) or not data.startswith(found):
-                continue
-            if found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY):
+            if whole.to_json().startswith(found) and (
+                found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY)
+            ):
                 self.keys.set(KEY, new.to_json())
                 return
 

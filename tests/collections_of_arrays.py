@@ -1,4 +1,4 @@
-"""Collections that the tests make: nested, with variables of every way to be quantized and arrays of every way to be kept."""
+"""A collection for tests: nested, with variables quantized in every way and arrays kept in every way."""
 
 from typing import Any
 

@@ -471,15 +471,25 @@ def read(
 def restore(
     store: str, destination: str, name: str | None, overwrite: bool, scheduler: str | None, as_json: bool
 ) -> None:
-    """Turn STORE back into floats, an .npy file or a Zarr array."""
-    from ..io import sink_of
+    """Turn STORE back into floats: an .npy file or a Zarr array.
+
+    A collection becomes a NetCDF file (.nc), a Zarr group or a .safetensors file, with all that is kept in it.
+    """
+    from ..io import collection_sink_of, sink_of, writes_one
+    from ..io.sink import Sink
+    from ..reading.dataset import place_of
     from ..reading.restore import restore
 
-    sink = sink_of(destination)
-    if scheduler is not None and not sink.shared:
+    place = place_of(store, name)
+    several = place is not None and place.name is None
+    one = writes_one(destination) and not several
+    sink = sink_of(destination) if one else collection_sink_of(destination)
+    if scheduler is not None and not (isinstance(sink, Sink) and sink.shared):
         raise click.UsageError(
-            f"--scheduler does not go with {destination}, as several machines cannot write one {sink.name} file at the "
-            "same time: name a Zarr array, such as floats.zarr, or leave it out"
+            f"--scheduler does not go with {destination}, as several machines cannot write one {sink.name} "
+            f"{'collection' if several else 'file'} at the same time: "
+            + ("" if several else "name a Zarr array, such as floats.zarr, or ")
+            + "leave it out"
         )
     with stoppable(), repeatable() as display, cluster(scheduler):
         restore(store, destination, name, overwrite=overwrite, progress=display)

@@ -22,7 +22,7 @@ from ..numerics.names import check_suffix, suffix_of_file
 from .arrays import Arrays
 from .content import matched, otherwise, reason
 from .format import Format, is_url
-from .sink import Sink
+from .sink import CollectionSink, Sink
 from .source import Source
 
 # the files of `formats`, as they are asked
@@ -128,13 +128,43 @@ def sink_of(destination: str | os.PathLike[str]) -> Sink:
     >>> sink_of("x.npy").name, sink_of("x.zarr").name, sink_of("x").name
     ('.npy', 'Zarr', 'Zarr')
     """
-    suffix, endings = suffix_of_file(destination), list[str]()
-    for found in every_format():
-        if found.sink is not None:
-            if suffix in found.sink.suffixes:
-                return found.sink()
-            endings += found.sink.suffixes
-    check_suffix(destination, endings, "what is written")
+    suffix = suffix_of_file(destination)
+    sinks = [found.sink for found in every_format() if found.sink is not None]
+    for sink in sinks:
+        if suffix in sink.suffixes:
+            return sink()
+    check_suffix(destination, [ending for sink in sinks for ending in sink.suffixes], "what is written")
+    raise AssertionError("a suffix that is none of the endings is refused")
+
+
+def writes_one(destination: str | os.PathLike[str]) -> bool:
+    """Whether a path is, by how it ends, one that an array alone is written to, or none that anything is."""
+    suffix = suffix_of_file(destination)
+    formats = list(every_format())
+    one = any(found.sink is not None and suffix in found.sink.suffixes for found in formats)
+    several = (found.collection_sink for found in formats)
+    return one or not any(sink is not None and suffix in sink.suffixes for sink in several)
+
+
+def collection_sink_of(destination: str | os.PathLike[str]) -> CollectionSink:
+    """The sink of several arrays for a path, as `sink_of` finds that of one.
+
+    Raises
+    ------
+    ValueError
+        If no format that several are written in has such files, naming those that there are.
+
+    Examples
+    --------
+    >>> collection_sink_of("x.safetensors").name, collection_sink_of("x.nc").name, collection_sink_of("x").name
+    ('.safetensors', 'NetCDF', 'Zarr')
+    """
+    suffix = suffix_of_file(destination)
+    sinks = [found.collection_sink for found in every_format() if found.collection_sink is not None]
+    for sink in sinks:
+        if suffix in sink.suffixes:
+            return sink()
+    check_suffix(destination, [ending for sink in sinks for ending in sink.suffixes], "a collection that is restored")
     raise AssertionError("a suffix that is none of the endings is refused")
 
 
@@ -246,7 +276,8 @@ class PlugIn(Format):
         if not isinstance(made, Format):
             raise TypeError(f"it is a {type(made).__name__}, and not a quantize.io.format.Format")
         self.entry, self.format = entry, made
-        self.files, self.arrays, self.sink = made.files, made.arrays, made.sink
+        self.files, self.arrays = made.files, made.arrays
+        self.sink, self.collection_sink = made.sink, made.collection_sink
 
     def takes(self, thing: Any) -> bool:
         try:

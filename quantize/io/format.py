@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .content import begins, otherwise
-from .sink import Sink
+from .sink import CollectionSink, Sink
 from .source import Source
 
 
@@ -26,6 +26,8 @@ class Format:
         How the names of its files often end, with the dot. Only messages go by them: what a file is, its content says.
     sink : type of Sink, optional
         What writes it.
+    collection_sink : type of CollectionSink, optional
+        What writes several arrays in it.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class Format:
     arrays: str = ""
     suffixes: tuple[str, ...] = ()
     sink: type[Sink] | None = None
+    collection_sink: type[CollectionSink] | None = None
 
     def takes(self, thing: Any) -> bool:
         """Whether to read a thing: the path of a file or folder that is there, a URL, both as str, or an object."""

@@ -85,7 +85,7 @@ class Sink(ABC):
 
     def stored_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """The dtype in which values of a dtype are written: float32 for bfloat16 and float8, which few formats have."""
-        return np.dtype(np.float32) if dtype == BFLOAT16 or dtype.name.startswith("float8_") else dtype
+        return plain_float(dtype)
 
     def check(self, outline: Outline) -> None:
         """Refuse what the format cannot hold, before anything is written.
@@ -108,24 +108,90 @@ class Sink(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a sink is told of a collection before its values come.
+
+    Attributes
+    ----------
+    arrays : mapping of tuple of str to Outline
+        By the groups that each lies in and its name, in full. Chunks are given, and the dtype may be any that is kept.
+    groups : mapping of tuple of str to mapping
+        The attributes of each group, ``()`` the collection itself.
+    """
+
+    arrays: Mapping[tuple[str, ...], Outline]
+    groups: Mapping[tuple[str, ...], Mapping[str, Any]]
+
+    @property
+    def all_groups(self) -> list[tuple[str, ...]]:
+        """Every group, those too that only hold others, each behind those that it lies in."""
+        above = {path[:n] for path in (*self.arrays, *self.groups) for n in range(len(path))}
+        return sorted(above | {*self.groups} | {()})
+
+
+class CollectionSink(ABC):
+    """A format that several arrays are written in, with their names, attributes and groups.
+
+    Attributes
+    ----------
+    suffixes, name
+        As of a `Sink`.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]
+    name: ClassVar[str]
+
+    def stored_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The dtype in which values of a dtype are handed to `put`."""
+        return plain_float(dtype)
+
+    @abstractmethod
+    def check(self, contents: Contents) -> None:
+        """Refuse what the format cannot hold, before anything is written.
+
+        Raises
+        ------
+        ValueError
+            Saying what that is.
+        """
+
+    @abstractmethod
+    def open(
+        self, path: str | os.PathLike[str], contents: Contents
+    ) -> AbstractContextManager[Callable[[tuple[str, ...]], Put]]:
+        """Make a file or folder, of which there is none yet; what it gives tells what writes the regions of an array.
+
+        Regions are whole chunks or shards of the outlines, and may come from several threads at a time. All of them
+        come. Once the context ends, everything is written.
+        """
+
+
+def plain_float(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """float32 for bfloat16 and float8, which few formats have; any other dtype as it is."""
+    return np.dtype(np.float32) if dtype == BFLOAT16 or dtype.name.startswith("float8_") else dtype
+
+
 def check_free(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; pass overwrite=True to replace it")
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool, collection: bool = False) -> None:
     """Refuse a path that may not, or cannot, be written.
 
     Raises
     ------
     FileExistsError
-        If it is there and `overwrite` is not set, or it is a folder with anything else than one Zarr array.
+        If it is there and `overwrite` is not set, or it is a folder with anything else than one Zarr array or, where a
+        `collection` is written, a Zarr group as `restore` makes it.
     FileNotFoundError
         If its folder is not there.
     """
     check_free(target, overwrite)
-    if target.is_dir() and not holds_an_array(target):
-        raise FileExistsError(f"{target} is a folder and no Zarr array, so nothing replaces it; name another path")
+    if target.is_dir() and not holds_an_array(target) and not (collection and holds_a_restored_group(target)):
+        what = "Zarr array, nor a group that was restored" if collection else "Zarr array"
+        raise FileExistsError(f"{target} is a folder and no {what}, so nothing replaces it; name another path")
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"{target.absolute().parent} does not exist, so {target.name} cannot be made there")
 
@@ -136,6 +202,19 @@ def holds_an_array(folder: Path) -> bool:
     from ..store.zarr_json import node_type
 
     return node_type(Keys.of(folder).get("zarr.json") or b"") == "array"
+
+
+def holds_a_restored_group(folder: Path) -> bool:
+    """Whether a folder is a Zarr group as `restore` makes it: with consolidated metadata, and with nothing of ours."""
+    from ..store.keys import Keys
+    from ..store.zarr_json import consolidated, own_header
+
+    data = Keys.of(folder).get("zarr.json") or b""
+    found = consolidated(data)
+    if found is None or own_header(data):
+        return False
+    attributes = (one.get("attributes") for one in found.values() if isinstance(one, dict))
+    return not any(isinstance(one, dict) and "int4" in one for one in attributes)
 
 
 def check_room(target: Path, nbytes: int, what: str) -> None:
@@ -156,13 +235,13 @@ def check_room(target: Path, nbytes: int, what: str) -> None:
 
 
 @contextmanager
-def replacing(target: Path, overwrite: bool) -> Iterator[Path]:
+def replacing(target: Path, overwrite: bool, collection: bool = False) -> Iterator[Path]:
     """A path beside the target to write to, which takes the target's place if all goes well and is removed if not.
 
     What processes that were killed have left beside the target is removed too. An error of the disk names the target.
     """
     target = target.absolute()
-    check_target(target, overwrite)
+    check_target(target, overwrite, collection)
     partial = target.with_name(f".{target.name}.{own_mark()}-{secrets.token_hex(4)}.partial")
     with naming(target):
         sweep_beside(target)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from ..numerics.grid import Shape
-from ..runtime.tables import html_facts
+from ..runtime.tables import html_facts, html_table, lined_up
 from ..store.zarr_json import to_json
 
 # Figures --------------------------------------------------------------------------------------------------------------
@@ -171,11 +172,74 @@ class ErrorFigures:
             found.append(("stored", f"{self.bits_per_value:{digits}} bits a value"))
         return found
 
+    def cells(self) -> tuple[str, ...]:
+        """What `ERRORS_HEAD` calls for of a variable, behind its name."""
+        bound = "" if self.bound is None else f"{self.bound:.4g}"
+        bits = "" if self.bits_per_value is None else f"{self.bits_per_value:.2f}"
+        sqnr = "exact" if self.max_error == 0 else f"{self.sqnr_db:.2f} dB"
+        note = f"{self.saturated:,} saturated" if self.saturated else ""
+        if not self.within_bound:
+            note = "NOT WHAT THE SOURCE HOLDS"
+        return sqnr, f"{self.rmse:.4g}", f"{self.max_error:.4g}", bound, bits, note
+
     def __str__(self) -> str:
         return "\n".join(f"{name:<17}{text}" for name, text in self.rows())
 
     def _repr_html_(self) -> str:
         return html_facts("ErrorFigures", "of restored values minus those of the source", self.rows())
+
+
+class DatasetErrors(Mapping[str, ErrorFigures]):
+    """Errors of a collection: a mapping of the name of each quantized variable to its `ErrorFigures`.
+
+    Attributes
+    ----------
+    kept : dict of str to bool
+        Of each variable that is kept, whether it is identical with the source's, bit for bit.
+    """
+
+    def __init__(self, figures: Mapping[str, ErrorFigures], kept: Mapping[str, bool]) -> None:
+        self.figures = dict(figures)
+        self.kept = dict(kept)
+
+    def __getitem__(self, name: str) -> ErrorFigures:
+        return self.figures[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.figures)
+
+    def __len__(self) -> int:
+        return len(self.figures)
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether all figures are, as `ErrorFigures.within_bound` says, and what is kept is identical."""
+        return all(one.within_bound for one in self.values()) and all(self.kept.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; those that JSON has no number for are None."""
+        variables = {name: one.to_json() for name, one in self.items()}
+        return {"within_bound": self.within_bound, "variables": variables, "kept": self.kept}
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of text for each variable, below those of `ERRORS_HEAD`; the worst come first, what is kept last."""
+        found = [(name, *figures.cells()) for name, figures in sorted(self.items(), key=lambda item: item[1].sqnr_db)]
+        empty = ("",) * (len(ERRORS_HEAD) - 2)
+        return found + [
+            (name, *empty, "kept" if same else "kept, but NOT AS THE SOURCE HAS IT") for name, same in self.kept.items()
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(lined_up([ERRORS_HEAD, *self.rows()]))
+
+    def __repr__(self) -> str:
+        return f"<DatasetErrors of {len(self)} quantized and {len(self.kept)} kept variables>"
+
+    def _repr_html_(self) -> str:
+        return html_table("DatasetErrors", "of restored values minus those of the source", ERRORS_HEAD, self.rows())
+
+
+ERRORS_HEAD = ("variable", "SQNR", "RMS error", "largest error", "half a step", "bits", "note")
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------

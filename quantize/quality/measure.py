@@ -8,24 +8,27 @@ import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
-from ..exceptions import StoreError, UnfinishedStoreError
-from ..io import as_source
+from ..exceptions import DamagedChunkError, StoreError, UnfinishedStoreError
+from ..io import sources_of
 from ..io.decoding import decoded_as
 from ..io.source import Source
 from ..numerics.blocks import blocks
 from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, opened_array
+from ..reading.dataset import Int4Dataset, KeptArray, place_of, sealed
 from ..runtime.display import reporter
 from ..runtime.passes import Pass
 from ..runtime.pool import Stop
-from ..runtime.progress import Progress
-from .figures import ErrorFigures, PartErrors, Sums
+from ..runtime.progress import InTurn, Progress
+from .figures import DatasetErrors, ErrorFigures, PartErrors, Sums
+from .origins import source_for
 from .residuals import Counts, ErrorBound, errors_of_arrays
+from .verify import check_names, verify_kept
 
 STORE_BLOCK_VALUES = 1 << 22  # values: what a thread has of a store at a time, unless a single chunk is larger
 STORE_BLOCK_CHUNKS = 1 << 10  # chunks: the most that a thread has of a store at a time
@@ -43,17 +46,29 @@ class Measurement:
     counts: Counts
 
 
+@overload
+def measure_error(
+    original: Any, restored: Int4Dataset, progress: Callable[[Progress], object] | bool | None = None
+) -> DatasetErrors: ...
+
+
+@overload
 def measure_error(
     original: Any, restored: Any, progress: Callable[[Progress], object] | bool | None = None
-) -> ErrorFigures:
+) -> ErrorFigures: ...
+
+
+def measure_error(
+    original: Any, restored: Any, progress: Callable[[Progress], object] | bool | None = None
+) -> ErrorFigures | DatasetErrors:
     """Compare the original with what is restored of it: two arrays in memory, or a source and the store made from it.
 
     Parameters
     ----------
     original : array_like; or path, array or Source
         The values before quantization, an array in memory. For a store what it was made from, as for
-        `quantize_to_zarr`.
-    restored : array_like; or Int4Array, path, URL or Zarr store
+        `quantize_to_zarr` or `quantize_dataset`.
+    restored : array_like; or Int4Array, Int4Dataset, path, URL or Zarr store
         The values after it, of the same shape, an array in memory. Or the store, as `open_int4` takes or gives it:
         it is read beside the source in one pass that holds a few chunks of each at a time.
     progress : callable or True, optional
@@ -63,6 +78,7 @@ def measure_error(
     Returns
     -------
     ErrorFigures
+        Or, of a collection, `DatasetErrors`: a mapping of names to such.
 
     Raises
     ------
@@ -87,6 +103,9 @@ def measure_error(
     SQNR             12.71 dB
     """
     if may_be_store(restored):
+        dataset = dataset_of(restored)
+        if dataset is not None:
+            return errors_of(measure_dataset(dataset, original, reporter(progress)))
         return measure_store(store_of(restored, original), original, progress).figures
     if may_be_store(original):
         raise TypeError(f"{named(original)} and {named(restored)} cannot be compared: {ORDER}")
@@ -101,7 +120,15 @@ ORDER = (
 
 def may_be_store(value: Any) -> bool:
     """Whether a value is what `open_int4` takes or gives; an array never is."""
-    return isinstance(value, str | os.PathLike | Int4Array) or hasattr(value, "supports_listing")
+    return isinstance(value, str | os.PathLike | Int4Array | Int4Dataset) or hasattr(value, "supports_listing")
+
+
+def dataset_of(store: Any) -> Int4Dataset | None:
+    """The collection that a store is; None where it is none."""
+    if isinstance(store, Int4Dataset | Int4Array):
+        return store if isinstance(store, Int4Dataset) else None
+    place = place_of(store)
+    return Int4Dataset(place.keys, sealed(place)) if place is not None and place.name is None else None
 
 
 def store_of(restored: Any, original: Any) -> Int4Array:
@@ -146,11 +173,49 @@ def measure_arrays(original: np.ndarray, restored: np.ndarray) -> Sums:
     return total
 
 
+def measure_dataset(
+    dataset: Int4Dataset, source: Any, report: Callable[[Progress], object]
+) -> dict[str, Measurement | bool]:
+    """The measurement of each variable that is quantized, and of each that is kept whether it is the source's.
+
+    Raises
+    ------
+    DamagedChunkError
+        If a chunk is missing or damaged.
+    """
+    arrays = sources_of(source)
+    check_names(arrays, dataset)
+    opened = dict(dataset.items())
+    grids = (
+        one.plain.grid if isinstance(one, KeptArray) else comparison_grid(one.shape, one.chunks)
+        for one in opened.values()
+    )
+    reported = InTurn("measure", sum(grid.count for grid in grids), report)
+    found: dict[str, Measurement | bool] = {}
+    for name, array in opened.items():
+        if isinstance(array, KeptArray):
+            checked = verify_kept(array, arrays.raw(name), None, reported)
+            for place, why in checked.damaged:
+                raise DamagedChunkError.at(array.path, place, ValueError(why))
+            found[name] = checked.ok
+        else:
+            found[name] = measure_store(array, arrays[name], reported)
+        reported.next()
+    return found
+
+
+def errors_of(measured: dict[str, Measurement | bool]) -> DatasetErrors:
+    return DatasetErrors(
+        {name: one.figures for name, one in measured.items() if isinstance(one, Measurement)},
+        {name: one for name, one in measured.items() if isinstance(one, bool)},
+    )
+
+
 def measure_store(
     array: Int4Array, source: Any, progress: Callable[[Progress], object] | bool | None = None
 ) -> Measurement:
     """The figures of a store and its source, and the distributions, in one pass on all processors or a cluster."""
-    origin = decoded_as(as_source(source), array.metadata.decoding).with_missing(array.metadata.missing)
+    origin = decoded_as(source_for(source, array.name), array.metadata.decoding).with_missing(array.metadata.missing)
     if origin.shape != array.shape:
         raise ValueError(f"{origin.label} has shape {origin.shape}, but the store has shape {array.shape}")
     grid, parts = comparison_grid(array.shape, array.chunks), parts_grid(array.shape, array.chunks)

@@ -105,6 +105,8 @@ class Member:
         names, compressor = document["dimension_names"], document["compressor"]
         if names is not None and (len(names) != len(found.shape) or not all(isinstance(n, str | None) for n in names)):
             raise ValueError(f"{names!r} are no names of {len(found.shape)} axes")
+        if dtype == TEXT and compressor["name"] not in (None, "zstd"):
+            raise ValueError(f"texts are compressed by zstd, and not by {compressor['name']!r}")
         chunk = lengths(document["chunks"])
         if len(chunk) != len(found.shape) or 0 in chunk:
             raise ValueError(f"chunks {chunk} are none of an array of shape {found.shape}")
@@ -206,20 +208,19 @@ class Manifest:
 
     @functools.cached_property
     def _json(self) -> bytes:
-        header = {
-            "version": VERSION,
-            "status": self.status,
-            "job": self.job,
-            "replaced": list(self.replaced),
-            **self._job,
-        }
+        header = {**self._state, "replaced": list(self.replaced), **self._job}
         header["checksum"] = checksum(header)
-        return serialized({"zarr_format": 3, "node_type": "group", "attributes": {"int4": header}})
+        return document_of(header)
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {"version": VERSION, "status": self.status, "job": self.job}
 
     @functools.cached_property
     def head(self) -> bytes:
         """How the document begins: with the status and the job, which no two have in common."""
-        return self._json[: self._json.index(self.job.encode()) + len(self.job)]
+        document = document_of(self._state)
+        return document[: document.index(self.job.encode()) + len(self.job)]
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest | None:
@@ -264,6 +265,10 @@ class Manifest:
             what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise StoreError(f"{where} contradicts itself: {what}. {REMEDY}") from error
         return found
+
+
+def document_of(header: dict[str, Any]) -> bytes:
+    return serialized({"zarr_format": 3, "node_type": "group", "attributes": {"int4": header}})
 
 
 @dataclass(frozen=True)

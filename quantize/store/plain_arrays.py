@@ -22,6 +22,7 @@ from .keys import Keys, chunk_key, present
 from .zarr_json import array_document, codecs_document, serialized
 
 TEXT = np.dtype(object)  # of arrays whose values are texts of any length
+UNITLESS = np.dtype("M8")  # which Zarr cannot open
 TEXT_MOST = 1 << 30  # bytes of a chunk of texts
 CHUNK_BYTES = 1 << 24  # bytes of a chunk, about, where the source has none
 
@@ -33,9 +34,8 @@ def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     >>> stored_dtype(np.dtype(ml_dtypes.bfloat16)), stored_dtype(np.dtype(">f4"))
     (dtype('uint16'), dtype('float32'))
     """
-    if dtype.kind in "biufcmMSUO" and not type(dtype).__module__.startswith("ml_dtypes") and dtype.isbuiltin != 2:
-        return dtype.newbyteorder("=")
-    return np.dtype(f"u{dtype.itemsize}")
+    named = dtype.kind in "biufcmMSUO" and dtype.isbuiltin != 2 and dtype != UNITLESS
+    return dtype.newbyteorder("=") if named else np.dtype(f"u{dtype.itemsize}")
 
 
 def default_chunk(shape: Shape, itemsize: int) -> Shape:

@@ -107,6 +107,7 @@ def removes(place: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda header: header.update(status="replacing", replaced=[place])
 
 
+GZIP = {"name": "gzip", "options": {"level": 5}}
 OUTSIDE = ["..", "../x", "/etc", "", "a//b", "a/../../b", "a/.", ".int4", 5, None, ["a"], "zarr.json", "a\0", "A=2f"]
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no status": lambda header: header.pop("status"),
@@ -147,6 +148,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "names that are numbers": lambda header: put(header, "variables", "g/ids", "dimension_names", [1]),
     "a name for the axes": lambda header: put(header, "variables", "g/ids", "dimension_names", "x"),
     "another compressor": lambda header: put(header, "variables", "g/ids", "compressor", "name", "lzma"),
+    "texts by gzip": lambda header: header["variables"]["g/ids"].update(dtype="text", compressor=GZIP),
     "no compressor": lambda header: put(header, "variables", "g/ids", "compressor", None),
     "an unknown number": lambda header: put(header, "variables", "g/ids", "attributes", {"x": "@float:1.0"}),
     "attributes in a list": lambda header: put(header, "variables", "g/ids", "attributes", [["x", 1]]),

@@ -20,6 +20,7 @@ from ..chunked import ChunkedSource, chunks_of
 from ..content import head, reason
 from ..format import Format, is_url, library
 from ..hdf5_parts import UNOPENED, Broken, absent_parts, broken_link, check_parts, file_at, is_hdf5, members
+from ..netcdf4 import NO_COORDINATE, NO_VARIABLE, NetCdfSink
 from ..raw import LEAVE_OUT, TEXT, RawArray, cannot_be_kept, kept_dtype
 from ..source import Source
 
@@ -35,8 +36,6 @@ HDF5_OWN = (
     "_NCProperties",
     "_nc3_strict",
 )
-NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # how NAME begins of what holds no values
-NO_COORDINATE = "_nc4_non_coord_"  # before the name of a variable of netCDF-4 called as a dimension of others
 
 # drivers of HDF5 that leave a file which can be opened by its name alone
 NAMED = ("sec2", "stdio", "direct", "core")
@@ -294,6 +293,7 @@ KIN = {
 class Hdf5(Format):
     files = "HDF5 (netCDF-4 too)"
     arrays = "HDF5"
+    collection_sink = NetCdfSink
     suffixes = (".h5", ".hdf5", ".nc", ".nc4", ".he5", ".hdf", ".h5ad", ".loom", ".nxs", ".mat")
 
     def takes(self, thing: Any) -> bool:

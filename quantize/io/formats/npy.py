@@ -349,20 +349,22 @@ class NpySink(Sink):
             offset = file.tell()
             file.truncate(offset + math.prod(shape) * dtype.itemsize)
 
-            def put(region: Region, values: np.ndarray) -> None:
-                flat = np.ascontiguousarray(values, dtype).reshape(-1)
-                at = 0
-                for start, length in runs(shape, region):
-                    data = flat[at : at + length].view(np.uint8).data
-                    position = offset + start * dtype.itemsize
-                    while data:
-                        written = os.pwrite(file.fileno(), data, position)
-                        data, position = data[written:], position + written
-                    at += length
-
-            yield put
+            yield functools.partial(write_runs, file.fileno(), offset, shape, dtype)
             file.flush()
             os.fsync(file.fileno())
+
+
+def write_runs(file: int, offset: int, shape: Shape, dtype: np.dtype[Any], region: Region, values: np.ndarray) -> None:
+    """Write the values of a region where each belongs in an array in C order, which begins at an offset of a file."""
+    flat = np.ascontiguousarray(values, dtype).reshape(-1)
+    at = 0
+    for start, length in runs(shape, region):
+        data = flat[at : at + length].view(np.uint8).data
+        position = offset + start * dtype.itemsize
+        while data:
+            written = os.pwrite(file, data, position)
+            data, position = data[written:], position + written
+        at += length
 
 
 class Npy(Format):

@@ -6,10 +6,12 @@ header says of each tensor its dtype, shape, and where its bytes begin and end. 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -21,11 +23,13 @@ from ..arrays import few
 from ..content import check_regular, head, names_in, otherwise
 from ..format import Format, is_url, suffix_of
 from ..raw import LEAVE_OUT
+from ..sink import CollectionSink, Contents, Put
 from ..source import Source
-from .npy import File, Run, Runs
+from .npy import File, Run, Runs, write_runs
 
 SUFFIX, INDEX_SUFFIX = ".safetensors", ".safetensors.index.json"
 HEADER_BYTES = 100_000_000  # bytes: the longest header or index that is read, as in the format's own library
+METADATA = "__metadata__"  # the name in a header under which texts stand, and no tensor
 MOST_AXES = 64  # axes: what an array of NumPy's has at most
 
 DTYPES = {
@@ -97,7 +101,7 @@ def tensors_of(path: str) -> tuple[dict[str, Run | Unknown], dict[str, str]]:
         raise SourceError(f"{path} was cut within its header: {size:,} bytes are there. Copy or download it again")
     try:
         header = parsed(head(path, length, 8))
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop(METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its __metadata__ are not texts by name")
         spans = {name: Span.of(name, entry) for name, entry in header.items()}
@@ -277,9 +281,73 @@ def checkpoint_in(folder: str) -> str:
     )
 
 
+# Written --------------------------------------------------------------------------------------------------------------
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class SafetensorsSink(CollectionSink):
+    """A ``.safetensors`` file. Names of dimensions, and attributes but those of the whole, have no room in it."""
+
+    suffixes = (SUFFIX,)
+    name = ".safetensors"
+
+    def stored_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype
+
+    def check(self, contents: Contents) -> None:
+        names = set()
+        for path, outline in contents.arrays.items():
+            name = "/".join(path)
+            if outline.dtype not in NAMES:
+                what = "text" if outline.dtype.kind == "O" else outline.dtype
+                raise ValueError(
+                    f"{name} is of dtype {what}, which .safetensors files do not have: restore to Zarr, such as x.zarr"
+                )
+            if name in names or name == METADATA:
+                raise ValueError(f"a .safetensors file cannot have a tensor {name!r} beside its others")
+            names.add(name)
+
+    @contextmanager
+    def open(self, path: str | os.PathLike[str], contents: Contents) -> Iterator[Callable[[tuple[str, ...]], Put]]:
+        said = contents.groups.get((), {})
+        header: dict[str, Any] = {}
+        if said:
+            header[METADATA] = {
+                key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()
+            }
+        offset, places = 0, {}
+        # those of wide values first, so that each begins at a multiple of its length
+        for place, outline in sorted(contents.arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+            size = math.prod(outline.shape) * outline.dtype.itemsize
+            places[place] = offset
+            header["/".join(place)] = {
+                "dtype": NAMES[outline.dtype],
+                "shape": list(outline.shape),
+                "data_offsets": [offset, offset + size],
+            }
+            offset += size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        with open(path, "xb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.flush()
+            file.truncate(8 + len(text) + offset)
+
+            def putting(place: tuple[str, ...]) -> Put:
+                outline = contents.arrays[place]
+                begin = 8 + len(text) + places[place]
+                return functools.partial(write_runs, file.fileno(), begin, outline.shape, DTYPES[NAMES[outline.dtype]])
+
+            yield putting
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class Safetensors(Format):
     files = ".safetensors"
     suffixes = (SUFFIX,)
+    collection_sink = SafetensorsSink
 
     def takes(self, thing: Any) -> bool:
         if not isinstance(thing, str) or is_url(thing):

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from ...exceptions import QuantizeError, SourceError
-from ...numerics.grid import Grid, Region
+from ...numerics.grid import Grid, Region, within
 from ...store.retrying import is_temporary, retried, translated
 from ..arrays import Arrays
-from ..attributes import as_number, plain, with_zarr_fill, zarr_attributes
+from ..attributes import as_number, plain, strict, with_zarr_fill, zarr_attributes
 from ..chunked import ChunkedSource, chunks_of
 from ..content import DOCUMENTS, holds_zarr, is_zip, reason, roots_in_zip, zarr_below
 from ..format import Format, is_url, library
 from ..raw import LEAVE_OUT, RawArray, kept_dtype
-from ..sink import Outline, Put, Sink
+from ..sink import CollectionSink, Contents, Outline, Put, Sink
 from ..source import Source
 
 LISTED = 100_000  # chunks: of more, those that are there are listed in folders alone
@@ -442,6 +443,62 @@ class ZarrSink(Sink):
         yield functools.partial(put, floats, os.fspath(path))
 
 
+class ZarrGroupSink(CollectionSink):
+    """A Zarr group of version 3, with consolidated metadata. Every chunk is written."""
+
+    suffixes = (".zarr", "")
+    name = "Zarr"
+
+    def check(self, contents: Contents) -> None:
+        for path in (*contents.arrays, *contents.groups):
+            for part in path:
+                if "/" in part or not part.strip(".") or part.startswith("__") or part in DOCUMENTS:
+                    raise ValueError(
+                        f"{'/'.join(path)} cannot be written to a Zarr group, where nothing may be called {part!r}: "
+                        "restore it alone, or to a .safetensors file"
+                    )
+
+    @contextmanager
+    def open(self, path: str | os.PathLike[str], contents: Contents) -> Iterator[Callable[[tuple[str, ...]], Put]]:
+        import zarr
+
+        from ...store.keys import Keys
+        from ...store.plain_arrays import PlainArray
+        from ...store.zarr_json import serialized
+
+        os.mkdir(path)
+        keys = Keys.of(path)
+        for group in contents.all_groups:
+            attributes = strict(dict(contents.groups.get(group, {})))
+            document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            keys.set("/".join([*group, "zarr.json"]), serialized(document))
+        arrays = {}
+        for place, outline in contents.arrays.items():
+            box = outline.shards or outline.chunks
+            assert box is not None
+            chunk = tuple(max(min(length, n), 1) for length, n in zip(box, outline.shape, strict=True))
+            attributes = zarr_attributes(outline.attributes, outline.dtype)
+            arrays[place] = PlainArray(
+                keys, "/".join(place), outline.shape, outline.dtype, chunk, attributes, outline.dimension_names
+            )
+            arrays[place].create()
+
+        def putting(place: tuple[str, ...]) -> Put:
+            plain = arrays[place]
+
+            def put(region: Region, values: np.ndarray) -> None:
+                for number, shared in plain.grid.touched(region):
+                    part: tuple[Any, ...] = (*within(shared, region), ...)
+                    plain.write(number, values[part])
+
+            return put
+
+        yield putting
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Zarr's, that its specification does not have them yet
+            zarr.consolidate_metadata(keys.store)
+
+
 def put(floats: Any, folder: str, region: Region, values: np.ndarray) -> None:
     """Write a region of an array, unless that was removed meanwhile: its folder would come back, and goes again."""
     document = os.path.join(folder, "zarr.json")
@@ -459,6 +516,7 @@ class Zarr(Format):
     files = arrays = "Zarr"
     suffixes = (".zarr", ".zip")
     sink = ZarrSink
+    collection_sink = ZarrGroupSink
 
     def takes(self, thing: Any) -> bool:
         if isinstance(thing, str):
