@@ -376,9 +376,8 @@ def variables_section(
     errors: DatasetErrors, rows: Mapping[str, Row], words: Mapping[str, str], anchors: Mapping[str, str]
 ) -> str:
     head = ("variable", "shape", "dtype", "verdict", *ERRORS_HEAD[1:-1], "stored", "how")
-    cells = "".join(
-        f'<th scope="col"{NUMBER if 4 <= i < len(head) - 1 else ""}>{name}</th>' for i, name in enumerate(head)
-    )
+    classes = ["" if i < 4 or name == "how" else NUMBER for i, name in enumerate(head)]
+    cells = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(classes, head, strict=True))
     body = []
     for name, *figures, note in errors.rows():
         row = rows[name]
@@ -403,12 +402,7 @@ def variables_section(
 
 def detail_section(one: Detail, anchor: str) -> str:
     figures = one.measurement.figures
-    content = "\n".join(
-        [
-            verdict_section(one.verdict),
-            tiles(one.array, figures),
-            *filter(None, picture_sections(one.array, one.measurement)),
-        ]
-    )
+    drawn = filter(None, picture_sections(one.array, one.measurement))
+    content = "\n".join([verdict_section(one.verdict), tiles(one.array, figures), *drawn])
     inner = content.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     return f'<section id="{anchor}">\n<h2>{escape(one.name)}</h2>\n{inner}\n</section>'

@@ -185,7 +185,8 @@ def write_report(
     origin = decoded_as(source_for(source, full_name(store, name) or array.name), array.metadata.decoding)
     with threads(1, Stop()) as pool:  # what other choices would give is tried meanwhile
         pool.submit(load)
-        trying = pool.submit(compare_rules, origin, source, array, array.missing, most=COMPARED)
+        named = origin.label if isinstance(source, str | os.PathLike) and not sources_of(source).is_array else source
+        trying = pool.submit(compare_rules, origin, named, array, array.missing, most=COMPARED)
         measurement = measure_store(array, origin, progress)
         sections = picture_sections(array, measurement)
         comparison = result_of(trying) if measurement.figures.count else None
