@@ -31,14 +31,15 @@ from .runtime.plan import Plan, planned
 from .runtime.pool import Stop
 from .runtime.progress import Progress
 from .runtime.schedulers import chosen_workers
-from .runtime.selection import Chosen, Rules, choose
+from .runtime.selection import Chosen, Rules, choose, of_variable
 from .runtime.settings import Settings, SettingsOfAll
 from .runtime.together import together
-from .storage import Variable, group_data, listed
+from .storage import Variable, drop_consolidated, group_data, listed, names_in
 from .store.codec import Compressor
 from .store.keys import Keys
-from .store.manifest import KEY, Manifest, Member, folder_of_group, manifest_of
+from .store.manifest import KEY, Manifest, Member, Standing, folder_of_group, is_folder, is_ours, manifest_of
 from .store.metadata import Metadata
+from .store.places import name_of
 from .store.plain_arrays import default_chunk
 from .store.retrying import retried
 from .store.zarr_json import group_document, node_type, own_header
@@ -220,6 +221,29 @@ class Quantized:
         job.work.units.cache.stop = stop
         return job
 
+    def standing(self, standing: Standing) -> Quantized:
+        """The same, in a collection that a run has taken."""
+        return replace(self, variable=replace(self.variable, standing=standing))
+
+    def there(self) -> dict[str, Any]:
+        """The fingerprint of the variable as it is; nothing where there is none, or a damaged one."""
+        with suppress(StoreError):
+            found = self.variable.metadata()
+            return {} if found is None else found.fingerprint
+        return {}
+
+    def is_begun(self, job: Job) -> bool:
+        """Whether the variable is that of a job, or is becoming it."""
+        there = self.there()
+        return job.claim.fingerprint in (there, there.get("overwriting"))
+
+    def remove(self, job: Job) -> None:
+        """Remove what a job has written, if it is there."""
+        with suppress(StoreError):
+            found = self.variable.metadata()
+            if found is not None and found.fingerprint == job.claim.fingerprint:
+                self.variable.remove(found)
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -229,7 +253,7 @@ class Collection:
     keys: Keys
     quantized: dict[str, Quantized]
     kept: dict[str, tuple[RawArray, Member]]
-    groups: dict[tuple[str, ...], dict[str, Any]]
+    manifest: Manifest
     stop: Stop = field(default_factory=Stop)
 
     @classmethod
@@ -251,40 +275,48 @@ class Collection:
             variable = Variable(keys.inside(folder_of_group(path[:-1])), path[-1], member=True)
             policy: Any = one.settings.nan_policy
             settings = replace(one.settings, nan_policy="raise") if policy == "auto" else one.settings
-            made = planned(one.source, variable.keys, settings, variable)
+            with of_variable(one.name):
+                made = planned(one.source, variable.keys, settings, variable)
             quantized[one.name] = Quantized(one, path, variable, one.source, one.settings, made)
         groups = {tuple(path.split("/")) if path else (): own for path, own in arrays.attributes.items()}
-        plan = plan_of(arrays.label, keys, found, quantized, kept)
-        return cls(plan, keys, quantized, kept, groups)
+        members = [member for _, member in kept.values()]
+        members += [
+            Member(one.path, "int4", one.plan.layout.shape, one.plan.layout.dtype) for one in quantized.values()
+        ]
+        manifest = Manifest(tuple(members), groups)
+        return cls(plan_of(arrays.label, keys, found, quantized, kept), keys, quantized, kept, manifest)
 
     def run(self, overwrite: bool, durable: bool, report: Callable[[Any], None]) -> Int4Dataset:
         """Write all that is not there yet, and seal it."""
         totals = Totals(report, self.plan)
-        manifest = self.take(self.manifest(), overwrite)
-        sealed = replace(manifest, status="sealed")
+        manifest = self.take(self.sampled(), overwrite)
+        sealed = manifest.at("sealed")
         if manifest.status != "sealed" or self.keys.verify:
+            standing = Standing.of(self.keys, manifest)
             jobs: dict[str, Steps[Any]] = {
-                name: self.quantizing(one, totals.of(name), durable) for name, one in self.quantized.items()
+                name: self.quantizing(one.standing(standing), totals.of(name), overwrite, durable)
+                for name, one in self.quantized.items()
             }
             for name, (raw, member) in self.kept.items():
                 plain = member.plain(self.keys, zarr_attributes(member.attributes, member.dtype))
-                copy = Copy(raw, plain, self.keys, manifest.to_json(), self.stop)
-                jobs[name] = copy.steps(totals.of(name))
-            for path in sealed.group_paths[1:]:
-                self.keys.set_new(f"{folder_of_group(path)}/zarr.json", group_document())
+                jobs[name] = Copy(raw, plain, standing, self.stop).steps(totals.of(name))
+            self.make_groups(standing, manifest)
             together(jobs, self.plan.scheduler, self.plan.limit, self.stop)
-            self.seal(manifest, sealed, durable)
+            self.seal(standing, sealed, durable)
         return Int4Dataset(self.keys, sealed)
 
-    def manifest(self) -> Manifest:
+    def sampled(self) -> Manifest:
         """What the collection will say of itself while it is unfinished. Reads the ends of each array."""
-        members = [replace(member, source={"sample": digest_of(raw)}) for raw, member in self.kept.values()]
-        for one in self.quantized.values():
-            fingerprint = one.job("raise", ignore, self.stop).claim.fingerprint
-            fingerprint["settings"]["nan_policy"] = one.settings.nan_policy
-            layout = one.plan.layout
-            members.append(Member(one.path, "int4", layout.shape, layout.dtype, source=fingerprint))
-        return Manifest(tuple(sorted(members, key=lambda member: member.folder)), self.groups)
+        members = []
+        for member in self.manifest.members:
+            if member.kind == "kept":
+                source: dict[str, Any] = {"sample": digest_of(self.kept[member.name][0])}
+            else:
+                one = self.quantized[member.name]
+                source = one.job("raise", ignore, self.stop).claim.fingerprint
+                source["settings"]["nan_policy"] = one.settings.nan_policy
+            members.append(replace(member, source=source))
+        return Manifest(tuple(sorted(members, key=lambda member: member.folder)), self.manifest.groups)
 
     # The place
 
@@ -296,49 +328,83 @@ class Collection:
         StoreError
             If the place is another job's, or holds something else.
         ValueError
-            If there is not enough room on the disk.
+            If there is not enough room on the disk, or if two variables would lie in one folder.
         """
         keys = self.keys
-        old = self.mended(new)
-        if old is None:
+        self.mend(new)
+        if group_data(keys) is None:
             self.check_place()
             self.check_disk()
+            drop_consolidated(keys)
             keys.set_new(KEY, new.to_json())
-            old = manifest_of(keys)
-            if old is None:
-                raise StoreError(f"{keys.label}/{KEY} is not there after it was written: the store loses writes")
-        same = old.is_job_of(new)
-        if same and not (overwrite and old.status == "sealed"):
-            return self.without_replaced(old) if old.replaced else old
-        if not overwrite:
-            state = "whole" if old.status == "sealed" else "unfinished"
-            raise StoreError(
-                f"{keys.label} is a collection already, {state}, of another job: {difference(old, new)}. Pass "
-                "overwrite=True to replace it"
-            )
-        places = {member.folder for member in old.members} | set(old.replaced)
-        places |= {folder_of_group(path[:1]) for path in old.group_paths if path}
-        marked = replace(new, replaced=tuple(sorted(places)))
-        keys.set(KEY, marked.to_json())
-        return self.without_replaced(marked)
+        with keys.locked(""):
+            now = self.taken(new, overwrite)
+        return self.without_replaced(now) if now.replaced else now
 
-    def mended(self, new: Manifest) -> Manifest | None:
-        """The manifest that is there, written again where the store took only its beginning."""
+    def taken(self, new: Manifest, overwrite: bool) -> Manifest:
+        """As `take`, of a place that has a manifest, and before anything is removed. Others wait meanwhile."""
+        keys = self.keys
+        self.check_cases(new)
+        try:
+            old = manifest_of(keys)
+        except StoreError:
+            if not (overwrite and is_ours(group_data(keys) or b"")):
+                raise
+            places = [name for name in names_in(keys) if name_of(name) is not None]
+        else:
+            if old is None:
+                raise StoreError(f"{keys.label} is no collection of this library: name another destination")
+            if old.job == new.job and not (overwrite and old.status == "sealed"):
+                if old.status != "sealed" and not keys.holds(KEY, old.to_json()):
+                    keys.set(KEY, old.to_json())  # without what others have put there, as consolidated metadata
+                return old
+            if not overwrite:
+                state = "whole" if old.status == "sealed" else "unfinished"
+                raise StoreError(
+                    f"{keys.label} is a collection already, {state}, of another job: {difference(old, new)}. Pass "
+                    "overwrite=True to replace it"
+                )
+            places = [*old.folders, *old.replaced]
+        marked = new.at("replacing", tuple(sorted({*places, *new.folders})))
+        keys.set(KEY, marked.to_json())
+        return marked
+
+    def mend(self, new: Manifest) -> None:
+        """Write the manifest again where the store took only its beginning, and that shows that it is this job's."""
         found = group_data(self.keys)
-        for whole in (new.to_json(), replace(new, status="sealed").to_json()):
-            if found is not None and len(found) < len(whole) and whole.startswith(found):
+        if found is None or found.endswith(b"\n}"):  # as a whole one ends, and no beginning
+            return
+        for whole in (new, new.at("sealed")):
+            if whole.to_json().startswith(found) and (
+                found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY)
+            ):
                 self.keys.set(KEY, new.to_json())
-        return manifest_of(self.keys)
+                return
 
     def without_replaced(self, marked: Manifest) -> Manifest:
-        """Remove what an earlier collection left, of which the manifest says that it is to go."""
-        for place in marked.replaced:
-            with self.keys.locked(place):  # those who looked at the manifest before have ended
-                self.keys.delete(f"{place}/zarr.json")
-            self.keys.delete_all(place)
-        new = replace(marked, replaced=())
-        self.keys.set(KEY, new.to_json())
-        return new
+        """Remove what an earlier collection left, of which the manifest says that it is to go.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken the place meanwhile.
+        """
+        keys = self.keys
+        for place in sorted(marked.replaced, reverse=True):  # what lies in a group before the group
+            with keys.locked(place):  # those who looked at the manifest before have ended
+                if bytes(keys.view(KEY, 0, len(marked.head)) or b"") != marked.head:
+                    break
+                keys.delete(f"{place}/zarr.json")
+                keys.delete_all(place)
+        with keys.locked(""):
+            if keys.holds(KEY, marked.to_json()):
+                new = marked.at("writing")
+                keys.set(KEY, new.to_json())
+                return new
+        now = manifest_of(keys)
+        if now is None or now.job != marked.job or now.replaced:
+            raise StoreError(f"{keys.label} was taken over by another job while this one was overwriting it")
+        return now
 
     def check_place(self) -> None:
         """Refuse, with a StoreError, a place that holds something else."""
@@ -348,11 +414,26 @@ class Collection:
             document = group_data(outer) or b""
             if outer.holds_keys(".zarray") or node_type(document) == "array" or own_header(document):
                 raise StoreError(f"{keys.label} lies in {outer.label}, an array or a collection: take another place")
-        if group_data(keys) is not None or keys.holds_keys(""):
-            raise StoreError(
-                f"{keys.label} is there already, and is no collection of this library: name another destination"
-            )
+        if keys.holds_keys("") and group_data(keys) is None:
+            raise StoreError(f"{keys.label} is there already, and is no collection: name another destination")
         keys.check_name()
+
+    def check_cases(self, new: Manifest) -> None:
+        """Refuse, with a ValueError, names that differ in case alone where the file system does not tell these apart.
+
+        What was made to find that out is removed.
+        """
+        folders: dict[str, str] = {}
+        for folder in new.folders:
+            other = folders.setdefault(folder.lower(), folder)
+            if other != folder and self.keys.get(KEY.upper()) is not None:
+                if self.keys.holds(KEY, new.to_json()):
+                    self.keys.delete(KEY)
+                    self.keys.remove_empty("")
+                raise ValueError(
+                    f"{other!r} and {folder!r} would be one folder in {self.keys.label}, which does not tell capitals "
+                    "from small letters: take another place, or leave one out by drop="
+                )
 
     def check_disk(self) -> None:
         if self.plan.free is not None and self.plan.disk > self.plan.free:
@@ -361,7 +442,15 @@ class Collection:
                 f"and {self.plan.free:,} are free. Make room, or name another destination"
             )
 
-    def seal(self, manifest: Manifest, sealed: Manifest, durable: bool) -> None:
+    def make_groups(self, standing: Standing, manifest: Manifest) -> None:
+        with standing.changing() as stands:
+            for path in manifest.group_paths[1:] if stands else ():
+                key = f"{folder_of_group(path)}/zarr.json"
+                self.keys.set_new(key, group_document())
+                if not self.keys.holds(key, group_document()):  # torn, or others have put something there
+                    self.keys.set(key, group_document())
+
+    def seal(self, standing: Standing, sealed: Manifest, durable: bool) -> None:
         """Mark the collection whole, once each variable is.
 
         Raises
@@ -370,31 +459,45 @@ class Collection:
             If another job has taken its place.
         """
         keys = self.keys
+        keys.sweep("")
+        drop_consolidated(keys)  # of groups that it lies in: others may have written them since
         if durable:
             keys.flush("")
         with keys.locked(""):
-            if not keys.holds(KEY, manifest.to_json()) and not keys.holds(KEY, sealed.to_json()):
-                raise StoreError(f"{keys.label} was taken over by another job while this run was at it")
-            keys.set(KEY, sealed.to_json())
+            if standing.stands():
+                keys.set(KEY, sealed.to_json())
         if durable:
             keys.flush("", below=False)
 
     # Its variables
 
-    def quantizing(self, one: Quantized, report: Callable[[Any], None], durable: bool) -> Steps[Metadata]:
+    def quantizing(
+        self, one: Quantized, report: Callable[[Any], None], overwrite: bool, durable: bool
+    ) -> Steps[Metadata]:
         """Quantize and seal a variable.
 
         Where a code for missing values depends on whether there are any, the first try has none, unless some are seen
         at once: a run that comes upon one begins that variable anew.
         """
         policies = self.policies(one)
+        told = False
         for policy in policies:
+            job = one.job(policy, report, self.stop)
+            if told and job.look is not None:
+                job.look.told = True
             try:
-                metadata = yield from one.job(policy, report, self.stop).steps(overwrite=policy != policies[0])
+                there, own = one.there(), job.claim.fingerprint
+                anew = overwrite or policy != policies[0] or there.get("overwriting") == own
+                metadata = yield from job.steps(overwrite=anew and there != own)
                 break
             except RefusedValuesError:
                 if policy == policies[-1]:
+                    one.remove(job)
                     raise
+            except StoreError:
+                if policy == policies[-1] or not one.is_begun(one.job(policies[-1], report, self.stop)):
+                    raise  # else another run of this collection has begun it anew
+            told = job.look is not None and job.look.told
         assert metadata is not None, "there are no other parts"
         return metadata if metadata.status == "sealed" else one.variable.seal(metadata, durable)
 
@@ -403,10 +506,8 @@ class Collection:
         policy: Any = one.settings.nan_policy
         if policy != "auto":
             return (policy,)
-        with suppress(StoreError):
-            there = one.variable.metadata()
-            if there is not None and there.nan_code is not None:
-                return ("propagate",)
+        if one.is_begun(one.job("propagate", ignore, self.stop)):
+            return ("propagate",)
         seen = None if one.plan.units < 2 else retried(quick_sample)(one.source)
         if seen is not None:
             missing = one.plan.missing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,12 @@ from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
-from .store.manifest import folder_of_group, manifest_of
+from .store.manifest import Member, Standing, folder_of_group, manifest_of
 from .store.metadata import Metadata, ScaleNames
 from .store.places import HIDDEN, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
 from .store.side_arrays import owns, stored_scales
-from .store.zarr_json import group_document, node_type, own_header, without_consolidated
+from .store.zarr_json import group_document, node_type, own_header, same, without_consolidated
 
 GROUP_MOST = 1 << 28  # bytes of the zarr.json of a group, with its consolidated metadata
 DELETIONS = 3  # attempts: another run may write a chunk again before it sees that it has lost its place
@@ -40,12 +40,14 @@ DELETIONS = 3  # attempts: another run may write a chunk again before it sees th
 class Variable:
     """One variable of a store: its keys, and what may be done to them. It knows no more than its name.
 
-    A `member` of a collection is of version 2 of the format, in which no other variable's name is taken.
+    A `member` of a collection is of version 2 of the format, in which no other variable's name is taken. Its group is
+    the collection's affair; `standing` is the right of the run that writes it.
     """
 
     keys: Keys
     name: str
     member: bool = False
+    standing: Standing | None = None
 
     def __post_init__(self) -> None:
         folder_of(self.name)  # refuses what is no name
@@ -99,26 +101,29 @@ class Variable:
 
     def create(self, metadata: Metadata) -> None:
         """Make the group where there is none, and the variable in it; `check_place` comes before."""
-        self.drop_consolidated()
-        self.keys.set_new("zarr.json", group_document())
-        self.keys.set_new(self.key, metadata.to_json())
+        if not self.member:
+            drop_consolidated(self.keys)
+            self.keys.set_new("zarr.json", group_document())
+        with self.standing_still() as stands:
+            if stands:
+                self.keys.set_new(self.key, metadata.to_json())
 
-    def drop_consolidated(self) -> None:
-        """Take the consolidated metadata out of the group, and of those that a folder lies in.
+    @contextmanager
+    def standing_still(self) -> Iterator[bool]:
+        """Around a change that its own metadata do not guard: whether its collection has something to write.
 
-        They hold the documents of the variables once more, and readers that go by them would join the old scale to new
-        codes. What else the groups hold stays.
+        Raises as `Standing.stands` does.
         """
-        for keys in (self.keys, *self.keys.enclosing):
-            with keys.locked(""):
-                data = group_data(keys)
-                kept = None if data is None else without_consolidated(data)
-                if kept is not None and kept != data:
-                    keys.set("zarr.json", kept)
+        if self.standing is None:
+            yield True
+        else:
+            with self.standing.changing() as stands:
+                yield stands
 
     def mend(self, new: Metadata) -> None:
         """Write the metadata of the group and the new variable again where the store took only their beginning."""
-        for key, whole in (("zarr.json", group_document()), (self.key, new.to_json())):
+        group = () if self.member else (("zarr.json", group_document()),)
+        for key, whole in (*group, (self.key, new.to_json())):
             found = self.keys.get(key)
             torn = found is not None and len(found) < len(whole) and whole.startswith(found)
             if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.folder}/c/")):
@@ -204,9 +209,11 @@ class Variable:
             writes does not end.
         """
         self.check_owned(self.beside[:2], "whose pass 1 needs")
-        self.drop_consolidated()
+        if not self.member:
+            drop_consolidated(self.keys)
         mark = replace(new, fingerprint={"overwriting": new.fingerprint, "run": uuid.uuid4().hex})
-        self.set(mark)  # whoever looks from now on stops
+        with self.standing_still():
+            self.set(mark)  # whoever looks from now on stops
         with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
             self.set(mark)
         self.delete_scales()
@@ -272,7 +279,8 @@ class Variable:
                 )
         self.delete_scans()
         self.sweep()
-        self.drop_consolidated()  # which others may have written since the variable was made
+        if not self.member:
+            drop_consolidated(self.keys)  # which others may have written since the variable was made
         whole = metadata.at("sealed")
         if durable:
             for name in (self.folder, *self.beside):
@@ -291,17 +299,21 @@ class Variable:
 
     def sweep(self) -> None:
         """Remove the temporary files that killed writers left behind on a local disk."""
-        self.keys.sweep(self.folder, *self.beside)
+        if not self.member:  # else the collection does it
+            self.keys.sweep(self.folder, *self.beside)
 
     def remove(self, metadata: Metadata) -> None:
         """Take this job's variable out of the store, and the group too if it was made for it and holds nothing else.
+
+        That of a collection stays.
 
         Raises
         ------
         StoreError
             If another job has taken the variable's place.
         """
-        self.drop_consolidated()
+        if not self.member:
+            drop_consolidated(self.keys)
         with self.keys.locked(self.folder):
             if self.is_sealed(metadata):
                 return
@@ -311,6 +323,8 @@ class Variable:
             self.sweep()
             self.keys.delete(self.key)  # last: without it the rest would be nobody's
             self.keys.remove_empty(self.folder)
+        if self.member:
+            return
         rest: list[str] = []
         self.keys.each("", rest.append)
         if rest == ["zarr.json"] and self.keys.get("zarr.json") == group_document():
@@ -368,6 +382,20 @@ def check_alone(label: str, document: bytes) -> None:
         )
 
 
+def drop_consolidated(keys: Keys) -> None:
+    """Take the consolidated metadata out of a group, and of those that a folder lies in.
+
+    They hold the documents of the variables once more, and readers that go by them would join the old scale to new
+    codes. What else the groups hold stays.
+    """
+    for group in (keys, *keys.enclosing):
+        with group.locked(""):
+            data = group_data(group)
+            kept = None if data is None else without_consolidated(data)
+            if kept is not None and kept != data:
+                group.set("zarr.json", kept)
+
+
 def group_data(keys: Keys) -> bytes | None:
     """The ``zarr.json`` of a group, which may have those of thousands of arrays once more; None where there is none.
 
@@ -397,14 +425,49 @@ def variables(keys: Keys) -> list[str]:
     """
     if not keys.lists:
         raise StoreError(f"{keys.label} cannot list what it holds: pass name= with the name of the variable")
-    names: list[str | None] = []
+    names = [name_of(folder) for folder in names_in(keys)]
+    return [name for name in sorted(filter(None, names)) if Variable(keys, name).is_ours()]
+
+
+@retried
+def names_in(keys: Keys) -> list[str]:
+    """What lies in a group: folders and files."""
+    names: list[str] = []
 
     async def walk() -> None:
         async for name in keys.store.list_dir(""):
-            names.append(name_of(name.rstrip("/")))
+            names.append(name.rstrip("/"))
 
     sync(walk())
-    return [name for name in sorted(filter(None, names)) if Variable(keys, name).is_ours()]
+    return names
+
+
+def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
+    """A quantized variable of a sealed collection.
+
+    Raises
+    ------
+    StoreError
+        If it is not there, not whole, or not what the manifest says it is.
+    """
+    variable = Variable(keys.inside(member.group), member.path[-1], member=True)
+    metadata = variable.metadata()
+    wrong = ""
+    if metadata is None or metadata.status != "sealed":
+        wrong = "not there" if metadata is None else "unfinished"
+    elif not is_of(member, metadata):
+        wrong = "of another job"
+    if metadata is None or wrong:
+        raise StoreError(f"{keys.label} is sealed, but its variable {member.name} is {wrong}. {REMEDY}")
+    return variable, metadata
+
+
+def is_of(member: Member, metadata: Metadata) -> bool:
+    """Whether metadata are those of a variable as the manifest has it, which may leave its `nan_policy` open."""
+    layout, found, meant = metadata.layout, metadata.fingerprint, member.source
+    if meant.get("settings", {}).get("nan_policy") == "auto" and isinstance(found.get("settings"), dict):
+        found = {**found, "settings": {**found["settings"], "nan_policy": "auto"}}
+    return (layout.shape, layout.dtype) == (member.shape, member.dtype) and same(found, meant)
 
 
 def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
@@ -474,7 +537,7 @@ def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:
         ours = Variable(store, name).is_ours()
     except ValueError:  # no variable can have the name
         return None
-    return (store, name) if ours or (not keys.exists and store.get("zarr.json") and variables(store)) else None
+    return (store, name) if ours or (not keys.exists and group_data(store) and variables(store)) else None
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

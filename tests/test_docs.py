@@ -47,7 +47,7 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-SLOW = ["README.md", "docs/out-of-core.md"]
+SLOW = ["README.md", "docs/out-of-core.md", "docs/climate.md", "docs/checkpoints.md", "docs/search.md"]
 
 
 @pytest.mark.parametrize("page", [slow(page) if page in SLOW else page for page in PAGES])

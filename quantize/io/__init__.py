@@ -85,8 +85,8 @@ def sources_of(thing: Any) -> Arrays:
 
     Parameters
     ----------
-    thing : path, URL, array, group or Source
-        As for `as_source`.
+    thing : path, URL, array, group, Source or Arrays
+        As for `as_source`; arrays by name are themselves.
 
     Raises
     ------
@@ -101,6 +101,8 @@ def sources_of(thing: Any) -> Arrays:
     >>> {name: source.shape for name, source in sources_of(weather).items()}
     {'t': (3, 4), 'wind/u': (5,)}
     """
+    if isinstance(thing, Arrays):
+        return thing
     if isinstance(thing, Source):
         return Arrays(thing.label, thing)
     there, inside = located(thing)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from ..exceptions import StoreError, UnfinishedStoreError
+from ..exceptions import DamagedChunkError, StoreError, UnfinishedStoreError
 from ..io.attributes import zarr_attributes
 from ..numerics.grid import Region, Shape
-from ..storage import Variable
+from ..storage import Variable, sealed_member
 from ..store.keys import Keys, stored_bytes
-from ..store.manifest import Manifest, Member, manifest_of, sealed_manifest
+from ..store.manifest import Manifest, Member, Standing, manifest_of, sealed_manifest
 from ..store.plain_arrays import TEXT
 from .array import Int4Array, opened_array
 from .indexing import Indexer, Selection, outer, plain, pointwise
@@ -36,8 +36,9 @@ class KeptArray:
     dimension_names : tuple of str or None, optional
     """
 
-    def __init__(self, keys: Keys, member: Member) -> None:
+    def __init__(self, keys: Keys, member: Member, standing: Standing) -> None:
         self.member = member
+        self.standing = standing
         self.name = member.name
         self.path = keys.label
         self.shape: Shape = member.shape
@@ -71,8 +72,22 @@ class KeptArray:
         return f"<KeptArray {self.path}/{self.name} shape={self.shape} dtype={dtype} chunks={self.chunks}>"
 
     def read(self, region: Region) -> np.ndarray:
-        """The values of a region, a slice of each axis; raises `DamagedChunkError` as indexing does."""
-        return self.plain.read(region)
+        """The values of a region, a slice of each axis; raises as indexing does.
+
+        Raises
+        ------
+        DamagedChunkError
+            If a chunk is missing or damaged.
+        StoreError
+            If the collection was overwritten since it was opened.
+        """
+        try:
+            found = self.plain.read(region)
+        except DamagedChunkError:
+            self.standing.check_read()
+            raise
+        self.standing.check_read()
+        return found
 
     def __getitem__(self, index: Any) -> Any:
         return self.selected(plain(index, self.shape))
@@ -114,6 +129,7 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
     def __init__(self, keys: Keys, manifest: Manifest) -> None:
         self.keys_of_store = keys
         self.manifest = manifest
+        self.standing = Standing.of(keys, manifest)
         self.path = keys.label
         self.groups = {"/".join(path): manifest.groups.get(path, {}) for path in manifest.group_paths}
         self.attributes = self.groups[""]
@@ -126,13 +142,8 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
 
     def _open(self, member: Member) -> Int4Array | KeptArray:
         if member.kind == "kept":
-            return KeptArray(self.keys_of_store, member)
-        variable = variable_of(self.keys_of_store, member)
-        metadata = variable.metadata()
-        if metadata is None or metadata.status != "sealed":
-            state = "not there" if metadata is None else "unfinished"
-            raise StoreError(f"{self.path} is sealed, but its variable {member.name} is {state}")
-        return Int4Array(variable, metadata)
+            return KeptArray(self.keys_of_store, member, self.standing)
+        return Int4Array(*sealed_member(self.keys_of_store, member))
 
     def __iter__(self) -> Iterator[str]:
         return (member.name for member in self.manifest.members)
@@ -275,7 +286,7 @@ def opened_variable(store: Any, name: str | None = None) -> Int4Array | KeptArra
     member = place.manifest[place.name]
     if member.kind == "int4":
         return opened_array(place.keys.store, place.name)
-    kept = KeptArray(place.keys, member)
+    kept = KeptArray(place.keys, member, Standing.of(place.keys, place.manifest))
     if place.manifest.status != "sealed" and not kept.plain.present().all():
         raise UnfinishedStoreError(
             f"{place.keys.label}/{place.name} is unfinished; call quantize_dataset with the same source and settings "

@@ -135,7 +135,7 @@ class Job:
                 try:
                     metadata = yield from self.choose_scales(metadata)
                 except RefusedValuesError:
-                    if self.alone:
+                    if self.alone and not self.work.variable.member:  # else the collection knows what is next
                         self.work.variable.remove(metadata)
                     raise
             if metadata.status != "sealed":

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..exceptions import DamagedChunkError, StoreError
+from ..exceptions import DamagedChunkError, SourceError
 from ..io.raw import RawArray
 from ..numerics.grid import Region
-from ..store.keys import Keys
-from ..store.manifest import KEY
-from ..store.plain_arrays import TEXT, PlainArray
+from ..store.manifest import Standing
+from ..store.plain_arrays import TEXT, PlainArray, encoded
 from ..store.retrying import retried
 from .job import Stage, Steps
 from .pool import Stop
@@ -34,8 +33,7 @@ class Copy:
 
     raw: RawArray
     plain: PlainArray
-    keys: Keys
-    manifest: bytes
+    standing: Standing
     stop: Stop = field(default_factory=Stop)
 
     def chunks(self, numbers: list[int]) -> None:
@@ -44,52 +42,111 @@ class Copy:
         Raises
         ------
         StoreError
-            If another run has taken its place.
+            If another job has taken its place.
+        SourceError
+            If there are texts that cannot be kept.
         """
         for number in numbers:
             if self.stop.is_set():
                 raise StoppedError
             values = retried(self.raw.read)(self.plain.grid.region(number))
-            with self.keys.locked(self.plain.folder, shared=True):
-                if not self.keys.holds(KEY, self.manifest):
-                    raise StoreError(f"{self.keys.label} was taken over by another job while this run was at it")
-                self.plain.write(number, values)
+            try:
+                data = self.plain.encoded(values)
+            except ValueError as error:
+                raise cannot_be_kept(self.raw, error) from error
+            with self.plain.keys.locked(self.plain.folder, shared=True):
+                if not self.standing.stands():
+                    return
+                self.plain.set(number, data)
 
     def steps(self, report: Callable[[Any], None]) -> Steps[None]:
-        """Copy what is not there yet; with `verify` what is there is read first."""
-        self.plain.create()
-        present = self.plain.present()
-        if self.keys.verify:
-            for number in np.flatnonzero(present):
-                try:
-                    self.plain.chunk_values(int(number))
-                except DamagedChunkError:
-                    present[number] = False
-        total, todo = len(present), [int(number) for number in np.flatnonzero(~present)]
-        state = Progress("write", total - len(todo), total, total - len(todo), 0)
-        report(state)
-        size = self.plain.nbytes // max(total, 1)
+        """Copy what is not there yet; with `verify` what is there is read first.
 
-        def done(task: Task, _: Any) -> None:
+        Raises
+        ------
+        DamagedChunkError
+            With `verify`, if the collection was whole before, and this is not.
+        """
+        with self.standing.changing() as stands:
+            if stands:
+                self.plain.create()
+        present = self.plain.present()
+        if self.plain.keys.verify:
+            yield from self.check_present(present, report)
+            if not stands and not present.all():
+                self.plain.chunk_values(int(np.flatnonzero(~present)[0]))
+        numbers = np.flatnonzero(~present)
+        yield self.stage("write", self.chunks, numbers, len(present), report, lambda task, _: None)
+
+    def check_present(self, present: np.ndarray, report: Callable[[Any], None]) -> Steps[None]:
+        """Read what an earlier run wrote, and mark in `present` as absent what is not whole."""
+
+        def done(task: Task, damaged: list[int]) -> None:
+            present[damaged] = False
+
+        numbers = np.flatnonzero(present)
+        if numbers.size:
+            yield self.stage("verify", self.damaged, numbers, len(numbers), report, done)
+
+    def damaged(self, numbers: list[int]) -> list[int]:
+        """Those of some chunks that are not whole."""
+        found = []
+        for number in numbers:
+            try:
+                self.plain.chunk_values(number)
+            except DamagedChunkError:
+                found.append(number)
+        return found
+
+    def stage(
+        self,
+        phase: str,
+        call: Callable[[list[int]], Any],
+        numbers: np.ndarray,
+        total: int,
+        report: Callable[[Any], None],
+        done: Callable[[Task, Any], None],
+    ) -> Stage:
+        """Some of `total` chunks, several to a task."""
+        todo = numbers.tolist()
+        state = Progress(phase, total - len(todo), total, total - len(todo), 0)
+        report(state)
+        size = self.plain.nbytes // max(self.plain.grid.count, 1)
+
+        def counted(task: Task, result: Any) -> None:
             nonlocal state
+            done(task, result)
             count = len(task.numbers)
-            state = Progress("write", state.done + count, total, state.skipped, state.nbytes + count * size)
+            state = Progress(phase, state.done + count, total, state.skipped, state.nbytes + count * size)
             report(state)
 
         tasks = (Task(todo[at : at + BATCH], (todo[at : at + BATCH],)) for at in range(0, len(todo), BATCH))
-        yield Stage("write", self.chunks, tasks, done, here=not self.raw.shared)
+        return Stage(phase, call, tasks, counted, here=not self.raw.shared)
 
 
 def digest_of(raw: RawArray) -> str:
-    """Digest of all values of a small array, or of those at both ends."""
+    """Digest of all values of a small array, or of those at both ends.
+
+    Raises
+    ------
+    SourceError
+        If there are texts that cannot be kept.
+    """
     digest = hashlib.sha256()
     for region in ends(raw):
         values = retried(raw.read)(region)
         if raw.dtype == TEXT:
-            digest.update("\0".join(values.reshape(-1).tolist()).encode(errors="surrogatepass"))
+            try:
+                digest.update(encoded(values))
+            except ValueError as error:
+                raise cannot_be_kept(raw, error) from error
         else:
             digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def cannot_be_kept(raw: RawArray, why: ValueError) -> SourceError:
+    return SourceError(f"{raw.label} cannot be kept: {why}. Leave it out by drop=")
 
 
 def ends(raw: RawArray) -> list[Region]:

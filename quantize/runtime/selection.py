@@ -6,10 +6,12 @@ import difflib
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..exceptions import QuantizeError
 from ..io.arrays import Arrays
 from ..io.attributes import cf_references
 from ..io.decoding import decoded
@@ -87,34 +89,54 @@ def choose(
         If an array can neither be quantized nor kept.
     """
     base = settings or Settings()
-    dropped = matched(patterns_of(drop), dict.fromkeys(arrays, ()), "drop")
+    dropped = matched(patterns_of(drop, arrays), dict.fromkeys(arrays, ()), "drop")
     raws = {name: arrays.raw(name) for name in arrays if name not in dropped}
     dims = {name: tuple(raw.dimension_names or ()) for name, raw in raws.items()}
-    wanted = None if select == "auto" else matched(patterns_of(select), dims, "select")
-    kept = matched(patterns_of(keep), dims, "keep")
+    wanted = None if select == "auto" else matched(patterns_of(select, dims), dims, "select")
+    kept = matched(patterns_of(keep, dims), dims, "keep")
     own = {pattern: matched([pattern], dims, "rule") for pattern in rules or {}}
     referred = cf_references({name: raw.attributes for name, raw in raws.items()}, arrays.attributes)
     referred |= arrays.coordinates
     found = []
     for name, raw in raws.items():
-        if name in kept:
-            found.append(Chosen(name, raw, "keep says so"))
-            continue
-        why = (
-            kept_by_itself(name, raw, referred) if wanted is None else "" if name in wanted else "select leaves it out"
-        )
+        why = "keep says so" if name in kept else kept_by_itself(name, raw, referred) if wanted is None else ""
+        if wanted is not None and not why and name not in wanted:
+            why = "select leaves it out"
         if why:
-            if ruled := [pattern for pattern, names in own.items() if name in names and names <= {name}]:
-                raise ValueError(
-                    f"the rule {ruled[-1]!r} is for {name}, which is kept ({why}): select it, or leave the rule out"
-                )
             found.append(Chosen(name, raw, why))
             continue
         given = [rules[pattern] for pattern, names in own.items() if name in names] if rules else []
         one = with_rules(base, given, name, raw.shape, dims[name])
-        source = decoded(arrays[name], one.decode, one.missing, one.floats)
+        with of_variable(name):
+            source = decoded(arrays[name], one.decode, one.missing, one.floats)
         found.append(Chosen(name, raw, "", source, one))
+    check_of_use(own, {one.name: one.why for one in found})
     return found
+
+
+@contextmanager
+def of_variable(name: str) -> Iterator[None]:
+    """Errors of settings get the name of the variable that cannot have them."""
+    try:
+        yield
+    except QuantizeError:
+        raise
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def check_of_use(rules: Mapping[str, set[str]], why: Mapping[str, str]) -> None:
+    """Refuse, with a ValueError, a rule all of whose variables are kept."""
+    for pattern, names in rules.items():
+        if all(why[name] for name in names):
+            first = min(names)
+            others = f" and {len(names) - 1:,} more" * (len(names) > 1)
+            raise ValueError(
+                f"the rule {pattern!r} is for {first}{others}, which is kept ({why[first]}): select it, or leave the "
+                "rule out"
+            )
 
 
 def kept_by_itself(name: str, raw: RawArray, referred: frozenset[str] | set[str]) -> str:
@@ -142,10 +164,12 @@ def kept_by_itself(name: str, raw: RawArray, referred: frozenset[str] | set[str]
 # Patterns and rules ---------------------------------------------------------------------------------------------------
 
 
-def patterns_of(given: str | Iterable[str] | None) -> list[str]:
-    """Patterns, of which a text has several between commas."""
+def patterns_of(given: str | Iterable[str] | None, names: Collection[str] = ()) -> list[str]:
+    """Patterns, of which a text has several between commas, unless it is one of the names as it stands."""
     if given is None:
         return []
+    if isinstance(given, str) and given in names:
+        return [given]
     parts = given.split(",") if isinstance(given, str) else list(given)
     return [part.strip() if isinstance(part, str) else part for part in parts if part]
 
@@ -167,7 +191,9 @@ def matched(patterns: Iterable[str], dims: Mapping[str, Sequence[str | None]], w
         elif pattern.startswith(DIMENSION):
             names = {name for name, own in dims.items() if pattern.removeprefix(DIMENSION) in own}
         else:
-            names = set(fnmatch.filter(dims, pattern)) if set(pattern) & set("*?[") else set()
+            names = (
+                {name for name in dims if fnmatch.fnmatchcase(name, pattern)} if set(pattern) & set("*?[") else set()
+            )
         if not names:
             nearest = difflib.get_close_matches(pattern, dims, 1)
             there = f"did you mean {nearest[0]!r}?" if nearest else f"there are {listed(list(dims))}"

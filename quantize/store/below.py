@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
 
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -29,6 +31,12 @@ class Below(WrapperStore[Store]):
 
     def __repr__(self) -> str:
         return f"Below({self._store!r}, {self.prefix!r})"
+
+    @property
+    def root(self) -> Path:
+        """The folder, where the store is one."""
+        store: Any = self._store
+        return Path(store.root) / self.prefix
 
     def at(self, key: str) -> str:
         return f"{self.prefix}/{key}" if key else self.prefix

@@ -1,32 +1,33 @@
 """The manifest of a collection: which variables belong to a group, and how each lies there. Format version 2.
 
 It stands in the ``zarr.json`` of the group, under the attribute ``int4``. It is written first, as unfinished, and last,
-as sealed: so a run that died in its third variable never passes for a collection of two.
+as sealed: so a run that died in its third variable never passes for a collection of two. It begins with its status and
+a digest of the job, by which whoever writes sees at little cost that the place is still its own.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..exceptions import REMEDY, StoreError, UnfinishedStoreError
-from ..numerics.dtypes import BFLOAT16
 from ..numerics.grid import Shape
 from .codec import Compressor
 from .keys import Keys
-from .places import folder_of
+from .places import folder_of, name_of
 from .plain_arrays import TEXT, PlainArray
-from .zarr_json import checksum, loaded, same, serialized, tagged, untagged
+from .zarr_json import checksum, loaded, own_header, same, serialized, tagged, untagged
 
 VERSION = 2
-STATUSES = ("writing", "sealed")
+STATUSES = ("replacing", "writing", "sealed")
 MOST = 1 << 28  # bytes of the zarr.json of a group
 KEY = "zarr.json"
-EXTRA = {"bfloat16": BFLOAT16}  # dtypes that NumPy does not know by name
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,18 @@ class Member:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Member:
-        kind, path = document["kind"], document["path"]
-        if kind not in ("int4", "kept") or not isinstance(path, list) or not path:
+        kind, path = document["kind"], path_of(document["path"])
+        if kind not in ("int4", "kept") or not path:
             raise ValueError(f"{path!r} of kind {kind!r} is no variable")
-        found = cls(tuple(path), kind, lengths(document["shape"]), dtype_of(document["dtype"]))
-        found.folder  # noqa: B018 - refuses what is no name
-        found = replace(found, source=dict(document["source"]))
+        shape, dtype = lengths(document["shape"]), dtype_of(document["dtype"])
+        found = cls(path, kind, shape, dtype, source=dict(document["source"]))
         if kind == "int4":
             return found
         names, compressor = document["dimension_names"], document["compressor"]
         if names is not None and (len(names) != len(found.shape) or not all(isinstance(n, str | None) for n in names)):
             raise ValueError(f"{names!r} are no names of {len(found.shape)} axes")
+        if dtype == TEXT and compressor["name"] not in (None, "zstd"):
+            raise ValueError(f"texts are compressed by zstd, and not by {compressor['name']!r}")
         chunk = lengths(document["chunks"])
         if len(chunk) != len(found.shape) or 0 in chunk:
             raise ValueError(f"chunks {chunk} are none of an array of shape {found.shape}")
@@ -134,27 +136,29 @@ class Manifest:
         In the order of their folders.
     groups : dict
         The attributes of each group, by its path: ``()`` is the collection itself.
-    status : {"writing", "sealed"}
+    status : {"replacing", "writing", "sealed"}
     replaced : tuple of str
-        Folders of an earlier collection, which are to be removed before anything is written.
+        Folders of an earlier collection, which are to be removed before anything is written: while it is "replacing".
     """
 
     members: tuple[Member, ...]
     groups: dict[tuple[str, ...], dict[str, Any]]
-    status: str = STATUSES[0]
+    status: str = "writing"
     replaced: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        taken: dict[str, str] = {}
+        taken: dict[tuple[str, ...], str] = {}
+        names: set[str] = set()
         for member in self.members:
-            folder = member.folder
-            if folder in taken:
+            if member.name in names:
                 raise ValueError(f"there are two variables of the name {member.name!r}")
-            taken[folder] = member.name
-        for member in self.members:
-            for path in (member.path[:n] for n in range(1, len(member.path))):
-                if (folder := folder_of_group(path)) in taken:
-                    raise ValueError(f"{taken[folder]!r} is a variable, and the group of {member.name!r}")
+            names.add(member.name)
+            taken[member.path] = member.name
+        for path in self.group_paths:
+            if path in taken:
+                raise ValueError(f"{taken[path]!r} is a variable and a group")
+        if (self.status == "replacing") != bool(self.replaced):
+            raise ValueError(f"it is {self.status!r}, with {len(self.replaced)} folders to be removed")
 
     def __getitem__(self, name: str) -> Member:
         return self._by_name[name]
@@ -167,30 +171,56 @@ class Manifest:
         return {member.name: member for member in self.members}
 
     @functools.cached_property
+    def folders(self) -> tuple[str, ...]:
+        """Those of all variables and groups but the collection's own."""
+        return tuple(map(folder_of_group, self.group_paths[1:])) + tuple(member.folder for member in self.members)
+
+    @functools.cached_property
     def group_paths(self) -> tuple[tuple[str, ...], ...]:
         """Every group, those too that only hold others, from the outermost."""
         found = {()} | {path[:n] for path in self.groups for n in range(len(path) + 1)}
         found |= {member.path[:n] for member in self.members for n in range(len(member.path))}
         return tuple(sorted(found, key=lambda path: (len(path), path)))
 
+    @functools.cached_property
+    def _job(self) -> dict[str, Any]:
+        """What is the same whatever the state."""
+        return {
+            "variables": {member.folder: member.to_json() for member in self.members},
+            "groups": [{"path": list(path), "attributes": tagged(self.groups[path])} for path in sorted(self.groups)],
+        }
+
+    @functools.cached_property
+    def job(self) -> str:
+        """What tells this job from others: a digest of all that is the same whatever the state."""
+        return checksum(self._job)
+
+    def at(self, status: str, replaced: tuple[str, ...] = ()) -> Manifest:
+        """The same job's in another state."""
+        found = replace(self, status=status, replaced=replaced)
+        for name in ("_job", "job", "_by_name", "group_paths"):
+            if name in self.__dict__:
+                found.__dict__[name] = self.__dict__[name]
+        return found
+
     def to_json(self) -> bytes:
         return self._json
 
     @functools.cached_property
     def _json(self) -> bytes:
-        header: dict[str, Any] = {
-            "version": VERSION,
-            "status": self.status,
-            "variables": {member.folder: member.to_json() for member in self.members},
-            "groups": [{"path": list(path), "attributes": tagged(self.groups[path])} for path in sorted(self.groups)],
-            "replaced": list(self.replaced),
-        }
+        header = {**self._state, "replaced": list(self.replaced), **self._job}
         header["checksum"] = checksum(header)
-        return serialized({"zarr_format": 3, "node_type": "group", "attributes": {"int4": header}})
+        return document_of(header)
 
-    def is_job_of(self, other: Manifest) -> bool:
-        """Whether both are of the same job, whatever their states."""
-        return replace(self, status="", replaced=()).to_json() == replace(other, status="", replaced=()).to_json()
+    @property
+    def _state(self) -> dict[str, Any]:
+        return {"version": VERSION, "status": self.status, "job": self.job}
+
+    @functools.cached_property
+    def head(self) -> bytes:
+        """How the document begins: with the status and the job, which no two have in common."""
+        document = document_of(self._state)
+        return document[: document.index(self.job.encode()) + len(self.job)]
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest | None:
@@ -220,21 +250,71 @@ class Manifest:
                 f"something other than this library). {REMEDY}"
             )
         try:
+            if header["status"] not in STATUSES:
+                raise ValueError(f"status {header['status']!r} is unknown")
             found = cls(
                 tuple(map(Member.from_json, header["variables"].values())),
-                {tuple(one["path"]): untagged(dict(one["attributes"])) for one in header["groups"]},
+                {path_of(one["path"]): untagged(dict(one["attributes"])) for one in header["groups"]},
                 header["status"],
-                tuple(header["replaced"]),
+                tuple(folder for folder in header["replaced"] if is_folder(folder)),
             )
-            if found.status not in STATUSES:
-                raise ValueError(f"status {found.status!r} is unknown")
             again = json.loads(found.to_json())["attributes"]["int4"]
             if not same({key: value for key, value in again.items() if key != "checksum"}, header):
                 raise ValueError("a part of it is not what the rest calls for")
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             raise StoreError(f"{where} contradicts itself: {what}. {REMEDY}") from error
         return found
+
+
+def document_of(header: dict[str, Any]) -> bytes:
+    return serialized({"zarr_format": 3, "node_type": "group", "attributes": {"int4": header}})
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The right of a run to change a collection: it is looked at before each change that nothing else guards.
+
+    Whoever takes the place writes another manifest first, while nobody has the group locked.
+    """
+
+    keys: Keys
+    writing: bytes
+    sealed: bytes
+
+    @classmethod
+    def of(cls, keys: Keys, manifest: Manifest) -> Standing:
+        return cls(keys, manifest.at("writing").head, manifest.at("sealed").head)
+
+    def stands(self) -> bool:
+        """Whether there still is something to write: not if another run of the same job has sealed the collection.
+
+        Raises
+        ------
+        StoreError
+            If another job has taken its place.
+        """
+        found = bytes(self.keys.view(KEY, 0, max(len(self.writing), len(self.sealed))) or b"")
+        if not found.startswith((self.writing, self.sealed)):
+            raise StoreError(f"{self.keys.label} was taken over by another job while this run was at it")
+        return found.startswith(self.writing)
+
+    @contextmanager
+    def changing(self) -> Iterator[bool]:
+        """Around a change: whether there is something to write, as `stands` says and raises."""
+        with self.keys.locked("", shared=True):
+            yield self.stands()
+
+    def check_read(self) -> None:
+        """See that what was read was that of the sealed collection that was opened.
+
+        Raises
+        ------
+        StoreError
+            If it was overwritten or removed meanwhile.
+        """
+        if bytes(self.keys.view(KEY, 0, len(self.sealed)) or b"") != self.sealed:
+            raise StoreError(f"{self.keys.label} was overwritten or removed since it was opened; open it again")
 
 
 def manifest_of(keys: Keys) -> Manifest | None:
@@ -244,6 +324,12 @@ def manifest_of(keys: Keys) -> Manifest | None:
     except ValueError as error:
         raise StoreError(f"{keys.label}/{KEY} is damaged: {error}. {REMEDY}") from error
     return None if data is None else Manifest.from_json(bytes(data), f"{keys.label}/{KEY}")
+
+
+def is_ours(data: bytes) -> bool:
+    """Whether the ``zarr.json`` of a group, damaged perhaps, is that of a collection of this library."""
+    header = own_header(data)
+    return "variables" in header if header else b'"int4"' in data and b'"variables"' in data and b'"group"' in data
 
 
 def sealed_manifest(keys: Keys) -> Manifest | None:
@@ -261,6 +347,19 @@ def sealed_manifest(keys: Keys) -> Manifest | None:
             "the same source and settings again to go on. A variable that is whole can be opened by its name"
         )
     return found
+
+
+def path_of(value: Any) -> tuple[str, ...]:
+    """A path of groups, and perhaps of a variable, as JSON has it; a ValueError if a part of it is no name."""
+    if not isinstance(value, list):
+        raise ValueError(f"{value!r} is no path")
+    folder_of_group(tuple(value))  # refuses what is no name
+    return tuple(value)
+
+
+def is_folder(value: Any) -> bool:
+    """Whether this is a folder in which something of a collection may lie, and nothing outside of it."""
+    return isinstance(value, str) and all(name_of(part) is not None for part in value.split("/"))
 
 
 def folder_of_group(path: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from .keys import Keys, chunk_key, present
 from .zarr_json import array_document, codecs_document, serialized
 
 TEXT = np.dtype(object)  # of arrays whose values are texts of any length
+UNITLESS = np.dtype("M8")  # which Zarr cannot open
 TEXT_MOST = 1 << 30  # bytes of a chunk of texts
 CHUNK_BYTES = 1 << 24  # bytes of a chunk, about, where the source has none
 
@@ -33,9 +34,8 @@ def stored_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     >>> stored_dtype(np.dtype(ml_dtypes.bfloat16)), stored_dtype(np.dtype(">f4"))
     (dtype('uint16'), dtype('float32'))
     """
-    if dtype.kind in "biufcmMSUO" and not type(dtype).__module__.startswith("ml_dtypes") and dtype.isbuiltin != 2:
-        return dtype.newbyteorder("=")
-    return np.dtype(f"u{dtype.itemsize}")
+    named = dtype.kind in "biufcmMSUO" and dtype.isbuiltin != 2 and dtype != UNITLESS
+    return dtype.newbyteorder("=") if named else np.dtype(f"u{dtype.itemsize}")
 
 
 def default_chunk(shape: Shape, itemsize: int) -> Shape:
@@ -49,6 +49,24 @@ def default_chunk(shape: Shape, itemsize: int) -> Shape:
         chunk.append(max(min(n, room), 1))
         room = max(room // chunk[-1], 1)
     return tuple(reversed(chunk))
+
+
+def encoded(texts: np.ndarray) -> bytes:
+    """Texts as the codec ``vlen-utf8`` has them.
+
+    Raises
+    ------
+    ValueError
+        If UTF-8 cannot hold one, or if they are so long that no reader would take them.
+    """
+    flat = texts.reshape(-1)
+    try:
+        data: bytes = VLenUTF8().encode(flat)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it has the text {error.object[:40]!r}, which UTF-8 cannot hold ({error.reason})") from error
+    if len(data) > TEXT_MOST:
+        raise ValueError(f"{flat.size:,} of its texts take {len(data):,} bytes, and a chunk has at most {TEXT_MOST:,}")
+    return data
 
 
 @dataclass(frozen=True)
@@ -111,20 +129,34 @@ class PlainArray:
         if not self.keys.holds(self.metadata_key, self.document):
             self.keys.set(self.metadata_key, self.document)
 
-    def write(self, number: int, values: np.ndarray) -> None:
-        """Write a chunk, of which the first values along each axis are these."""
+    def encoded(self, values: np.ndarray) -> np.ndarray:
+        """The bytes of a chunk, of which the first values along each axis are these.
+
+        Raises
+        ------
+        ValueError
+            If they are texts that UTF-8 cannot hold, or so long that no reader would take them.
+        """
         part: tuple[Any, ...] = (*(slice(0, n) for n in values.shape), ...)
         if self.dtype == TEXT:
             whole = np.full(self.chunk, "", object)
             whole[part] = values
-            plain = np.frombuffer(VLenUTF8().encode(whole.reshape(-1)), np.uint8)
+            plain = np.frombuffer(encoded(whole), np.uint8)
         else:
             bits = np.asarray(values, order="C")
             bits = bits if bits.dtype.newbyteorder("=") == self.stored else bits.view(self.stored)
             whole = np.zeros(self.chunk, self.stored.newbyteorder("<"))
             whole[part] = bits
             plain = np.frombuffer(whole.tobytes(), np.uint8)
-        self.keys.set(self.key(number), with_crc32c(self.compressor.compress(plain)))
+        return with_crc32c(self.compressor.compress(plain))
+
+    def set(self, number: int, data: np.ndarray) -> None:
+        """Write the bytes of a chunk."""
+        self.keys.set(self.key(number), data)
+
+    def write(self, number: int, values: np.ndarray) -> None:
+        """Write a chunk; raises as `encoded` does."""
+        self.set(number, self.encoded(values))
 
     def chunk_values(self, number: int) -> np.ndarray:
         """The values of a chunk, whole.

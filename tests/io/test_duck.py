@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
+from marks import slow
 from stores import Counting, check, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
@@ -216,7 +217,7 @@ class CapsuledElsewhere(Capsuled):
 
 
 @pytest.mark.parametrize("kind", [Interfaced, Converted, Capsuled, CapsuledElsewhere])
-@pytest.mark.parametrize("dtype", ["f4", "f2", "i2"])
+@pytest.mark.parametrize("dtype", ["f4", slow("f2"), slow("i2")])
 def test_what_gives_itself_as_a_whole(kind: Any, dtype: str) -> None:
     values = VALUES.astype(dtype)
     check(quantize_to_zarr(kind(values), MemoryStore(), chunks=(7, 8)), values)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import check, field
 from zarr.storage import MemoryStore
 
@@ -48,7 +49,7 @@ def archive(path: Path, save: Any = np.savez, **arrays: Any) -> Path:
 SAVE: dict[str, Any] = {"stored": np.savez, "compressed": np.savez_compressed}
 
 
-@pytest.fixture(params=[1 << 23, 1000, 64], ids="parts of {} bytes".format)
+@pytest.fixture(params=[1 << 23, slow(1000), 64], ids="parts of {} bytes".format)
 def parts(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npz, "APART_BYTES", request.param)
     monkeypatch.setattr(npz, "INPUT_BYTES", 100)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import check, field
 from zarr.storage import MemoryStore
 
@@ -47,7 +48,7 @@ WAYS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=[64, 2], ids="{} open files".format)
+@pytest.fixture(params=[slow(64), 2], ids="{} open files".format)
 def open_files(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "OPEN_FILES", request.param)
 

@@ -22,6 +22,7 @@ from ...exceptions import SourceError
 from ..arrays import few
 from ..content import check_regular, head, names_in, otherwise
 from ..format import Format, is_url, suffix_of
+from ..raw import LEAVE_OUT
 from ..sink import CollectionSink, Contents, Put
 from ..source import Source
 from .npy import File, Run, Runs, write_runs
@@ -54,7 +55,7 @@ class Unknown:
     def source(self) -> NoReturn:
         raise SourceError(
             f"{self.label} has the dtype {self.dtype}, which is not known here; known are {', '.join(DTYPES)}. "
-            "Convert it, or leave it out by select="
+            f"Convert it, or {LEAVE_OUT}"
         )
 
     raw = source
