@@ -360,7 +360,7 @@ def info_of_unfinished(place: Place, as_json: bool) -> int:
             shape_said(one.shape),
             dtype_said(one.dtype),
             one.kind,
-            "whole" if whole else f"{done:,} of {total:,}",
+            "whole" if whole else f"{done:,} of {total:,}" if total else "not begun",
         )
         for one, done, total, whole in found
     ]
