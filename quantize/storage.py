@@ -508,12 +508,12 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     if not keys.exists:
         raise FileNotFoundError(f"{keys.label} does not exist, or is no folder")
     if name is None:
-        if keys.exists and (collection := manifest_of(keys)) is not None:
-            there = listed([member.name for member in collection.members if member.kind == "int4"])
-            raise StoreError(
-                f"{keys.label} is a collection, with the int4 variables {there}: pass name= with one of them"
-            )
         if len(names) != 1:
+            if (collection := manifest_of(keys)) is not None:
+                there = listed([member.name for member in collection.members if member.kind == "int4"])
+                raise StoreError(
+                    f"{keys.label} is a collection, with the int4 variables {there}: pass name= with one of them"
+                )
             raise StoreError(f"{keys.label} {held(keys, names)}")
         (name,) = names
     variable = Variable(keys, name)

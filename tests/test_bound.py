@@ -206,7 +206,7 @@ def test_an_overwriting_run_that_died_leaves_nothing_to_read(tmp_path: Path, lay
 
 
 @pytest.mark.parametrize("layout", mostly_slow(LAYOUTS, ["axis"]))
-@pytest.mark.parametrize("at", [4, 6])  # reads: the first ones find the variable
+@pytest.mark.parametrize("at", [5, 7])  # reads: the first ones find the variable
 def test_what_reads_for_long_raises(tmp_path: Path, layout: str, at: int) -> None:
     store, job = Folder(tmp_path / "x"), {**LAYOUTS[layout], "workers": 1}
     reads: list[Callable[[], Any]] = [

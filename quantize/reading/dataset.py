@@ -227,7 +227,12 @@ def place_of(store: Any, name: str | None = None) -> Place | None:
     ``store/group/variable`` is understood, with the variable's name in full or as its folder has it.
     """
     keys = Keys.of(store)
-    manifest = manifest_of(keys) if keys.exists else None
+    try:
+        manifest = manifest_of(keys) if keys.exists else None
+    except StoreError:
+        if name is None:
+            raise
+        manifest = None  # a variable can be read whatever its group says
     if manifest is not None:
         return Place(keys, manifest, name)
     if name is not None:

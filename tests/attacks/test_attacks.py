@@ -156,8 +156,7 @@ def test_stores_that_are_no_folders(kind: str, job: dict[str, Any], data: bytes)
 def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     quantize_to_zarr(VALUES, tmp_path)
     quantize_to_zarr(VALUES, tmp_path / "x")
-    error, message = (ValueError, "has a '/'") if "/" in name else (StoreError, "holds no int4 variable")
-    with pytest.raises(error, match=message):
+    with pytest.raises(StoreError, match="holds no int4 variable"):
         open_int4(tmp_path / "x", name)
 
 
