@@ -22,6 +22,7 @@ SECTIONS = {
     "reading": "a store as floats, whole and in parts, against copying and against Zarr's own reads",
     "datasets": "whole datasets and checkpoints, against packed integers and GGUF",
     "growth": "time, memory and overhead as arrays and the number of chunks grow",
+    "checkpoints": "many small tensors as one collection, beside their kernels",
     "startup": "commands, imports and first calls in new processes",
 }
 EPILOG = "Sections: " + "; ".join(f"{name}, {what}" for name, what in SECTIONS.items()) + ". All by default."

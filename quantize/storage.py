@@ -173,8 +173,10 @@ class Variable:
         check_alone(keys.label, group or b"")
 
     def check_owned(self, names: Iterable[str], use: str) -> None:
-        """Refuse side arrays in whose place something else lies."""
+        """Refuse side arrays in whose place something else lies; what lies in the variable's own folder is its own."""
         for name in names:
+            if name.startswith(f"{self.folder}/{HIDDEN}/"):
+                continue
             if self.keys.holds_keys(f"{name}/") and not owns(self.keys, name):
                 raise StoreError(
                     f"{self.keys.label}/{name} holds files that do not belong to {self.name}, {use} the place: "

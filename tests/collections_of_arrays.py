@@ -22,7 +22,9 @@ class Tree(Arrays):
         self.said = attributes or {"": {"title": "all", "least": -np.inf}, "ocean": {"note": "é"}, "empty group": {}}
 
     def opened(self, array: np.ndarray) -> Source:
-        return as_source(array)
+        source = as_source(array)
+        source.sampled = not np.isnan(array).any()  # what is missing is not seen until all is read
+        return source
 
     def opened_raw(self, array: np.ndarray) -> RawArray:
         chunks = tuple(min(max(n, 1), 4) for n in array.shape)
@@ -35,7 +37,7 @@ class Tree(Arrays):
 
 
 def holes(seed: int = 2) -> np.ndarray:
-    """Values of which one, far from where a look would see it, is missing."""
+    """Values of which one is missing."""
     values = field((6, 4), seed=seed)
     values[4, 2] = np.nan
     return values
@@ -47,6 +49,7 @@ def everything(seed: int = 0) -> dict[str, np.ndarray]:
         "two passes": field((6, 5), seed=seed),
         "ocean/blocks": field((8, 8), seed=seed + 1),
         "ocean/deep/holes": holes(seed + 2),
+        "holes in blocks": holes(seed + 3),
         "ids": np.arange(7) + seed,
         "text": np.array(["a", "bé\0", "", "d", str(seed)], object),
         "point": np.array(3.5 + seed),
@@ -59,6 +62,10 @@ def everything(seed: int = 0) -> dict[str, np.ndarray]:
 
 JOB: dict[str, Any] = {
     "workers": 1,
-    "select": ["two passes", "ocean/blocks", "ocean/deep/holes"],
-    "rules": {"ocean/blocks": {"blocks": (1, 4), "chunks": (4, 8)}, "*holes": {"chunks": (3, 4)}},
+    "select": ["two passes", "ocean/blocks", "ocean/deep/holes", "holes in blocks"],
+    "rules": {
+        "ocean/blocks": {"blocks": (1, 4), "chunks": (4, 8)},
+        "*holes": {"chunks": (3, 4)},
+        "holes*": {"blocks": (1, 2), "chunks": (2, 4)},
+    },
 }

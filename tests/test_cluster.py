@@ -33,6 +33,7 @@ from quantize import (
     measure_error,
     open_int4,
     plan,
+    quantize_dataset,
     quantize_to_zarr,
 )
 from quantize.quality.verify import verify
@@ -466,3 +467,27 @@ def test_a_worker_that_hangs_is_told_of(
         for message in caplog.messages
     )
     assert files(tmp_path / "z") == on_threads
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_the_bytes_of_threads_for_collections(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What other processes can read they copy and quantize; what lives in this one stays in it."""
+    group = zarr.create_group(tmp_path / "source.zarr")
+    group.create_group("deep", attributes={"note": "x"})
+    for number in range(20):
+        values = field((40, 30), seed=number)
+        values[7, 8] = np.nan if number % 3 == 0 else 0
+        group.create_array(f"deep/w{number}", data=values, chunks=(10, 30))
+        group.create_array(f"b{number}", data=np.arange(100) + number, chunks=(7,))
+    in_memory = {name: array[...] for name, array in group.members(max_depth=None) if isinstance(array, zarr.Array)}
+    job: dict[str, Any] = {"select": "*w*", "rules": {"*w*": {"chunks": (10, 30)}, "*w?": {"blocks": (1, 10)}}}
+    quantize_dataset(tmp_path / "source.zarr", tmp_path / "threads", **job)
+    quantize_dataset(in_memory, tmp_path / "threads in memory", **job)
+    request.getfixturevalue("client")
+    plans: list[Any] = []
+    found = quantize_dataset(tmp_path / "source.zarr", tmp_path / "cluster", **job, progress=plans.append)
+    assert plans[0].scheduler == "distributed"
+    assert len(found.quantized) == 20
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+    quantize_dataset(in_memory, tmp_path / "cluster in memory", **job)
+    assert files(tmp_path / "cluster in memory") == files(tmp_path / "threads in memory")

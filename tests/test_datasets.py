@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from collections_of_arrays import JOB, Tree, everything
 from marks import mostly_slow, slow
 from stores import Died, DyingStore, field, files
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from quantize import (
     DamagedChunkError,
@@ -28,9 +29,11 @@ from quantize import (
     quantize_dataset,
     quantize_to_zarr,
 )
-from quantize.reading.dataset import Int4Dataset, KeptArray
+from quantize.exceptions import QuantizeWarning
+from quantize.reading.dataset import Int4Dataset, KeptArray, opened_variable
 from quantize.store import keys as keys_of_stores
-from quantize.store.manifest import Manifest
+from quantize.store.keys import Keys
+from quantize.store.manifest import Manifest, manifest_of
 
 
 def run(source: Any, store: Any, **options: Any) -> Int4Dataset:
@@ -71,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("over", [False, True], ids=["new", "overwriting"])
 @pytest.mark.parametrize("torn", [False, True], ids=["clean", "torn"])
-@pytest.mark.parametrize("step", [9, slow(1)])
+@pytest.mark.parametrize("step", [37, slow(1)])
 def test_a_death_at_any_change_costs_no_byte(
     tmp_path: Path, whole: dict[str, bytes], torn: bool, over: bool, step: int
 ) -> None:
@@ -100,7 +103,7 @@ def test_a_death_at_any_change_costs_no_byte(
             assert files(tmp_path / "z") == whole, f"change {at}"
         else:
             break
-    assert at > 40
+    assert at > 80
     assert len(read) <= 2
 
 
@@ -141,6 +144,8 @@ PLACES = {
     "statistics": ("two=20passes/.int4/scan/c/0", 1),
     "a variable that is begun anew": ("ocean/deep/holes/zarr.json", 2),
     "a chunk of that": ("ocean/deep/holes/c/1/0", 1),
+    "blocks that are begun anew": ("holes=20in=20blocks/zarr.json", 4),
+    "a chunk of these": ("holes=20in=20blocks/c/2/0", 1),
 }
 OTHER = everything(5) | {"more": np.arange(3.0)}
 
@@ -163,7 +168,7 @@ def test_a_run_held_up_while_another_job_overwrites_mixes_nothing_into_it(
     def begin() -> None:
         threads.append(threading.Thread(target=overtake))
         threads[0].start()
-        threads[0].join(1.5)  # it is through, or waits
+        threads[0].join(0.7)  # it is through, or waits
 
     with suppress(StoreError):
         run(OTHER, Held(tmp_path / "z", key, begin, time))
@@ -190,7 +195,7 @@ def test_a_run_held_up_while_another_of_its_job_does_all_ends_right(
     def begin() -> None:
         threads.append(threading.Thread(target=same))
         threads[0].start()
-        threads[0].join(1.5)
+        threads[0].join(0.7)
 
     check(run(everything(), Held(tmp_path / "z", key, begin, time)), everything())
     threads[0].join(60)
@@ -204,7 +209,7 @@ def test_of_two_jobs_the_second_is_refused_and_says_why(tmp_path: Path, whole: d
     for source, said in ((other, "of ids, the values of the source"), (OTHER, "it has no more")):
         with pytest.raises(StoreError, match=rf"collection already, whole, of another job: {said}.*overwrite=True"):
             run(source, tmp_path / "z")
-    with pytest.raises(StoreError, match="of another job: of ocean/blocks, scale_method was minmax and is absmax"):
+    with pytest.raises(StoreError, match="of another job: of holes in blocks, scale_method was minmax and is absmax"):
         run(everything(), tmp_path / "z", scale_method="absmax")
     with pytest.raises(StoreError, match="of another job: the attributes of its groups"):
         run(Tree(everything(), {"": {"title": "another"}}), tmp_path / "z")
@@ -219,10 +224,22 @@ def test_readers_that_stay_open_see_that_it_was_overwritten(tmp_path: Path) -> N
         found[name][...]
     run(everything(9), tmp_path / "z", overwrite=True)
     for dataset in (found, late):
-        for name in dataset:
+        for name in {*dataset} - {"nothing"}:
             with pytest.raises(StoreError, match=r"overwritten|another job"):
                 dataset[name][...]
     check(open_int4(tmp_path / "z"), everything(9))
+
+
+def test_a_kept_array_of_an_unfinished_collection_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    begun(tmp_path / "z")
+    array = opened_variable(tmp_path / "z", "ids")
+    np.testing.assert_array_equal(array[...], everything()["ids"])
+    manifest = manifest_of(Keys.of(tmp_path / "z"))
+    assert manifest is not None
+    (tmp_path / "z/zarr.json").write_bytes(manifest.at("replacing", ("ids",)).to_json())
+    for found in (array, opened_variable(tmp_path / "z", "ids")):
+        with pytest.raises(StoreError, match="overwritten"):
+            found[...]
 
 
 # What else may happen to a place --------------------------------------------------------------------------------------
@@ -232,7 +249,7 @@ def begun(place: Path, source: Any = None, **options: Any) -> None:
     """A run that stopped in the middle of its chunks."""
 
     def stop(event: Any) -> None:
-        if getattr(event, "phase", "") == "write" and event.done > 5:
+        if getattr(event, "phase", "") == "write" and event.done > 15:
             raise InterruptedError
 
     with suppress(InterruptedError):
@@ -250,6 +267,36 @@ def test_consolidated_metadata_in_an_unfinished_collection_stop_nothing_and_go(
     assert b"consolidated_metadata" in (tmp_path / "z" / name / "zarr.json").read_bytes()
     run(everything(), tmp_path / "z")
     assert files(tmp_path / "z") == whole
+
+
+def consolidated(place: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(place)
+    assert b"consolidated_metadata" in (place / "zarr.json").read_bytes()
+
+
+def test_consolidating_while_it_is_written_or_read_disturbs_nothing(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    left = [3, 9]
+
+    def consolidate(event: Any) -> None:
+        if left and getattr(event, "phase", "") == "write" and event.done >= left[0]:
+            left.pop(0)
+            consolidated(tmp_path / "z")
+
+    check(run(everything(), tmp_path / "z", progress=consolidate), everything())
+    assert not left
+    assert files(tmp_path / "z") == whole
+    before = open_int4(tmp_path / "z")
+    consolidated(tmp_path / "z")
+    check(before, everything())
+    check(open_int4(tmp_path / "z"), everything())
+    found = run(everything(), tmp_path / "z")
+    check(found, everything())
+    run(everything(6), tmp_path / "z", overwrite=True)
+    assert b"consolidated_metadata" not in (tmp_path / "z/zarr.json").read_bytes()
+    with pytest.raises(StoreError, match="overwritten"):
+        before["ids"][...]
 
 
 def test_those_of_a_group_that_it_lies_in_go_too(tmp_path: Path) -> None:
@@ -451,3 +498,55 @@ def test_with_verify_what_an_earlier_run_wrote_is_read(tmp_path: Path, whole: di
             assert files(tmp_path / "z") == before
         path.write_bytes(whole[key])
     assert files(tmp_path / "z") == whole
+
+
+# Other stores, and what is told of a run ------------------------------------------------------------------------------
+
+
+def test_stores_in_memory_and_archives_hold_the_same(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    memory = MemoryStore()
+    run(everything(2), memory)
+    run(everything(), memory, overwrite=True)
+    assert {key: value.to_bytes() for key, value in memory._store_dict.items()} == whole
+    check(open_int4(memory), everything())
+    run(everything(), tmp_path / "z")
+    archive = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "z")
+    check(open_int4(archive), everything())
+
+
+@pytest.mark.parametrize("stop_at", [0, 7, 12])
+def test_progress_adds_up_and_never_goes_back(tmp_path: Path, stop_at: int) -> None:
+    """Over all variables, in a run that goes on too; of a variable that begins anew too."""
+    events: list[Any] = []
+
+    def watch(event: Any) -> None:
+        events.append(event)
+        if stop_at and getattr(event, "phase", "") == "write" and event.done >= stop_at:
+            raise InterruptedError
+
+    if stop_at:
+        with pytest.raises(InterruptedError):
+            run(everything(), tmp_path / "z", progress=watch)
+    again, stop_at, events = stop_at, 0, []
+    run(everything(), tmp_path / "z", progress=watch)
+    made, *states = events
+    assert made.quantized == 4
+    assert {"scan", "write"} <= {state.phase for state in states} or again
+    for phase in {state.phase for state in states}:
+        own = [state for state in states if state.phase == phase]
+        assert all(state.skipped <= state.done <= state.total for state in own)
+        assert all(before.done <= after.done for before, after in pairwise(own))
+        assert all(before.total <= after.total for before, after in pairwise(own))
+        assert own[-1].done == own[-1].total
+        assert all(before.nbytes <= after.nbytes for before, after in pairwise(own))
+
+
+def test_a_look_warns_once_and_names_the_variable(tmp_path: Path) -> None:
+    """Though the variable begins anew."""
+    filled = field((100, 100))
+    filled[3, 4], filled[70, 7] = 1e20, np.nan
+    source = {"clean": field((100, 100), seed=1), "filled": filled}
+    with pytest.warns(QuantizeWarning, match="usual filler") as told:
+        quantize_dataset(source, tmp_path / "z", rules={"filled": {"chunks": (10, 100)}})
+    assert len(told) == 1
+    assert "filled" in str(told[0].message)

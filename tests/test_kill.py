@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from stores import check, field, files
 
-from quantize import StoreError, open_int4, quantize_to_zarr
+from quantize import StoreError, open_int4, quantize_dataset, quantize_to_zarr
 from quantize.store.keys import LEFTOVER
 
 pytestmark = [
@@ -51,7 +51,8 @@ def job(
         if cluster:
             workers = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
             stack.enter_context(distributed.Client(stack.enter_context(workers)))
-        quantize_to_zarr(source, store, **options, progress=progress)
+        run = quantize_to_zarr if source.suffix == ".npy" else quantize_dataset
+        run(source, store, **options, progress=progress)
     say.send("sealed")
 
 
@@ -163,6 +164,37 @@ def test_thirty_kills_at_random_times_cost_no_byte(tmp_path: Path, source: Path,
             stores += 1
     quantize_to_zarr(source, store, **JOB)
     assert files(store) == whole
+
+
+def test_ten_kills_at_random_times_cost_a_collection_no_byte(tmp_path: Path) -> None:
+    """A checkpoint of 248 tensors, of which 100 are kept, and three begin anew once they come upon what is missing."""
+    tensors = {f"layer.{number}.weight": field((96, 64), seed=number) for number in range(148)}
+    for number in (3, 70, 147):
+        tensors[f"layer.{number}.weight"][50, number % 64] = np.nan
+    tensors |= {f"layer.{number}.bias_scale:ö": np.arange(100) + number for number in range(100)}
+    source = tmp_path / "x.npz"
+    np.savez(source, **tensors)  # type: ignore[arg-type]
+    options = {"workers": 2, "rules": {"layer.?.weight": {"blocks": (1, 32), "chunks": (32, 64)}}}
+    began = monotonic()
+    assert Run(source, tmp_path / "whole", options=options).ends()
+    length = monotonic() - began
+    whole = files(tmp_path / "whole")
+    draw = random.Random(0)
+    kills = stores = 0
+    while kills < 10:
+        store = tmp_path / str(stores)
+        if Run(source, store, options=options).kill(draw.uniform(0.1, 0.6) * length):
+            kills += 1
+            if files(store) != whole:
+                assert_unreadable(store)
+        else:
+            assert files(store) == whole
+            stores += 1
+    found = quantize_dataset(source, store, **options)
+    assert files(store) == whole
+    for name, values in tensors.items():
+        if name not in found.quantized:
+            np.testing.assert_array_equal(found[name][...], values)
 
 
 @pytest.mark.parametrize("group", [True, False], ids=["all", "driver"])

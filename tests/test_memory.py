@@ -57,12 +57,15 @@ if "client" in scope:
 """
 
 
-def measured(setup: str, store: Path, cache: Path | None = None, **options: Any) -> dict[str, Any]:
+def measured(
+    setup: str, store: Path, cache: Path | None = None, call: str = "quantize_to_zarr", **options: Any
+) -> dict[str, Any]:
     """Peak memory of one job in its own process, above the imports and what `setup` made, and the plan's figure.
 
     Nothing is compiled yet, but what an earlier job left in a `cache`.
     """
-    command = [sys.executable, "-c", MEASURE, json.dumps([setup, options, str(store)])]
+    code = MEASURE.replace("quantize_to_zarr", call)
+    command = [sys.executable, "-c", code, json.dumps([setup, options, str(store)])]
     compiled = str(cache or store.with_name("cache"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "NUMBA_CACHE_DIR": compiled}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
@@ -278,6 +281,36 @@ def test_4_gib_go_through_256_mb(tmp_path: Path) -> None:
             if start % (16 * step) == 0:
                 floats = dequantize_from_packed_int4(*packed[:3], size=packed.size)
                 np.testing.assert_array_equal(array[start : start + step], floats)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_one_large_tensor_holds_no_more_than_its_plan_said(tmp_path: Path) -> None:
+    """1 GiB of one tensor, a large one that is kept, and many small ones."""
+    shapes = {"large": (16 * 1024, 16 * 1024), "kept": (48 << 20,)}
+    shapes |= {f"layer.{number}.weight": (64, 128) for number in range(100)}
+    shapes |= {f"layer.{number}.bias": (128,) for number in range(100)}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    try:
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            data = next(blocks(1024)).tobytes()
+            for start in range(0, end, len(data)):
+                file.write(data[: end - start])
+        found = measured(f"source = {str(path)!r}", tmp_path / "z", call="quantize_dataset", workers=2)
+        assert found["peak"] <= found["said"] < 512 * MIB
+        collection = open_int4(tmp_path / "z")
+        assert len(collection.quantized) == 101
+        start = 8 + len(text) + header["kept"]["data_offsets"][0]
+        kept = np.memmap(path, "f4", "r", offset=start, shape=shapes["kept"])
+        for at in range(0, len(kept), 4 << 20):
+            np.testing.assert_array_equal(collection["kept"][at : at + (4 << 20)], kept[at : at + (4 << 20)])
     finally:
         path.unlink(missing_ok=True)
 

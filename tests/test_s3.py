@@ -19,13 +19,15 @@ import pytest
 import tenacity
 import zarr
 from click.testing import CliRunner, Result
+from collections_of_arrays import JOB as OF_COLLECTION
+from collections_of_arrays import Tree, everything
 from marks import mostly_slow, slow
 from obstore.store import S3Store
 from stores import Died, check, field, files, read_while_overwritten
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, ObjectStore
 
-from quantize import StoreError, open_int4, plan, quantize_to_zarr
+from quantize import StoreError, open_int4, plan, quantize_dataset, quantize_to_zarr
 from quantize.cli import commands as cli
 from quantize.storage import Variable, variables
 from quantize.store.keys import Keys, fsspec_options
@@ -208,6 +210,23 @@ JOBS: dict[str, dict[str, Any]] = {
     "columns": {"axis": 1, "scale_method": "percentile"},
     "blocks": {"chunks": (4, 12), "shards": (16, 12), "blocks": (2, 4), "scale_method": "mse"},
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["url", "obstore"])
+def test_a_collection_holds_what_a_folder_would(server: Server, name: str, url: str, tmp_path: Path, kind: str) -> None:
+    """One that another was overwritten with."""
+    store = url if kind == "url" else object_store(server, name)
+    quantize_dataset(Tree(everything()), tmp_path / "z", **OF_COLLECTION)
+    quantize_dataset(Tree(everything(3) | {"more": np.arange(3)}), store, **OF_COLLECTION)
+    with pytest.raises(StoreError, match="collection already, whole, of another job"):
+        quantize_dataset(Tree(everything()), store, **OF_COLLECTION)
+    quantize_dataset(Tree(everything()), store, **OF_COLLECTION, overwrite=True)
+    assert server.objects(name) == files(tmp_path / "z")
+    local, found = open_int4(tmp_path / "z"), open_int4(store)
+    assert list(found) == list(local)
+    for one in local:
+        np.testing.assert_array_equal(found[one][...], local[one][...])
 
 
 @pytest.mark.parametrize("job", mostly_slow(JOBS, [name for name in JOBS if name != "blocks"]))

@@ -81,7 +81,7 @@ def run_stages(
             for task in stages[key].tasks:
                 if key in failed:
                     break
-                yield Owned(task.numbers, (stages[key].call, *task.arguments), task.blocks, str(key), key)
+                yield Owned(task.numbers, (stages[key].call, task.arguments), task.blocks, str(key), key)
 
     def done(task: Task, result: Any) -> None:
         assert isinstance(task, Owned)
@@ -111,9 +111,12 @@ def run_stages(
     return failed, None
 
 
-def attempt(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives, or how it failed, where the error is one of ours."""
+def attempt(call: Callable[..., Any], arguments: tuple[Any, ...], *blocks: Any) -> Any:
+    """What a call gives, or how it failed, where the error is one of ours.
+
+    Its arguments are one here: all tasks that a scheduler is handed have the same number, whatever their jobs.
+    """
     try:
-        return call(*arguments)
+        return call(*arguments, *blocks)
     except QuantizeError as error:
         return Failed(error)

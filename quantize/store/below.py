@@ -38,6 +38,13 @@ class Below(WrapperStore[Store]):
         store: Any = self._store
         return Path(store.root) / self.prefix
 
+    @property
+    def path(self) -> Path:
+        """The archive, where the store is one."""
+        store: Any = self._store
+        found: Path = store.path
+        return found
+
     def at(self, key: str) -> str:
         return f"{self.prefix}/{key}" if key else self.prefix
 

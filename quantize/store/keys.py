@@ -468,7 +468,8 @@ class ZipKeys(Keys):
 
     def size(self, prefix: str) -> int:
         with zipfile.ZipFile(self.store.path) as archive:
-            return sum(one.compress_size for one in archive.infolist() if one.filename.startswith(f"{prefix}/"))
+            below = self.store.at(prefix) if isinstance(self.store, Below) else prefix
+            return sum(one.compress_size for one in archive.infolist() if one.filename.startswith(f"{below}/"))
 
 
 @dataclass(frozen=True)

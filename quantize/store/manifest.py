@@ -271,20 +271,40 @@ def document_of(header: dict[str, Any]) -> bytes:
     return serialized({"zarr_format": 3, "node_type": "group", "attributes": {"int4": header}})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Standing:
     """The right of a run to change a collection: it is looked at before each change that nothing else guards.
 
-    Whoever takes the place writes another manifest first, while nobody has the group locked.
+    Whoever takes the place writes another manifest first, while nobody has the group locked. `heads` are the ways in
+    which the document of this job may begin, with the status: others may have written it in another form.
     """
 
     keys: Keys
-    writing: bytes
-    sealed: bytes
+    job: str
+    heads: dict[bytes, str]
 
     @classmethod
     def of(cls, keys: Keys, manifest: Manifest) -> Standing:
-        return cls(keys, manifest.at("writing").head, manifest.at("sealed").head)
+        return cls(keys, manifest.job, {manifest.at(status).head: status for status in ("writing", "sealed")})
+
+    def status(self) -> str | None:
+        """That of the collection; None if there is none of this job."""
+        heads = list(self.heads.items())
+        beginning = bytes(self.keys.view(KEY, 0, max(len(head) for head, _ in heads)) or b"")
+        for head, status in heads:
+            if beginning.startswith(head):
+                return status
+        data = bytes(self.keys.view(KEY, most=MOST) or b"")
+        try:
+            found = Manifest.from_json(data, self.keys.label)
+        except StoreError:
+            return None
+        if found is None or found.job != self.job:
+            return None
+        head = data[: data.index(self.job.encode()) + len(self.job)]
+        if f'"{found.status}"'.encode() in head:
+            self.heads[head] = found.status
+        return found.status
 
     def stands(self) -> bool:
         """Whether there still is something to write: not if another run of the same job has sealed the collection.
@@ -294,10 +314,10 @@ class Standing:
         StoreError
             If another job has taken its place.
         """
-        found = bytes(self.keys.view(KEY, 0, max(len(self.writing), len(self.sealed))) or b"")
-        if not found.startswith((self.writing, self.sealed)):
+        status = self.status()
+        if status not in ("writing", "sealed"):
             raise StoreError(f"{self.keys.label} was taken over by another job while this run was at it")
-        return found.startswith(self.writing)
+        return status == "writing"
 
     @contextmanager
     def changing(self) -> Iterator[bool]:
@@ -306,14 +326,14 @@ class Standing:
             yield self.stands()
 
     def check_read(self) -> None:
-        """See that what was read was that of the sealed collection that was opened.
+        """See that what was read was that of the collection that was opened, whether or not all of that is written.
 
         Raises
         ------
         StoreError
             If it was overwritten or removed meanwhile.
         """
-        if bytes(self.keys.view(KEY, 0, len(self.sealed)) or b"") != self.sealed:
+        if self.status() not in ("writing", "sealed"):
             raise StoreError(f"{self.keys.label} was overwritten or removed since it was opened; open it again")
 
 
