@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,7 +12,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
-from .exceptions import RefusedValuesError, StoreError
+from .exceptions import DamagedChunkError, RefusedValuesError, StoreError
 from .io import sources_of
 from .io.arrays import Arrays
 from .io.attributes import zarr_attributes
@@ -49,6 +51,8 @@ POLICIES = ("auto", "raise", "propagate")
 CHUNKS_KEPT = 10_000  # chunks of what is kept: where the source has more, others are taken
 CHUNK_KEPT = 64 * MIB  # bytes: nor where one is longer
 KEPT_METADATA = 1 << 12  # bytes of the zarr.json of what is kept
+MEETINGS = 8  # times that a run may meet another of its job at one variable
+PAUSE = 0.2  # seconds at most before it looks again what has come of that
 COPIES = 4  # copies of a chunk while it is copied: itself, as bytes, compressed, with its checksum
 
 
@@ -479,24 +483,31 @@ class Collection:
         Where a code for missing values depends on whether there are any, the first try has none, unless some are seen
         at once: a run that comes upon one begins that variable anew.
         """
-        policies = self.policies(one)
-        told = False
-        for policy in policies:
-            job = one.job(policy, report, self.stop)
+        policies, told, anew, left = self.policies(one), False, overwrite, MEETINGS
+        while True:
+            job = one.job(policies[0], report, self.stop)
             if told and job.look is not None:
                 job.look.told = True
             try:
                 there, own = one.there(), job.claim.fingerprint
-                anew = overwrite or policy != policies[0] or there.get("overwriting") == own
-                metadata = yield from job.steps(overwrite=anew and there != own)
+                replaces = (anew or there.get("overwriting") == own) and there != own
+                metadata = yield from job.steps(overwrite=replaces)
                 break
             except RefusedValuesError:
-                if policy == policies[-1]:
+                if len(policies) == 1:
                     one.remove(job)
                     raise
-            except StoreError:
-                if policy == policies[-1] or not one.is_begun(one.job(policies[-1], report, self.stop)):
-                    raise  # else another run of this collection has begun it anew
+                policies, anew = policies[1:], True
+            except DamagedChunkError:
+                raise
+            except StoreError:  # another run of this collection may have begun it anew, or be doing so
+                left -= 1
+                if len(policies) > 1 and one.is_begun(one.job(policies[-1], report, self.stop)):
+                    policies, anew = policies[-1:], True
+                elif left and one.is_begun(job):
+                    time.sleep(random.uniform(0, PAUSE))
+                else:
+                    raise
             told = job.look is not None and job.look.told
         assert metadata is not None, "there are no other parts"
         return metadata if metadata.status == "sealed" else one.variable.seal(metadata, durable)

@@ -30,9 +30,10 @@ from quantize import (
     quantize_to_zarr,
 )
 from quantize.exceptions import QuantizeWarning
-from quantize.reading.dataset import Int4Dataset, KeptArray
+from quantize.reading.dataset import Int4Dataset, KeptArray, opened_variable
 from quantize.store import keys as keys_of_stores
-from quantize.store.manifest import Manifest
+from quantize.store.keys import Keys
+from quantize.store.manifest import Manifest, manifest_of
 
 
 def run(source: Any, store: Any, **options: Any) -> Int4Dataset:
@@ -223,10 +224,22 @@ def test_readers_that_stay_open_see_that_it_was_overwritten(tmp_path: Path) -> N
         found[name][...]
     run(everything(9), tmp_path / "z", overwrite=True)
     for dataset in (found, late):
-        for name in dataset:
+        for name in {*dataset} - {"nothing"}:
             with pytest.raises(StoreError, match=r"overwritten|another job"):
                 dataset[name][...]
     check(open_int4(tmp_path / "z"), everything(9))
+
+
+def test_a_kept_array_of_an_unfinished_collection_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    begun(tmp_path / "z")
+    array = opened_variable(tmp_path / "z", "ids")
+    np.testing.assert_array_equal(array[...], everything()["ids"])
+    manifest = manifest_of(Keys.of(tmp_path / "z"))
+    assert manifest is not None
+    (tmp_path / "z/zarr.json").write_bytes(manifest.at("replacing", ("ids",)).to_json())
+    for found in (array, opened_variable(tmp_path / "z", "ids")):
+        with pytest.raises(StoreError, match="overwritten"):
+            found[...]
 
 
 # What else may happen to a place --------------------------------------------------------------------------------------
@@ -236,7 +249,7 @@ def begun(place: Path, source: Any = None, **options: Any) -> None:
     """A run that stopped in the middle of its chunks."""
 
     def stop(event: Any) -> None:
-        if getattr(event, "phase", "") == "write" and event.done > 7:
+        if getattr(event, "phase", "") == "write" and event.done > 15:
             raise InterruptedError
 
     with suppress(InterruptedError):

@@ -326,14 +326,14 @@ class Standing:
             yield self.stands()
 
     def check_read(self) -> None:
-        """See that what was read was that of the sealed collection that was opened.
+        """See that what was read was that of the collection that was opened, whether or not all of that is written.
 
         Raises
         ------
         StoreError
             If it was overwritten or removed meanwhile.
         """
-        if self.status() != "sealed":
+        if self.status() not in ("writing", "sealed"):
             raise StoreError(f"{self.keys.label} was overwritten or removed since it was opened; open it again")
 
 
