@@ -12,10 +12,10 @@ import functools
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from ..exceptions import SourceError
 from ..numerics.names import check_suffix, suffix_of_file
@@ -128,21 +128,14 @@ def sink_of(destination: str | os.PathLike[str]) -> Sink:
     >>> sink_of("x.npy").name, sink_of("x.zarr").name, sink_of("x").name
     ('.npy', 'Zarr', 'Zarr')
     """
-    suffix = suffix_of_file(destination)
-    sinks = [found.sink for found in every_format() if found.sink is not None]
-    for sink in sinks:
-        if suffix in sink.suffixes:
-            return sink()
-    check_suffix(destination, [ending for sink in sinks for ending in sink.suffixes], "what is written")
-    raise AssertionError("a suffix that is none of the endings is refused")
+    return first_of(destination, (found.sink for found in every_format()), "what is written")()
 
 
 def writes_one(destination: str | os.PathLike[str]) -> bool:
     """Whether a path is, by how it ends, one that an array alone is written to, or none that anything is."""
     suffix = suffix_of_file(destination)
-    formats = list(every_format())
-    one = any(found.sink is not None and suffix in found.sink.suffixes for found in formats)
-    several = (found.collection_sink for found in formats)
+    one = any(found.sink is not None and suffix in found.sink.suffixes for found in every_format())
+    several = (found.collection_sink for found in every_format())
     return one or not any(sink is not None and suffix in sink.suffixes for sink in several)
 
 
@@ -159,12 +152,21 @@ def collection_sink_of(destination: str | os.PathLike[str]) -> CollectionSink:
     >>> collection_sink_of("x.safetensors").name, collection_sink_of("x.nc").name, collection_sink_of("x").name
     ('.safetensors', 'NetCDF', 'Zarr')
     """
-    suffix = suffix_of_file(destination)
-    sinks = [found.collection_sink for found in every_format() if found.collection_sink is not None]
-    for sink in sinks:
+    sinks = (found.collection_sink for found in every_format())
+    return first_of(destination, sinks, "a collection that is restored")()
+
+
+Kind = TypeVar("Kind", bound=type[Sink] | type[CollectionSink])
+
+
+def first_of(destination: str | os.PathLike[str], sinks: Iterable[Kind | None], what: str) -> Kind:
+    """The first sink with a path's suffix; those behind it are not looked at."""
+    suffix, endings = suffix_of_file(destination), list[str]()
+    for sink in filter(None, sinks):
         if suffix in sink.suffixes:
-            return sink()
-    check_suffix(destination, [ending for sink in sinks for ending in sink.suffixes], "a collection that is restored")
+            return sink
+        endings += sink.suffixes
+    check_suffix(destination, endings, what)
     raise AssertionError("a suffix that is none of the endings is refused")
 
 
