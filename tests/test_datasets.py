@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("over", [False, True], ids=["new", "overwriting"])
 @pytest.mark.parametrize("torn", [False, True], ids=["clean", "torn"])
-@pytest.mark.parametrize("step", [37, slow(1)])
+@pytest.mark.parametrize("step", [37, slow(2)])
 def test_a_death_at_any_change_costs_no_byte(
     tmp_path: Path, whole: dict[str, bytes], torn: bool, over: bool, step: int
 ) -> None:
