@@ -20,8 +20,9 @@ SECTIONS = {
     "pipeline": "from a source to a sealed store, against what must be read and written, and a script",
     "checks": "what it costs to check a source, to decode it, and to hold a store against it",
     "reading": "a store as floats, whole and in parts, against copying and against Zarr's own reads",
+    "datasets": "whole datasets and checkpoints, against packed integers and GGUF",
     "growth": "time, memory and overhead as arrays and the number of chunks grow",
-    "datasets": "checkpoints of many small tensors, beside their kernels",
+    "checkpoints": "many small tensors as one collection, beside their kernels",
     "startup": "commands, imports and first calls in new processes",
 }
 EPILOG = "Sections: " + "; ".join(f"{name}, {what}" for name, what in SECTIONS.items()) + ". All by default."

@@ -308,7 +308,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     """Print what STORE holds: shapes, scales, status; of a collection all variables, or the one of a name."""
     from ..reading import summary
     from ..reading.array import Int4Array
-    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of
+    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, variable_of
     from ..storage import find
 
     place = place_of(store, name)
@@ -319,10 +319,14 @@ def info(store: str, name: str | None, as_json: bool) -> int:
         text = f"{dataset.path}\n{summary.dataset_description(dataset)}"
         say(as_json, summary.dataset_summary(dataset), text)
         return DONE
-    if place is not None and isinstance(kept := opened_variable(store, name), KeptArray):
-        document = summary.variable_summary(kept.name, kept)
-        say(as_json, document, f"{kept.path}/{kept.name}\n{summary.kept_description(kept)}")
-        return DONE
+    if place is not None and place.name is not None and place.name in place.manifest:
+        member = place.manifest[place.name]
+        unlike = member.kind == "kept" or variable_of(place.keys, member).metadata() is None
+        opened = opened_variable(store, name) if unlike else None
+        if isinstance(opened, KeptArray):
+            text = f"{opened.path}/{opened.name}\n{summary.kept_description(opened)}"
+            say(as_json, summary.variable_summary(opened.name, opened), text)
+            return DONE
     variable, metadata = find(store, name)
     if metadata.status == "sealed":
         array = Int4Array(variable, metadata)
@@ -360,7 +364,7 @@ def info_of_unfinished(place: Place, as_json: bool) -> int:
             shape_said(one.shape),
             dtype_said(one.dtype),
             one.kind,
-            "whole" if whole else f"{done:,} of {total:,}",
+            "whole" if whole else f"{done:,} of {total:,}" if total else "not begun",
         )
         for one, done, total, whole in found
     ]

@@ -27,7 +27,8 @@ class Asked:
     def of(cls, source: str, given: dict[str, Any], part: bool = False) -> Asked:
         """What a source and the options stand for.
 
-        A group with one array, beside single numbers, is that array, unless an option is for several.
+        A group with one array, beside single numbers, is that array, and files that are pieces of one array are that
+        one, unless an option is for several.
 
         Raises
         ------
@@ -38,7 +39,7 @@ class Asked:
         wanted = [option for name, option in OF_SEVERAL.items() if given[name]]
         if arrays.is_array and wanted:
             raise click.UsageError(f"{wanted[0]} chooses among several variables, and {arrays.label} is one array")
-        if not arrays.is_array and (wanted or len(arrays.meant()) > 1):
+        if wanted or not arrays.is_one:
             return cls(True, of_several(arrays, given, part))
         return cls(False, of_one(arrays, given))
 

@@ -76,6 +76,11 @@ class Arrays(Mapping[str, Source]):
     def is_array(self) -> bool:
         return hasattr(self.node, "dtype")
 
+    @property
+    def is_one(self) -> bool:
+        """Whether one array is meant where none is named, as `only` gives it."""
+        return self.is_array or len(self.meant()) <= 1
+
     @functools.cached_property
     def _arrays(self) -> Mapping[str, Any]:
         return {"": self.node} if self.is_array else self.listed()

@@ -147,16 +147,18 @@ class Dimensions:
             self.of[place] = found
 
     def dimension(self, group: Path, name: str, length: int, taken: list[Path]) -> Path:
-        """One that an array in a group may use: that of the nearest group, or a new one."""
-        for n in range(len(group), -1, -1):
-            known = (*group[:n], name)
-            if self.lengths.get(known) == length and known not in taken:
-                return known
-        new, number = (*group, name), 2
-        while new in self.lengths:
-            new, number = (*group, f"{name}_{number}"), number + 1
-        self.lengths[new] = length
-        return new
+        """One that an array in a group may use beside those `taken`: that of the nearest group, or a new one."""
+        own, number = name, 1
+        while True:
+            if own not in {other[-1] for other in taken}:
+                for n in range(len(group), -1, -1):
+                    if self.lengths.get((*group[:n], own)) == length:
+                        return (*group[:n], own)
+                if (*group, own) not in self.lengths:
+                    self.lengths[*group, own] = length
+                    return (*group, own)
+            number += 1
+            own = f"{name}_{number}"
 
     def is_coordinate(self, place: Path) -> bool:
         return self.of[place] == [place]

@@ -369,6 +369,16 @@ def test_a_preset_is_said_by_the_plan_and_makes_blocks(tmp_path):
     assert (rule.method.name, rule.granularity.blocks) == ("minmax", (32, 1))
 
 
+def test_pieces_of_one_array_are_one_unless_several_are_asked_for(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 40, 128))
+    for n, piece in enumerate(values):
+        np.save(tmp_path / f"part-{n}.npy", piece)
+    pattern, store = f"{tmp_path}/part-*.npy", tmp_path / "x.zarr"
+    assert quantize("run", pattern, store).exit_code == 0
+    assert open_int4(store).shape == (120, 128)
+    assert len(document(quantize("plan", pattern, store, "--keep", "part-0", "--json"))["variables"]) == 3
+
+
 def test_report_writes_a_page_and_prints_the_figures(tmp_path, made):
     page = tmp_path / "x.html"
     result = quantize("report", made / "a.zarr", made / "a.npy", "-o", page)

@@ -133,6 +133,7 @@ def test_files_of_different_arrays_have_names(tmp_path: Path, pattern: str) -> N
         (folder / "README").unlink()
     arrays = sources_of(f"{folder}{pattern}")
     assert list(arrays) == ["a.NPY", "b", "mask", "scale"]
+    assert not arrays.is_one
     np.testing.assert_array_equal(arrays["b"].read(whole(VALUES.shape)), VALUES)
     np.testing.assert_array_equal(arrays.raw("mask").read(whole((9, 6))), VALUES[0] > 0)
     assert arrays.raw("scale").read(()) == 2
@@ -148,7 +149,8 @@ def test_files_of_different_arrays_have_names(tmp_path: Path, pattern: str) -> N
 
 def test_a_folder_of_pieces_has_names_too(tmp_path: Path) -> None:
     cut(tmp_path)
-    assert list(sources_of(tmp_path)) == sorted(f"part-{n}" for n in range(8, 13))
+    arrays = sources_of(tmp_path)
+    assert (list(arrays), arrays.is_one) == (sorted(f"part-{n}" for n in range(8, 13)), True)
     assert as_source(tmp_path).shape == VALUES.shape
 
 

@@ -1,4 +1,4 @@
-"""xarray's own tests of its backends, of a store in which everything is kept. `test_xarray.py` runs them."""
+"""xarray's own tests of its backends, of a store in which everything is kept. `test_xarray_engine.py` runs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

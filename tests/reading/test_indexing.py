@@ -15,6 +15,7 @@ from stores import WatchedStore, field
 from zarr.storage import MemoryStore
 
 from quantize import Int4Array, StoreError, open_int4, quantize_to_zarr
+from quantize.numerics.tables import BlockLevels, LevelTable
 from quantize.reading import indexing
 
 STORES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
@@ -238,6 +239,20 @@ def test_each_chunk_that_is_touched_is_read_once_and_no_other(tmp_path: Path, op
     assert reads(lambda: array.vindex[tuple(points)]) == Counter(f"data/c/{i}/0/{k}" for i in range(10) for k in (0, 1))
     assert reads(lambda: array[[]]) == Counter()
     assert reads(lambda: list(array)) == Counter(f"data/c/{i}/0/{k}" for i in range(10) for k in (0, 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"axis": 0}, {"blocks": 8}])
+def test_chunks_cut_along_the_rows_are_unpacked_by_loops(monkeypatch: pytest.MonkeyPatch, options: Any) -> None:
+    array = quantize_to_zarr(field((16, 64)), MemoryStore(), chunks=(8, 16), **options)
+    wanted = np.concatenate([array[:, first : first + 16] for first in range(0, 64, 16)], axis=1)
+
+    def look_up(*_: Any) -> None:
+        raise AssertionError("values are looked up one by one, which takes 40 times as long")
+
+    for table in (LevelTable, BlockLevels):
+        monkeypatch.setattr(table, "look_up", look_up)
+    for index in (np.s_[:], np.s_[:, 3:61], np.s_[[0, 9, 5], 3:], np.s_[:, [7, 1, 40]]):
+        np.testing.assert_array_equal(array[index], wanted[index])
 
 
 @pytest.mark.parametrize("options", [{}, {"blocks": 32}])

@@ -133,12 +133,24 @@ def starts_of(runs: Sequence[NpyRun]) -> list[int]:
 class Files(Runs):
     """The files of a folder or a pattern, each an array under its own name. Where one is asked for, its pieces."""
 
+    @property
+    def is_one(self) -> bool:
+        if super().is_one:
+            return True
+        try:
+            self.joined()
+        except SourceError:
+            return False
+        return True
+
+    def joined(self) -> Joined:
+        return Joined.of(self.label, list(self.listed().values()))
+
     def only(self) -> Source:
         if self.is_array or len(self) == 1:
             return super().only()
-        runs = list(self.listed().values())
         try:
-            return Joined.of(self.label, runs).source()
+            return self.joined().source()
         except SourceError as error:
             name = next(iter(self))
             raise SourceError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...reading.array import Int4Array
-from ...reading.summary import facts
+from ...reading.summary import Row, facts
 from ..choices import Choice, Comparison, decibels, percent
-from ..figures import ErrorFigures
+from ..figures import ERRORS_HEAD, DatasetErrors, ErrorFigures
 from ..measure import Measurement
 from . import pictures
 from .verdict import Verdict, bits, times_smaller
@@ -21,7 +23,8 @@ CSS = """
 body { margin: 0 auto; padding: 1rem; max-width: 50rem; background: #fff; color: #1c1c1c;
        font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; overflow-wrap: anywhere; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p, li, dd, figcaption, caption, .command { overflow-wrap: anywhere; }
 .about { margin: .2rem 0 1rem; color: #555; }
 .verdict { border-left: .5rem solid; padding: .8rem 1rem; background: #f5f7f9; }
@@ -69,13 +72,19 @@ def page(
         gain_section(array, figures, comparison),
         comparison_section(comparison),
     ]
+    about = f"{title}, compared with {source}: {dimensions(array)}"
+    footer = "Every value of the store was compared with the source."
+    return document(f"{title}: what 4 bits keep", source, about, sections, footer)
+
+
+def document(title: str, source: str, about: str, sections: list[str], footer: str) -> str:
     body = "\n".join(filter(None, sections))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}: what 4 bits keep</title>
+<title>{escape(title)}</title>
 <style>
 {CSS}
 </style>
@@ -83,12 +92,12 @@ def page(
 <body>
 <header>
 <h1>What 4 bits keep of {escape(Path(source).name or source)}</h1>
-<p class="about">{escape(title)}, compared with {escape(source)}: {escape(dimensions(array))}</p>
+<p class="about">{escape(about)}</p>
 </header>
 <main>
 {body}
 </main>
-<footer>Made by quantize {escape(__version__)}. Every value of the store was compared with the source.</footer>
+<footer>Made by quantize {escape(__version__)}. {escape(footer)}</footer>
 </body>
 </html>
 """
@@ -314,3 +323,86 @@ def comparison_row(row: Choice, best: bool) -> str:
     kind = ' class="now"' if row.current else ""
     command = f'<tr{kind}><td class="command" colspan="6"><code>{escape(row.command)}</code></td></tr>'
     return f'<tr{kind}><th scope="row">{escape(row.label)}{shown_tags}</th>{cells}</tr>\n{command}'
+
+
+# Of a collection ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A variable of a collection that has pictures on the page."""
+
+    name: str
+    array: Int4Array
+    measurement: Measurement
+    verdict: Verdict
+
+
+def dataset_page(
+    path: str,
+    source: str,
+    errors: DatasetErrors,
+    rows: Mapping[str, Row],
+    verdict: Verdict,
+    words: Mapping[str, str],
+    details: list[Detail],
+) -> str:
+    """The HTML of a report on a collection.
+
+    Parameters
+    ----------
+    path, source : str
+        What to call the store and the source.
+    errors : DatasetErrors
+    rows : mapping of str to Row
+        What is stored of each variable.
+    verdict : Verdict
+        On all of it.
+    words : mapping of str to str
+        The verdict on each quantized variable, in a word.
+    details : list of Detail
+    """
+    about = f"{path}, compared with {source}: {len(errors):,} variables quantized, {len(errors.kept):,} kept"
+    sections = [
+        verdict_section(verdict),
+        variables_section(errors, rows, words, {one.name: f"v{number}" for number, one in enumerate(details)}),
+        *(detail_section(one, f"v{number}") for number, one in enumerate(details)),
+    ]
+    footer = "Every value of the store was compared with the source, and what is kept bit for bit."
+    return document(f"{path}: what 4 bits keep", source, about, sections, footer)
+
+
+def variables_section(
+    errors: DatasetErrors, rows: Mapping[str, Row], words: Mapping[str, str], anchors: Mapping[str, str]
+) -> str:
+    head = ("variable", "shape", "dtype", "verdict", *ERRORS_HEAD[1:-1], "stored", "how")
+    classes = ["" if i < 4 or name == "how" else NUMBER for i, name in enumerate(head)]
+    cells = "".join(f'<th scope="col"{kind}>{name}</th>' for kind, name in zip(classes, head, strict=True))
+    body = []
+    for name, *figures, note in errors.rows():
+        row = rows[name]
+        link = f'<a href="#{anchors[name]}">{escape(name)}</a>' if name in anchors else escape(name)
+        texts = [" x ".join(map(str, row.shape)) or "()", row.dtype, words.get(name, "kept")]
+        numbers = [*figures, f"{row.stored:,} B"]
+        how = note if row.kept else ", ".join(filter(None, [row.how, note]))
+        body.append(
+            f'<tr><th scope="row">{link}</th>'
+            + "".join(f"<td>{escape(text)}</td>" for text in texts)
+            + "".join(f"<td{NUMBER}>{escape(text)}</td>" for text in numbers)
+            + f"<td>{escape(how)}</td></tr>"
+        )
+    caption = "The coarsest come first. Errors are restored values minus those of the source, in the unit of the data."
+    lines = "\n".join(body)
+    return section(
+        "Variables",
+        f'<div class="wide">\n<table>\n<caption>{caption}</caption>\n<thead><tr>{cells}</tr></thead>\n'
+        f"<tbody>\n{lines}\n</tbody>\n</table>\n</div>",
+    )
+
+
+def detail_section(one: Detail, anchor: str) -> str:
+    figures = one.measurement.figures
+    drawn = filter(None, picture_sections(one.array, one.measurement))
+    content = "\n".join([verdict_section(one.verdict), tiles(one.array, figures), *drawn])
+    inner = content.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
+    return f'<section id="{anchor}">\n<h2>{escape(one.name)}</h2>\n{inner}\n</section>'

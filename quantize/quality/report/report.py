@@ -6,27 +6,32 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from ...io import as_source
+from ...io import sources_of
 from ...io.decoding import decoded_as
 from ...io.sink import check_room, check_target, replacing
 from ...io.source import Source
 from ...numerics.names import check_suffix
 from ...reading.array import Int4Array, opened_array
+from ...reading.dataset import Int4Dataset, place_of
+from ...reading.summary import rows_of
+from ...runtime.display import reporter
 from ...runtime.look import look_at
 from ...runtime.pool import Stop, result_of, threads
 from ...runtime.progress import Progress
 from ..choices import Comparison
-from ..figures import ErrorFigures
-from ..measure import measure_store
+from ..figures import DatasetErrors, ErrorFigures
+from ..measure import Measurement, dataset_of, errors_of, measure_dataset, measure_store
+from ..origins import source_for
 from ..suggest import compare_rules
-from .page import page, picture_sections
+from .page import Detail, dataset_page, page, picture_sections
 from .pictures import load
-from .verdict import Verdict, verdict_of
+from .verdict import Verdict, verdict_of, verdict_of_all
 
 PAGE_SUFFIXES = (".html", ".htm", "")
 COMPARED = 1 << 20  # values: of a sample on which other choices are tried, a quarter of what `suggest` takes
+DETAILS = 3  # variables of a collection that have pictures on its page
 PAGE_BYTES = 1 << 20  # bytes: a page takes no more, with all its pictures
 
 
@@ -59,6 +64,49 @@ class Report:
         return "\n".join([self.verdict.headline, *self.verdict.sentences, "", str(self.figures)])
 
 
+@dataclass(frozen=True)
+class DatasetReport:
+    """The contents of a report on a collection. `str` prints verdict and figures, `to_json` gives all as a dictionary.
+
+    Attributes
+    ----------
+    figures : DatasetErrors
+    verdict : Verdict
+        On all of it: the worst that there is.
+    verdicts : dict of str to Verdict
+        On each variable that is quantized.
+    """
+
+    figures: DatasetErrors
+    verdict: Verdict
+    verdicts: dict[str, Verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures by name; those that JSON has no number for are None."""
+        return {
+            "verdict": self.verdict.word,
+            "headline": self.verdict.headline,
+            "verdicts": {name: one.word for name, one in self.verdicts.items()},
+            "figures": self.figures.to_json(),
+        }
+
+    def __str__(self) -> str:
+        return "\n".join([self.verdict.headline, *self.verdict.sentences, "", str(self.figures)])
+
+
+@overload
+def write_report(
+    store: Int4Dataset,
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    name: None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], object] | bool | None = None,
+) -> DatasetReport: ...
+
+
+@overload
 def write_report(
     store: Any,
     source: Any,
@@ -67,13 +115,26 @@ def write_report(
     name: str | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], object] | bool | None = None,
-) -> Report:
+) -> Report: ...
+
+
+def write_report(
+    store: Any,
+    source: Any,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[Progress], object] | bool | None = None,
+) -> Report | DatasetReport:
     """Compare a store with its source, and write what there is to see into one HTML file without scripts.
+
+    Of a collection, without a name, the page has a table of all variables, and pictures of the coarsest three.
 
     Parameters
     ----------
-    store : Int4Array, path, URL or Zarr store
-    source : path or array
+    store : Int4Array, Int4Dataset, path, URL or Zarr store
+    source : path, array, dataset, group or mapping
         What the store was made from. Both are read once; in addition, a sample of the source.
     path : path
         Of the HTML file, which appears once it is whole.
@@ -86,7 +147,7 @@ def write_report(
 
     Returns
     -------
-    Report
+    Report or DatasetReport
 
     Raises
     ------
@@ -117,11 +178,15 @@ def write_report(
     check_target(target, overwrite)
     check_suffix(path, PAGE_SUFFIXES, "a report")
     check_room(target, PAGE_BYTES, "a page and its pictures")
+    dataset = dataset_of(store) if name is None else None
+    if dataset is not None:
+        return report_on_dataset(dataset, source, target, overwrite, reporter(progress))
     array = store if isinstance(store, Int4Array) else opened_array(store, name)
-    origin = decoded_as(as_source(source), array.metadata.decoding)
+    origin = decoded_as(source_for(source, full_name(store, name) or array.name), array.metadata.decoding)
     with threads(1, Stop()) as pool:  # what other choices would give is tried meanwhile
         pool.submit(load)
-        trying = pool.submit(compare_rules, origin, source, array, array.missing, most=COMPARED)
+        named = origin.label if isinstance(source, str | os.PathLike) and not sources_of(source).is_array else source
+        trying = pool.submit(compare_rules, origin, named, array, array.missing, most=COMPARED)
         measurement = measure_store(array, origin, progress)
         sections = picture_sections(array, measurement)
         comparison = result_of(trying) if measurement.figures.count else None
@@ -130,6 +195,42 @@ def write_report(
     with replacing(target, overwrite) as partial:
         partial.write_text(html, encoding="utf-8", errors="backslashreplace")  # a path need not be UTF-8
     return Report(measurement.figures, verdict, comparison)
+
+
+def full_name(store: Any, name: str | None) -> str | None:
+    """The name in its collection of the variable that is meant; None where there is no collection."""
+    place = None if isinstance(store, Int4Array) else place_of(store, name)
+    return None if place is None else place.name
+
+
+def report_on_dataset(
+    dataset: Int4Dataset, source: Any, target: Path, overwrite: bool, report: Callable[[Progress], object]
+) -> DatasetReport:
+    arrays = sources_of(source)
+    measured = measure_dataset(dataset, source, report)
+    errors = errors_of(measured)
+    found: list[Detail] = []
+    for name, one in measured.items():
+        array = dataset[name]
+        if isinstance(one, Measurement) and isinstance(array, Int4Array):
+            origin = decoded_as(arrays[name], array.metadata.decoding)
+            verdict = verdict_of(array, one.figures, None, doubt_of(array, origin))
+            found.append(Detail(name, array, one, verdict))
+    verdict = verdict_of_all(errors, {one.name: one.verdict for one in found})
+    coarse = [one for one in found if one.verdict.word not in ("exact", "empty")]
+    coarse.sort(key=lambda one: one.measurement.figures.sqnr_db)
+    html = dataset_page(
+        dataset.path,
+        arrays.label,
+        errors,
+        {row.name: row for row in rows_of(dataset)},
+        verdict,
+        {one.name: one.verdict.word for one in found},
+        coarse[:DETAILS],
+    )
+    with replacing(target, overwrite) as partial:
+        partial.write_text(html, encoding="utf-8", errors="backslashreplace")
+    return DatasetReport(errors, verdict, {one.name: one.verdict for one in found})
 
 
 def doubt_of(array: Int4Array, origin: Source) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...reading.array import Int4Array
+from ...storage import listed
 from ..choices import Comparison, decibels, percent
-from ..figures import ErrorFigures
+from ..figures import DatasetErrors, ErrorFigures
 
 GRADES = (  # by SQNR in dB: typical errors of an eighth, and of a quarter, of the values' standard deviation
     (18.0, "good", "Good: the errors are small beside what is in the data."),
@@ -44,6 +46,28 @@ def verdict_of(
     if doubt is not None:
         word, headline, first = "doubtful", DOUBTFUL, doubt[0].upper() + doubt[1:] + "."
     return Verdict(word, headline, tuple(filter(None, (first, *sentences))))
+
+
+WORDS = ("exact", "empty", "good", "fair", "coarse", "doubtful", "wrong")  # from the best
+
+
+def verdict_of_all(errors: DatasetErrors, verdicts: Mapping[str, Verdict]) -> Verdict:
+    """The verdict on a collection: the worst on one of its variables, and how many there are of each kind."""
+    changed = [name for name, same in errors.kept.items() if not same]
+    kept = f"{len(errors.kept):,} variables are kept, identical with the source's." if errors.kept else ""
+    if changed:
+        kept = f"Not kept as the source has them: {listed(changed)}."
+    counts = {word: [name for name, one in verdicts.items() if one.word == word] for word in reversed(WORDS)}
+    said = [f"{word.capitalize()}: {listed(names)}." for word, names in counts.items() if names]
+    worst = "wrong" if changed else next((word for word, names in counts.items() if names), "exact")
+    headlines = {word: headline for _, word, headline in GRADES} | {
+        "exact": "Exact: every value comes back as it was.",
+        "empty": "Nothing to judge: every value is missing, here and in the source.",
+        "doubtful": "Doubtful: of some variables most may be lost, whatever the figures say.",
+        "wrong": "Wrong: this store does not hold this source.",
+    }
+    headline = headlines[worst] if worst in ("exact", "wrong", "doubtful") else f"At worst: {headlines[worst]}"
+    return Verdict(worst, headline, tuple(filter(None, [*said, kept])))
 
 
 def typical(figures: ErrorFigures) -> str:
