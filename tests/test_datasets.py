@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from collections_of_arrays import JOB, Tree, everything
-from marks import mostly_slow, slow
+from marks import combined, mostly_slow, slow
 from stores import Died, DyingStore, field, files
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore
@@ -72,9 +72,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(folder)
 
 
-@pytest.mark.parametrize("over", [False, True], ids=["new", "overwriting"])
-@pytest.mark.parametrize("torn", [False, True], ids=["clean", "torn"])
-@pytest.mark.parametrize("step", [37, slow(1)])
+@pytest.mark.parametrize(
+    ("torn", "over", "step"),
+    [(False, False, 37), (True, True, 37), *(slow(torn, over, 2) for torn in (False, True) for over in (False, True))],
+)
 def test_a_death_at_any_change_costs_no_byte(
     tmp_path: Path, whole: dict[str, bytes], torn: bool, over: bool, step: int
 ) -> None:
@@ -150,7 +151,7 @@ PLACES = {
 OTHER = everything(5) | {"more": np.arange(3.0)}
 
 
-@pytest.mark.parametrize("place", mostly_slow(PLACES, ["a kept chunk", "a variable that is begun anew"]))
+@pytest.mark.parametrize("place", mostly_slow(PLACES, ["a kept chunk"]))
 def test_a_run_held_up_while_another_job_overwrites_mixes_nothing_into_it(
     tmp_path: Path, whole: dict[str, bytes], place: str
 ) -> None:
@@ -178,7 +179,7 @@ def test_a_run_held_up_while_another_job_overwrites_mixes_nothing_into_it(
     check(open_int4(tmp_path / "z"), everything())
 
 
-@pytest.mark.parametrize("place", mostly_slow(PLACES, ["a kept chunk", "a variable that is begun anew"]))
+@pytest.mark.parametrize("place", mostly_slow(PLACES, ["a variable that is begun anew"]))
 def test_a_run_held_up_while_another_of_its_job_does_all_ends_right(
     tmp_path: Path, whole: dict[str, bytes], place: str
 ) -> None:
@@ -256,7 +257,7 @@ def begun(place: Path, source: Any = None, **options: Any) -> None:
         run(everything() if source is None else source, place, progress=stop, **options)
 
 
-@pytest.mark.parametrize("name", ["", "ocean", "ocean/deep"])
+@pytest.mark.parametrize("name", mostly_slow(["", "ocean", "ocean/deep"], ["ocean"]))
 def test_consolidated_metadata_in_an_unfinished_collection_stop_nothing_and_go(
     tmp_path: Path, whole: dict[str, bytes], name: str
 ) -> None:
@@ -328,9 +329,15 @@ def test_a_source_that_changed_while_it_was_read_can_be_quantized_after_all(tmp_
     assert files(tmp_path / "z") == files(tmp_path / "right")
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
-@pytest.mark.parametrize("state", ["writing", "sealed", "replacing"])
+@pytest.mark.parametrize(
+    ("state", "share", "overwrite"),
+    combined(
+        [("writing", 0.01, False), ("writing", 0.3, False), ("sealed", 0.9, False), ("replacing", 0.9, True)],
+        ["writing", "sealed", "replacing"],
+        [0.01, 0.3, 0.9, 0.999],
+        [False, True],
+    ),
+)
 def test_a_manifest_of_which_the_store_took_only_its_beginning(
     tmp_path: Path, whole: dict[str, bytes], state: str, share: float, overwrite: bool
 ) -> None:
@@ -514,7 +521,7 @@ def test_stores_in_memory_and_archives_hold_the_same(tmp_path: Path, whole: dict
     check(open_int4(archive), everything())
 
 
-@pytest.mark.parametrize("stop_at", [0, 7, 12])
+@pytest.mark.parametrize("stop_at", mostly_slow([0, 7, 12], [7]))
 def test_progress_adds_up_and_never_goes_back(tmp_path: Path, stop_at: int) -> None:
     """Over all variables, in a run that goes on too; of a variable that begins anew too."""
     events: list[Any] = []

@@ -38,6 +38,20 @@ def test_others_read_golden_stores(folder: Path) -> None:
         np.testing.assert_array_equal(found, zarr.open_array(folder / "store" / path, mode="r")[...])
 
 
+def test_a_golden_collection_is_read_as_it_was() -> None:
+    dataset = open_int4(GOLDEN / "_collection/store")
+    assert dataset.quantized == ["holes", "ocean/t2m (max)"]
+    assert dataset["text"][...].tolist() == ["a", "bé\0", ""]
+    assert dataset["half"].dtype == ml_dtypes.bfloat16
+    with np.load(GOLDEN / "_collection/restored.npz") as restored:
+        names = {name.replace("|", "/"): wanted for name, wanted in restored.items()}
+    assert {*names, "text"} == set(dataset)
+    for name, wanted in names.items():
+        found = dataset[name][...]
+        found = found.astype(np.float32) if name == "half" else np.asarray(found)
+        assert (found.dtype, found.shape, found.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
+
+
 def test_there_are_golden_stores() -> None:
     arrays = [open_int4(folder / "store") for folder in FOLDERS]
     assert [array.metadata.version for array in arrays].count(1) == 16

@@ -2,8 +2,11 @@
 
     python tests/golden/make.py
 
-Each folder holds a store, ``source.npy`` and ``restored.npy`` (bfloat16 as float32). The stores of blocks, and of names
-that version 1 cannot have, are of format version 2, all others of version 1.
+``_collection`` holds one of many variables, and in ``restored.npz`` the values of those that can be there: no texts of
+any length, and bfloat16 as float32.
+
+Each other folder holds a store, ``source.npy`` and ``restored.npy`` (bfloat16 as float32). The stores of blocks, and of
+names that version 1 cannot have, are of format version 2, all others of version 1.
 """
 
 from pathlib import Path
@@ -13,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import zarr
 
-from quantize import quantize_to_zarr
+from quantize import quantize_dataset, quantize_to_zarr
 
 HERE = Path(__file__).parent
 BASE = np.random.default_rng(1).normal(280, 20, (5, 7))
@@ -85,7 +88,31 @@ SAID: dict[str, dict[str, Any]] = {
 }
 
 
+COLLECTION: dict[str, np.ndarray] = {
+    "ocean/t2m (max)": WIDE.astype(np.float32),
+    "holes": GAPS.astype(np.float16),
+    "ids:ö": np.arange(20, dtype=">i4").reshape(4, 5),
+    "text": np.array(["a", "bé\0", ""], object),
+    "bytes": np.array([b"ab", b"c"]),
+    "point": np.array(3.5),
+    "empty": np.zeros((0, 3), np.float32),
+    "time": np.array(["2000-01-01", "NaT"], "M8[ns]"),
+    "half": BASE.astype(ml_dtypes.bfloat16),
+    "truth": np.array([True, False]),
+}
+JOB: dict[str, Any] = {"select": ["*t2m*", "holes"], "rules": {"*t2m*": {"blocks": (1, 32), "scale_method": "mse"}}}
+
+
+def make_collection(folder: Path) -> None:
+    dataset = quantize_dataset(COLLECTION, folder / "store", **JOB)
+    restored = {name: array[...] for name, array in dataset.items() if array.dtype.kind != "O"}
+    restored["half"] = restored["half"].astype(np.float32)
+    np.savez_compressed(folder / "restored.npz", **{name.replace("/", "|"): one for name, one in restored.items()})
+
+
 def main() -> None:
+    if not (HERE / "_collection").exists():
+        make_collection(HERE / "_collection")
     for name, (values, options) in STORES.items():
         folder = HERE / name
         if folder.exists():
