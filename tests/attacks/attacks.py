@@ -407,8 +407,8 @@ ATTACKS = [
     ),
     Attack("Zarr v2", claiming(lambda d, h: d.update(zarr_format=2)), StoreError, "zarr_format is not what"),
     # Around the variable
-    Attack("group that is a pipe", special("zarr.json", os.mkfifo), StoreError, "is a pipe"),
-    Attack("group of a tebibyte", special("zarr.json", sparse), StoreError, "longer than"),
+    Attack("group that is a pipe", special("zarr.json", os.mkfifo), None),
+    Attack("group of a tebibyte", special("zarr.json", sparse), None),
     Attack("group that is an array", stored(b'{"zarr_format": 3, "node_type": "array"}', "zarr.json"), None),
     Attack("deep group", stored(b"[" * 10**6, "zarr.json"), None),
     Attack("scales that are a pipe", special("data_scale/c/0", os.mkfifo), why="is a pipe", job=BY_AXIS),
