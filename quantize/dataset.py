@@ -534,12 +534,13 @@ def plan_of(
     quantized: dict[str, Quantized],
     kept: dict[str, tuple[RawArray, Member]],
 ) -> DatasetPlan:
-    variables, notes = [], dict[str, None]()
+    variables, notes = [], dict[str, list[str]]()
     for one in found:
         if one.name in quantized:
             plan = quantized[one.name].plan
             variables.append(VariablePlan(one.name, plan.layout.shape, plan.layout.dtype, "", plan.disk, plan))
-            notes.update(dict.fromkeys(f"{one.name}: {note}" for note in plan.notes))
+            for note in plan.notes:
+                notes.setdefault(note, []).append(one.name)
         else:
             _, member = kept[one.name]
             disk = member.plain(keys, {}).nbytes_most + KEPT_METADATA
@@ -559,7 +560,7 @@ def plan_of(
         memory=max([plan.memory - plan.kept for plan in plans] + [OVERHEAD + workers * COPIES * largest]),
         disk=sum(one.disk for one in variables),
         free=free_bytes(keys),
-        notes=tuple(notes),
+        notes=tuple(f"{listed(names, 3)}: {note}" for note, names in notes.items()),
     )
 
 
