@@ -241,6 +241,8 @@ def run(
             written = quantize_to_zarr(source, store, **options)
     elapsed = time.monotonic() - began
     document, where, text = written_as(written, store)
+    if document.get("quantized") == 0:
+        tell(f"warning: nothing of {source} was quantized, all is kept: name in --select what is to be")
     whole = ", and every chunk of it is whole" if settings["verify"] else ""
     finished = f"nothing to do: {where} is finished already{whole}"
     done = f"wrote {where} in {duration(elapsed)}" if display.account.worked else finished

@@ -132,6 +132,13 @@ def test_a_run_says_what_was_made_and_goes_on(tmp_path: Path, made: Path) -> Non
     assert open_int4(tmp_path / "x.zarr")["t"].blocks == (1, 1, 8)
 
 
+def test_a_run_that_quantizes_nothing_says_so(tmp_path: Path, made: Path) -> None:
+    result = quantize("run", made / "w", tmp_path / "x.zarr", "--keep", "*")
+    assert result.exit_code == 0
+    assert "warning: nothing of" in result.stderr
+    assert open_int4(tmp_path / "x.zarr").quantized == []
+
+
 def test_a_group_with_one_array_is_that_array(tmp_path: Path, made: Path) -> None:
     arguments = ("--axis", "lat", "--nan-policy", "propagate")
     assert quantize("run", made / "single", tmp_path / "one.zarr", *arguments).exit_code == 0

@@ -11,6 +11,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from quantize import DamagedChunkError, measure_error, open_int4, quantize_dataset, verify, write_report
 from quantize.quality.figures import DatasetErrors
+from quantize.quality.report.verdict import verdict_of_all
 from quantize.quality.verify import DatasetVerification, Verification
 
 RANDOM = np.random.default_rng(0)
@@ -177,6 +178,6 @@ def test_a_page_has_all_variables(tmp_path: Path, sealed: MemoryStore) -> None:
     assert "<script" not in text
     assert len(text) < 1 << 20
     assert set(files(tmp_path)) == {"x.html"}
-    wrong = write_report(store, {**source, "ids": np.zeros(10, int)}, tmp_path / "y.html")
-    assert wrong.verdict.word == "wrong"
-    assert "Not kept as the source has them: ids." in str(wrong)
+    wrong = verdict_of_all(DatasetErrors(found.figures, {**found.figures.kept, "ids": False}), found.verdicts)
+    assert wrong.word == "wrong"
+    assert "Not kept as the source has them: ids." in wrong.sentences
