@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from .pipeline import seal as seal
     from .quality.choices import Comparison as Comparison
     from .quality.figures import ErrorFigures as ErrorFigures
+    from .quality.measure import DatasetErrors as DatasetErrors
     from .quality.measure import measure_error as measure_error
+    from .quality.report.report import DatasetReport as DatasetReport
     from .quality.report.report import Report as Report
     from .quality.report.report import write_report as write_report
     from .quality.suggest import suggest as suggest
+    from .quality.verify import DatasetVerification as DatasetVerification
     from .quality.verify import Verification as Verification
     from .quality.verify import verify as verify
     from .quantize import Int4Values as Int4Values
@@ -78,12 +81,12 @@ HOMES = {
     "dataset": ("plan_dataset", "quantize_dataset"),
     "runtime.plan": ("Plan", "plan"),
     "reading.restore": ("restore",),
-    "quality.verify": ("Verification", "verify"),
+    "quality.verify": ("DatasetVerification", "Verification", "verify"),
     "quality.figures": ("ErrorFigures",),
-    "quality.measure": ("measure_error",),
+    "quality.measure": ("DatasetErrors", "measure_error"),
     "quality.choices": ("Comparison",),
     "quality.suggest": ("suggest",),
-    "quality.report.report": ("Report", "write_report"),
+    "quality.report.report": ("DatasetReport", "Report", "write_report"),
     "runtime.progress": ("Progress",),
     "pipeline": ("quantize_part", "quantize_to_zarr", "seal"),
 }

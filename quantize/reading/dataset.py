@@ -271,14 +271,6 @@ def variable_of(keys: Keys, member: Member) -> Variable:
     return Variable(keys.inside(member.group), member.path[-1], member=True)
 
 
-class Unsealed(Standing):
-    """That of a collection which was read before it was sealed: it need only be the same job's."""
-
-    def check_read(self) -> None:
-        if self.status() is None:
-            raise StoreError(f"{self.keys.label} was overwritten or removed since it was opened; open it again")
-
-
 def opened_variable(store: Any, name: str | None = None) -> Int4Array | KeptArray:
     """The variable of a name, or at a path, quantized or kept; raises as `open_int4` does.
 
@@ -296,13 +288,13 @@ def opened_variable(store: Any, name: str | None = None) -> Int4Array | KeptArra
     place = place_of(store, name)
     if place is None or place.name is None or place.name not in place.manifest:
         return opened_array(store, name)
-    member, standing = place.manifest[place.name], Standing.of(place.keys, place.manifest)
+    member = place.manifest[place.name]
     unfinished = place.manifest.status != "sealed"
     if member.kind == "int4":
         if not unfinished or variable_of(place.keys, member).metadata() is not None:
             return opened_array(place.keys.store, place.name)
     else:
-        kept = KeptArray(place.keys, member, Unsealed.of(place.keys, place.manifest) if unfinished else standing)
+        kept = KeptArray(place.keys, member, Standing.of(place.keys, place.manifest))
         if not unfinished or kept.plain.present().all():
             return kept
     raise UnfinishedStoreError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from marks import mostly_slow
@@ -88,7 +88,8 @@ def with_zarr(store: Any, path: str) -> np.ndarray:
 
 @given(arrays([*DTYPES, TEXT]), st.data())
 def test_zarr_reads_the_same(values: np.ndarray, data: st.DataObject) -> None:
-    """Of what it has no dtype for, the bits."""
+    """Of what it has no dtype for, the bits. It takes NUL from the end of a text that is no array's."""
+    assume(values.shape or values.dtype != TEXT or not str(values[()]).endswith("\0"))
     store = MemoryStore()
     chunk = tuple(data.draw(st.integers(1, 6)) for _ in values.shape)
     plain = written(values, Keys(store), chunk)
