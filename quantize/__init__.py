@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .pipeline import seal as seal
     from .quality.choices import Comparison as Comparison
+    from .quality.figures import DatasetErrors as DatasetErrors
     from .quality.figures import ErrorFigures as ErrorFigures
-    from .quality.measure import DatasetErrors as DatasetErrors
     from .quality.measure import measure_error as measure_error
     from .quality.report.report import DatasetReport as DatasetReport
     from .quality.report.report import Report as Report
@@ -82,8 +82,8 @@ HOMES = {
     "runtime.plan": ("Plan", "plan"),
     "reading.restore": ("restore",),
     "quality.verify": ("DatasetVerification", "Verification", "verify"),
-    "quality.figures": ("ErrorFigures",),
-    "quality.measure": ("DatasetErrors", "measure_error"),
+    "quality.figures": ("DatasetErrors", "ErrorFigures"),
+    "quality.measure": ("measure_error",),
     "quality.choices": ("Comparison",),
     "quality.suggest": ("suggest",),
     "quality.report.report": ("DatasetReport", "Report", "write_report"),

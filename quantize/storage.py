@@ -198,8 +198,10 @@ class Variable:
                 self.keys.delete_all(f"{name}/c")
                 self.keys.delete_all(name)
 
-    def overwrite(self, new: Metadata) -> None:
+    def overwrite(self, new: Metadata) -> Metadata:
         """Replace a variable of ours: mark it unfinished, delete its chunks, see that none is left, write the new.
+
+        What is there then is returned: other metadata where another run of the same job has replaced it meanwhile.
 
         The mark is the fingerprint of no job: a run that finds it after a kill begins anew, and takes no chunk for its
         own. Readers count on its coming before all else: what they read before they see it is what they opened.
@@ -217,6 +219,8 @@ class Variable:
         with self.standing_still():
             self.set(mark)  # whoever looks from now on stops
         with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
+            if done := self.begun_by_another(new):
+                return done
             self.set(mark)
         self.delete_scales()
         for _ in range(DELETIONS):
@@ -224,13 +228,23 @@ class Variable:
             self.delete_scans()
             with self.keys.locked(self.folder):
                 if not self.keys.holds(self.key, mark.to_json()):
+                    if done := self.begun_by_another(new):
+                        return done
                     raise StoreError(f"{self.where} was taken over by another job while this one was overwriting it")
                 places = f"{self.folder}/c", *self.beside[:2], f"{self.folder}/{HIDDEN}"
                 left = [place for place in places if self.keys.holds_keys(f"{place}/")]
                 if not left:
                     self.set(new)
-                    return
+                    return new
         raise StoreError(f"{self.keys.label}/{left[0]} still holds files after they were deleted; run again")
+
+    def begun_by_another(self, new: Metadata) -> Metadata | None:
+        """The metadata of the variable, if it is that of a job which is about to replace it."""
+        with suppress(StoreError):
+            now = self.metadata()
+            if now is not None and now.fingerprint == new.fingerprint:
+                return now
+        return None
 
     def set(self, metadata: Metadata) -> None:
         self.keys.set(self.key, metadata.to_json())

@@ -105,8 +105,7 @@ class Claim:
                     f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
                 )
         self.check_disk(self.plan.units, variable.keys.size(variable.folder))
-        variable.overwrite(new)
-        return new
+        return variable.overwrite(new)
 
     def new_metadata(self) -> Metadata:
         """The metadata that this job begins with."""
