@@ -147,7 +147,8 @@ class ErrorBound:
         """Whether values lie where their codes and errors say: rounding to the dtype moves no level far."""
         scale, zero_point = self.scales.scale.reshape(-1, 1), self.scales.zero_point.reshape(-1, 1)
         if self.is_reckoned:
-            reach = np.maximum(HIGHEST - zero_point, zero_point - LOWEST) * scale
+            with np.errstate(over="ignore"):  # a code that no value has may stand for one beyond float64
+                reach = np.maximum(HIGHEST - zero_point, zero_point - LOWEST) * scale
             info = np.finfo(self.dtype)
             moved = np.maximum(reach * float(info.eps), float(info.smallest_subnormal)) / 2
             return bool(((reach <= float(info.max)) & (moved <= EXACT_LEVELS * scale)).all())

@@ -80,6 +80,14 @@ def test_figures_of_a_store_are_those_of_numpy_on_the_whole_array(dtypes, method
     check_figures(array, values, restored, expected)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_block_at_the_end_of_a_dtype_is_measured(sign: int) -> None:
+    values = np.full(4, sign * np.finfo(np.float64).max)
+    store = MemoryStore()
+    quantize_to_zarr(values, store, blocks=2)
+    assert measure_error(values, store).max_error == 0
+
+
 @some_dtypes_at_once
 @given(method=st.sampled_from(["minmax", "absmax", "mse"]), data=st.data())
 def test_figures_of_a_store_with_blocks_are_those_of_numpy_on_the_whole_array(dtypes, method, data):
