@@ -183,7 +183,7 @@ def test_two_neighbouring_numbers_are_exact_a_step_apart(dtype: str, finest: flo
             np.testing.assert_array_equal(dequantize_from_int4(codes, scale, zero_point, blocks=32), values)
 
 
-@pytest.mark.parametrize("length", [32, 5000, 10000])
+@pytest.mark.parametrize("length", mostly_slow([32, 5000, 10000], [5000]))
 def test_long_blocks_have_a_finest_scale_too(length: int) -> None:
     values = np.random.default_rng(0).normal(size=(3, length))
     for scale_method in METHODS:

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    "attack", mostly_slow(ATTACKS, [one for one in ATTACKS if not one.slow]), ids=lambda attack: attack.name
+    "attack", mostly_slow(ATTACKS, [one for one in ATTACKS if not one.slow][::2]), ids=lambda attack: attack.name
 )
 def test_an_attack_ends_in_its_verdict(tmp_path: Path, attack: Attack) -> None:
     attack.build(tmp_path / "store")

@@ -8,6 +8,7 @@ import dask.array
 import numpy as np
 import pytest
 import zarr
+from marks import mostly_slow
 from zarr.storage import MemoryStore
 
 from quantize import plan, quantize_part, quantize_to_zarr, suggest
@@ -48,7 +49,7 @@ def said(values: Any, **options: Any) -> list[str]:
         (float(np.finfo(np.float32).min), "f4"),
     ],
 )
-@pytest.mark.parametrize("kind", ["array", "zarr", "dask"])
+@pytest.mark.parametrize("kind", mostly_slow(["array", "zarr", "dask"], ["array"]))
 def test_a_filler_far_from_the_rest(value: float, dtype: str, kind: str) -> None:
     values = filled(value, dtype)
     source: Any = values

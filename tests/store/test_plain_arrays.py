@@ -82,8 +82,9 @@ def test_every_array_comes_back_bit_for_bit(compressor: str | None, values: np.n
 
 def with_zarr(store: Any, path: str) -> np.ndarray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of dtypes whose specification may yet change
-        return np.asarray(zarr.open_array(store, path=path, mode="r")[...])
+        warnings.simplefilter("ignore")  # of dtypes whose specification may yet change, or that NumPy gives up
+        array = zarr.open_array(store, path=path, mode="r")
+        return np.asarray(array[...], array.dtype if array.dtype.kind in "SU" else None)  # a scalar has its own length
 
 
 @given(arrays([*DTYPES, TEXT]), st.data())
@@ -98,7 +99,9 @@ def test_zarr_reads_the_same(values: np.ndarray, data: st.DataObject) -> None:
         assert found.tolist() == values.tolist()
     else:
         assert bits(found) == bits(values if values.dtype == plain.stored else values.view(plain.stored))
-    array = zarr.open_array(store, path="kept", mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of timedeltas without a unit
+        array = zarr.open_array(store, path="kept", mode="r")
     assert dict(array.attrs) == {"units": "m"}
     assert array.metadata.dimension_names == (tuple("abcd"[: values.ndim]) or None)  # type: ignore[union-attr]
 
