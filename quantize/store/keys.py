@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import time
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ except ImportError:  # a system without it
 WILDCARD = re.compile(r"[*?\[]")  # a character that makes fsspec take a path for a pattern where it deletes
 STORE_SUFFIXES = (".zarr", "")  # how the names of new stores end
 LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a killed LocalStore had not written whole
+
+NUMBER = "(?:0|[1-9][0-9]*)"  # in the key of a chunk, along one axis
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who writes into it
 
@@ -296,7 +299,10 @@ class Keys:
     @retried
     def _set_new(self, key: str, data: bytes) -> None:
         with self.among_others(key):
-            sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
+            self._put_new(key, data)
+
+    def _put_new(self, key: str, data: bytes) -> None:
+        sync(self.store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(data)))
 
     @contextmanager
     def among_others(self, key: str) -> Iterator[None]:
@@ -573,6 +579,25 @@ class LocalKeys(Keys):
         else:
             super()._set(key, data)
 
+    def _put_new(self, key: str, data: bytes) -> None:
+        # As the store does, without the event loop: a file of another name gets this one too, if nothing has it.
+        if not self.synchronous or os.name == "nt":
+            super()._put_new(key, data)
+            return
+        path = f"{self.root}/{key}"
+        if os.path.lexists(path):
+            return
+        partial = f"{os.path.splitext(path)[0]}.{uuid.uuid4().hex}.partial"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+            with suppress(FileExistsError):
+                os.link(partial, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+
     @contextmanager
     def among_others(self, key: str) -> Iterator[None]:
         """As for any store; and a missing file is tried again: another run may be renaming or removing its own."""
@@ -740,12 +765,12 @@ def stored_bytes(keys: Keys, name: str, grid: Grid) -> int:
 def present(keys: Keys, name: str, grid: Grid) -> np.ndarray:
     """Which chunks of an array in the group are there, by their keys, shape ``(chunks,)``."""
     found = np.zeros(grid.count, bool)
-    pattern = re.compile("/".join([re.escape(name), "c", *[r"(0|[1-9][0-9]*)"] * len(grid.shape)]))
+    prefix, numbers = f"{name}/c/", f"{NUMBER}/" * len(grid.shape)
 
     def take(key: str) -> None:
-        match = pattern.fullmatch(key)
-        if match:
-            position = tuple(map(int, match.groups()))
+        inside = key.removeprefix(prefix)
+        if len(inside) < len(key) and re.fullmatch(numbers, f"{inside}/"):
+            position = tuple(map(int, inside.split("/")))
             if all(along < n for along, n in zip(position, grid.counts, strict=True)):
                 found[grid.number(position)] = True
 

@@ -1,6 +1,7 @@
 """Keys of each kind of store: which class they are of, whatever way they travel, and what only a folder can do."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,14 @@ def test_what_is_asked_of_a_store_of_unknown_kind() -> None:
         assert keys.view("b", 0, 3) is None
         with pytest.raises(ValueError, match="longer than the 9 bytes"):
             keys.view("a", most=9)
+
+
+def test_of_several_who_set_a_new_key_at_once_one_does(tmp_path: Path) -> None:
+    keys = Keys.of(tmp_path / "z")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            list(pool.map(lambda own, key=f"{number}/zarr.json": keys.set_new(key, own), [b"%d" % n for n in range(8)]))
+            assert keys.get(f"{number}/zarr.json") in {b"%d" % n for n in range(8)}
+    keys.set_new("0/zarr.json", b"later")
+    assert keys.get("0/zarr.json") != b"later"
+    assert len([path for path in (tmp_path / "z").rglob("*") if path.is_file()]) == 20
