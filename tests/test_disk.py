@@ -69,6 +69,7 @@ def again(stderr: str) -> list[str]:
     return arguments
 
 
+@pytest.mark.slow
 def test_files_that_may_grow_no_longer(tmp_path: Path) -> None:
     wanted = whole(tmp_path)
     full = run("run", tmp_path / "x.npy", tmp_path / "z", *ARGUMENTS, code=LIMITED)

@@ -422,6 +422,7 @@ def test_a_worker_that_came_later_and_does_not_see_the_store_is_refused(
 # Workers that come later ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_that_come_later_are_waited_for(processes: Processes, source: Path, tmp_path: Path) -> None:
     processes.scheduler()
     with distributed.Client(processes.address) as client:

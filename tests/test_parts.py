@@ -69,6 +69,7 @@ def dying(after: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(JOBS),
     st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(1, 30)), max_size=4),

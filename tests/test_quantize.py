@@ -461,6 +461,7 @@ def test_workers_give_the_same_bytes_along_an_axis(shape: tuple[int, ...], axis:
         np.testing.assert_array_equal(restored, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "axis"), [((3, 2**20 + 1), 1), slow((2, 2**19, 3), 1), slow((2**20 + 1, 3), 0)], ids=str
 )

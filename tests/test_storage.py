@@ -161,6 +161,7 @@ def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
 NAMES = ["..", ".hidden", "_x", "data_scan", "logit_scale", "a b", "é", "zarr.json", "=41", "%41", "*?[", "n" * 245]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize("options", [{}, {"axis": 0}, {"blocks": 4}, {"scale_method": "mse", "axis": 1}], ids=str)
 def test_any_other_name_is_a_folder_of_the_group(tmp_path: Path, name: str, options: dict[str, Any]) -> None:

@@ -109,6 +109,7 @@ def test_the_first_refused_value_is_named(axis: int | None, scale_method: str) -
         calibrate(values, Rule.of(scale_method, granularity=granularity_of(axis, values.ndim)), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale_method", BY_DATA)
 def test_between_groups_the_search_can_be_told_to_stop(scale_method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantize.calibration.calibrate.VALUES_AT_ONCE", 50)  # 10 groups

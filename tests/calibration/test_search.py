@@ -199,6 +199,7 @@ def test_mse_is_as_good_as_a_dense_search(name: str, nan_policy: str) -> None:
         check_mse(values, scale_by("mse", values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [slow(np.float32), np.float16, slow(BFLOAT16), np.int16], ids=str)
 def test_mse_of_other_dtypes(dtype: Any) -> None:
     for name, values in list(SETS.items())[1::2]:

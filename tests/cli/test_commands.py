@@ -852,6 +852,7 @@ def test_a_second_signal_ends_a_command_at_once(tmp_path, made, arguments, call,
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_what_ignores_interrupts_is_stopped_by_sigterm_alone(tmp_path, made):
     """As ``nohup`` and ``sh -c 'command &'`` begin it."""
     ignoring = {"interrupt": "SIG_IGN", "hangup": "SIG_IGN"}

@@ -165,6 +165,7 @@ def test_pieces_cover_a_region_once(tmp_path_factory: pytest.TempPathFactory, na
     assert np.isnan(found).sum() == VALUES.size - VALUES[region].size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_through_a_file(tmp_path: Path, dtype: np.dtype[Any]) -> None:
     values = field((50, 3)).astype(np.int8).astype(dtype)

@@ -26,6 +26,7 @@ def quantized(values: np.ndarray, missing: int, **options: object) -> np.ndarray
     return restored
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["i1", "u1", "i2", "u2", "i4"]),
     st.sampled_from(METHODS),
