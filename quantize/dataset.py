@@ -36,7 +36,7 @@ from .runtime.schedulers import chosen_workers
 from .runtime.selection import Chosen, Rules, choose, of_variable
 from .runtime.settings import Settings, SettingsOfAll
 from .runtime.together import together
-from .storage import Variable, drop_consolidated, group_data, listed, names_in
+from .storage import Variable, drop_consolidated, group_data, listed, names_in, variable_of
 from .store.codec import Compressor
 from .store.keys import Keys
 from .store.manifest import KEY, Manifest, Member, Standing, folder_of_group, is_folder, is_ours, manifest_of
@@ -276,7 +276,7 @@ class Collection:
             if one.source is None or one.settings is None:
                 kept[one.name] = one.raw, kept_member(path, one.raw)
                 continue
-            variable = Variable(keys.inside(folder_of_group(path[:-1])), path[-1], member=True)
+            variable = variable_of(keys, path)
             policy: Any = one.settings.nan_policy
             settings = replace(one.settings, nan_policy="raise") if policy == "auto" else one.settings
             with of_variable(one.name):

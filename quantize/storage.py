@@ -458,6 +458,11 @@ def names_in(keys: Keys) -> list[str]:
     return names
 
 
+def variable_of(keys: Keys, path: tuple[str, ...]) -> Variable:
+    """A quantized variable of a collection, by the groups that it lies in and its name."""
+    return Variable(keys.inside(folder_of_group(path[:-1])), path[-1], member=True)
+
+
 def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
     """A quantized variable of a sealed collection.
 
@@ -466,7 +471,7 @@ def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
     StoreError
         If it is not there, not whole, or not what the manifest says it is.
     """
-    variable = Variable(keys.inside(member.group), member.path[-1], member=True)
+    variable = variable_of(keys, member.path)
     metadata = variable.metadata()
     wrong = ""
     if metadata is None or metadata.status != "sealed":

@@ -310,8 +310,8 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     """Print what STORE holds: shapes, scales, status; of a collection all variables, or the one of a name."""
     from ..reading import summary
     from ..reading.array import Int4Array
-    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, variable_of
-    from ..storage import find
+    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of
+    from ..storage import find, variable_of
 
     place = place_of(store, name)
     if place is not None and place.name is None:
@@ -323,7 +323,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
         return DONE
     if place is not None and place.name is not None and place.name in place.manifest:
         member = place.manifest[place.name]
-        unlike = member.kind == "kept" or variable_of(place.keys, member).metadata() is None
+        unlike = member.kind == "kept" or variable_of(place.keys, member.path).metadata() is None
         opened = opened_variable(store, name) if unlike else None
         if isinstance(opened, KeptArray):
             text = f"{opened.path}/{opened.name}\n{summary.kept_description(opened)}"

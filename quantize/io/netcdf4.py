@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..numerics.dtypes import TEXT
 from ..numerics.grid import Region, Shape
-from .raw import TEXT
 from .sink import CollectionSink, Contents, Outline, Put, plain_float
 
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # how NAME begins of what holds no values

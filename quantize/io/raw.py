@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..exceptions import SourceError, UndeclaredValuesError
-from ..numerics.dtypes import BFLOAT16
+from ..numerics.dtypes import BFLOAT16, TEXT
 from ..numerics.grid import Region, Shape, shape_of
 from .source import Source
 
-TEXT = np.dtype(object)  # of arrays whose elements are all `str`, of any length
 SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16), "M": (8,), "m": (8,)}  # bytes
 LEAVE_OUT = "leave it out by drop="
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+TEXT = np.dtype(object)  # of arrays whose values are all `str`, of any length: those are kept
 FLOATS = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32), np.dtype(np.float64))
 NAMES = r"bool|bfloat16|(u?int|float|complex)\d+"  # what dtypes of other libraries are called, if NumPy has the like
 

@@ -16,6 +16,7 @@ from ..io.arrays import Arrays
 from ..io.decoding import decoded_as
 from ..io.raw import RawArray
 from ..io.source import Source
+from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, shape_of, within
 from ..reading.array import Int4Array
 from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
@@ -29,7 +30,7 @@ from ..storage import Variable, group_data, listed, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.manifest import folder_of_group
 from ..store.metadata import Metadata
-from ..store.plain_arrays import TEXT, PlainArray
+from ..store.plain_arrays import PlainArray
 from ..store.retrying import retried
 from ..store.zarr_json import check_group, consolidated, same
 from .origins import raw_for, source_for

@@ -13,12 +13,12 @@ from dask.utils import format_bytes
 from ..exceptions import DamagedChunkError, StoreError, UnfinishedStoreError
 from ..io.attributes import zarr_attributes
 from ..numerics.grid import Region, Shape
-from ..storage import Variable, sealed_member
+from ..storage import sealed_member, variable_of
 from ..store.keys import Keys, stored_bytes
 from ..store.manifest import Manifest, Member, Standing, manifest_of, sealed_manifest
-from ..store.plain_arrays import TEXT
 from .array import Int4Array, opened_array
 from .indexing import Indexer, Selection, outer, plain, pointwise
+from .summary import dtype_said
 
 
 class KeptArray:
@@ -68,7 +68,7 @@ class KeptArray:
         return self.shape[0]
 
     def __repr__(self) -> str:
-        dtype = "text" if self.dtype == TEXT else self.dtype
+        dtype = dtype_said(self.dtype)
         return f"<KeptArray {self.path}/{self.name} shape={self.shape} dtype={dtype} chunks={self.chunks}>"
 
     def read(self, region: Region) -> np.ndarray:
@@ -182,16 +182,12 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
     def _repr_html_(self) -> str:
         from ..runtime.tables import html_table
 
-        rows = [(one.name, str(one.shape), dtype_said(one), one.kind) for one in self.manifest.members]
+        rows = [(one.name, str(one.shape), dtype_said(one.dtype), one.kind) for one in self.manifest.members]
         return html_table("Int4Dataset", self.path, ("variable", "shape", "dtype", "how"), rows)
 
 
-def dtype_said(member: Member) -> str:
-    return "text" if member.dtype == TEXT else str(member.dtype)
-
-
 def said(member: Member) -> str:
-    return f"{dtype_said(member)}{' kept' if member.kind == 'kept' else ''}"
+    return f"{dtype_said(member.dtype)}{' kept' if member.kind == 'kept' else ''}"
 
 
 def opened_dataset(store: Any) -> Int4Dataset | None:
@@ -266,11 +262,6 @@ def sealed(place: Place) -> Manifest:
     return found
 
 
-def variable_of(keys: Keys, member: Member) -> Variable:
-    """A quantized variable of a collection."""
-    return Variable(keys.inside(member.group), member.path[-1], member=True)
-
-
 def opened_variable(store: Any, name: str | None = None) -> Int4Array | KeptArray:
     """The variable of a name, or at a path, quantized or kept; raises as `open_int4` does.
 
@@ -291,7 +282,7 @@ def opened_variable(store: Any, name: str | None = None) -> Int4Array | KeptArra
     member = place.manifest[place.name]
     unfinished = place.manifest.status != "sealed"
     if member.kind == "int4":
-        if not unfinished or variable_of(place.keys, member).metadata() is not None:
+        if not unfinished or variable_of(place.keys, member.path).metadata() is not None:
             return opened_array(place.keys.store, place.name)
     else:
         kept = KeptArray(place.keys, member, Standing.of(place.keys, place.manifest))
@@ -313,7 +304,7 @@ def states(place: Place) -> Iterator[tuple[Member, int, int]]:
             plain = member.plain(place.keys, {})
             yield member, int(plain.present().sum()), plain.grid.count
             continue
-        variable = variable_of(place.keys, member)
+        variable = variable_of(place.keys, member.path)
         metadata = variable.metadata()
         count = 0 if metadata is None else metadata.layout.units.count
         if metadata is None or metadata.status == "sealed":

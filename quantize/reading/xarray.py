@@ -296,7 +296,7 @@ class LazyArray(BackendArray):
     """
 
     def __init__(self, array: Int4Array | KeptArray) -> None:
-        from ..store.plain_arrays import TEXT
+        from ..numerics.dtypes import TEXT
 
         self.lazy = array
         self.shape = array.shape

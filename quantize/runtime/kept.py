@@ -12,9 +12,10 @@ import numpy as np
 
 from ..exceptions import DamagedChunkError, SourceError
 from ..io.raw import RawArray
+from ..numerics.dtypes import TEXT
 from ..numerics.grid import Region
 from ..store.manifest import Standing
-from ..store.plain_arrays import TEXT, PlainArray, encoded
+from ..store.plain_arrays import PlainArray, encoded
 from ..store.retrying import retried
 from .job import Stage, Steps
 from .pool import Stop

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..exceptions import REMEDY, StoreError, UnfinishedStoreError
+from ..numerics.dtypes import TEXT
 from ..numerics.grid import Shape
 from .codec import Compressor
 from .keys import Keys
 from .places import folder_of, name_of
-from .plain_arrays import TEXT, PlainArray
+from .plain_arrays import PlainArray
 from .zarr_json import checksum, loaded, own_header, same, serialized, tagged, untagged
 
 VERSION = 2

@@ -16,12 +16,12 @@ from numcodecs.vlen import VLenUTF8
 from zarr.dtype import parse_dtype
 
 from ..exceptions import DamagedChunkError
+from ..numerics.dtypes import TEXT
 from ..numerics.grid import Grid, Region, Shape, within
 from .codec import Compressor, frame_size, with_crc32c, without_crc32c
 from .keys import Keys, chunk_key, present
 from .zarr_json import array_document, codecs_document, serialized
 
-TEXT = np.dtype(object)  # of arrays whose values are texts of any length
 UNITLESS = np.dtype("M8")  # which Zarr cannot open
 TEXT_MOST = 1 << 30  # bytes of a chunk of texts
 CHUNK_BYTES = 1 << 24  # bytes of a chunk, about, where the source has none

@@ -17,10 +17,11 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, MemoryStore
 
 from quantize.exceptions import DamagedChunkError
+from quantize.numerics.dtypes import TEXT
 from quantize.store import plain_arrays
 from quantize.store.codec import Compressor
 from quantize.store.keys import Keys
-from quantize.store.plain_arrays import TEXT, PlainArray, default_chunk
+from quantize.store.plain_arrays import PlainArray, default_chunk
 
 NUMBERS = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
 TIMES = [f"{kind}8{unit}" for kind in "Mm" for unit in ("", "[ns]", "[25s]", "[D]", "[Y]")]

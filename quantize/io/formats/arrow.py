@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from ...exceptions import QuantizeError, SourceError
+from ...numerics.dtypes import TEXT
 from ...numerics.grid import Batches, Region, Shape, shape_of
 from ...store.retrying import is_temporary
 from ..arrays import Arrays
 from ..chunked import KEPT_BYTES, SharedChunks, parts_along, read_along
 from ..content import check_regular, doubts, head, reason
 from ..format import Format, is_url, library
-from ..raw import LEAVE_OUT, TEXT, RawArray, cannot_be_kept, kept_dtype
+from ..raw import LEAVE_OUT, RawArray, cannot_be_kept, kept_dtype
 from ..source import PIECE_BYTES, Source
 from .npy import File
 

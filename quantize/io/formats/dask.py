@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...exceptions import SourceError
+from ...numerics.dtypes import TEXT
 from ...numerics.grid import Batches, Region, Shape
 from ..arrays import Arrays
 from ..chunked import read_along
 from ..format import Format, library
 from ..gate import accepted
-from ..raw import TEXT, RawArray, kept_dtype
+from ..raw import RawArray, kept_dtype
 from ..source import Source
 
 

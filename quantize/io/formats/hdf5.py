@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...exceptions import SourceError
+from ...numerics.dtypes import TEXT
 from ...numerics.grid import Region
 from ...store.retrying import is_temporary
 from ..arrays import Arrays
@@ -21,7 +22,7 @@ from ..content import head, reason
 from ..format import Format, is_url, library
 from ..hdf5_parts import UNOPENED, Broken, absent_parts, broken_link, check_parts, file_at, is_hdf5, members
 from ..netcdf4 import NO_COORDINATE, NO_VARIABLE, NetCdfSink
-from ..raw import LEAVE_OUT, TEXT, RawArray, cannot_be_kept, kept_dtype
+from ..raw import LEAVE_OUT, RawArray, cannot_be_kept, kept_dtype
 from ..source import Source
 
 # attributes: what HDF5 and netCDF-4 write for themselves

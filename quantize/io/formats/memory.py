@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ...numerics.dtypes import TEXT
 from ...numerics.grid import Batches, Region, Shape
 from ...store.buffers import Buffer
 from ..arrays import Arrays
 from ..format import Format
-from ..raw import TEXT, RawArray, kept_dtype, raw_of
+from ..raw import RawArray, kept_dtype, raw_of
 from ..source import Source
 from .npy import FileSource
 

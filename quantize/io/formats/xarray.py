@@ -14,12 +14,13 @@ from typing import Any
 from uuid import uuid4
 
 from ...exceptions import SourceError
+from ...numerics.dtypes import TEXT
 from ...numerics.grid import Region, Shape
 from ..arrays import Arrays
 from ..attributes import decoded_by_xarray, plain
 from ..content import reason
 from ..format import Format, library
-from ..raw import LEAVE_OUT, TEXT, RawArray, kept_dtype
+from ..raw import LEAVE_OUT, RawArray, kept_dtype
 from ..source import Source
 from .dask import DaskSource, check_sizes
 from .duck import GenericSource
