@@ -61,6 +61,22 @@ Result = TypeVar("Result")
 Steps: TypeAlias = Generator[Stage, None, Result]
 
 
+def driven(steps: Steps[Result], run: Callable[[Stage], None]) -> Result:
+    """What steps come to, each stage of which is run; what that raises is thrown into them."""
+    failed: BaseException | None = None
+    while True:
+        try:
+            stage = next(steps) if failed is None else steps.throw(failed)
+        except StopIteration as end:
+            found: Result = end.value
+            return found
+        try:
+            run(stage)
+            failed = None
+        except BaseException as error:
+            failed = error
+
+
 @dataclass(frozen=True)
 class Job:
     """One run of `quantize_to_zarr`, as its driver sees it."""
@@ -100,19 +116,7 @@ class Job:
 
     def passes(self, overwrite: bool = False) -> Metadata | None:
         """Both passes over this run's part, as `steps` says, each stage run here."""
-        steps = self.steps(overwrite)
-        failed: BaseException | None = None
-        while True:
-            try:
-                stage = next(steps) if failed is None else steps.throw(failed)
-            except StopIteration as end:
-                found: Metadata | None = end.value
-                return found
-            try:
-                self.run(stage)
-                failed = None
-            except BaseException as error:
-                failed = error
+        return driven(self.steps(overwrite), self.run)
 
     def run(self, stage: Stage) -> None:
         run_tasks(stage.call, stage.tasks, stage.done, self.plan.scheduler, self.plan.limit, self.work.units.cache.stop)

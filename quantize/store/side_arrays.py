@@ -113,9 +113,14 @@ class SideArray:
         )
         return serialized(document)
 
-    def check_document(self, data: bytes) -> None:
-        """Refuse, with a ValueError, what does not say the same as `document`."""
-        if not same(loaded(data), json.loads(self.document())):
+    def check_document(self, data: bytes, longer: bool = False) -> None:
+        """Refuse, with a ValueError, what does not say the same as `document`, but where it may be `longer`."""
+        found, own = loaded(data), json.loads(self.document())
+        if longer and isinstance(found, dict) and isinstance(shape := found.get("shape"), list):
+            axes = [axis for axis, n in enumerate(shape[: len(self.shape)]) if type(n) is int and n > self.shape[axis]]
+            for axis in axes[:1]:
+                shape[axis] = self.shape[axis]
+        if not same(found, own):
             raise ValueError(f"it is not what belongs to {self.owner}")
 
     def create(self) -> None:
@@ -296,10 +301,12 @@ class ScaleArrays(StoredScales):
         named = tuple(names[axis] for axis in self.axes)
 
         def entries(lengths: Shape) -> Shape:
-            return tuple(-(-lengths[axis] // groups.box[axis]) for axis in self.axes)
+            return tuple(-(-lengths[axis] // (self.granularity.length(axis) or groups.box[axis])) for axis in self.axes)
 
         sharded = layout.shards is not None and len(self.axes) > 1
-        chunk = tuple(map(min, entries(layout.chunks if sharded else layout.unit), shape))
+        chunk = entries(layout.chunks if sharded else layout.unit)
+        most = zip(self.axes, shape, chunk, strict=True)
+        chunk = tuple(along if axis == layout.grows else min(along, n) for axis, n, along in most)
         return tuple(
             SideArray(
                 self.keys,
