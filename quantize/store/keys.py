@@ -292,16 +292,18 @@ class Keys:
         # A copy: a store may keep what it is given, and the array is used again.
         sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(bytes(data))))
 
-    def set_new(self, key: str, data: bytes) -> None:
-        """Set a key unless it is there already."""
+    def set_new(self, key: str, data: bytes) -> bool:
+        """Set a key unless it is there already. Whether it has these bytes then, where the store takes conditions."""
+        made = False
         if self.conditional:
-            self._put_if(key, data, None)
+            made = self.create(key, data)
         else:
             self._set_new(key, data)
         if self.verify:
-            found = self.get(key) or b""
+            found, tag = self.tagged(key) or (b"", None)
             if len(found) < len(data) and data.startswith(found):  # lost or torn, and not what another has set
-                self.set(key, data)
+                self.replace(key, data, tag)
+        return made
 
     @retried
     def _set_new(self, key: str, data: bytes) -> None:
@@ -376,7 +378,7 @@ class Keys:
         raise self._contended(key)
 
     def replace(self, key: str, data: bytes, tag: Any) -> Any:
-        """Set a key that has this tag: its new one, or None where it has another, or is not there, and was not set."""
+        """Set a key that has this tag, or with None is not there: its new one, or None if that is not so any more."""
         new = self._put_if(key, data, tag)
         if new is None and (found := self.tagged(key, None)) is not None and found[0] == data:
             return found[1]
@@ -410,6 +412,29 @@ class Keys:
                 return own
         raise self._contended(key)
 
+    def change(self, key: str, new: Callable[[bytes | None], bytes | None], most: int | None = METADATA_MOST) -> bool:
+        """Set a key to what `new` makes of its bytes, again if others change it meanwhile; not where that is None."""
+        for _ in range(TURNS):
+            data, tag = self.tagged(key, most) or (None, None)
+            made = new(data)
+            if made is None:
+                return False
+            if self.replace(key, made, tag) is not None:
+                return True
+        raise self._contended(key)
+
+    def settle(self, key: str, document: bytes, stands: Callable[[], bool]) -> bool:
+        """Set a document whatever is there, torn perhaps, or put there by others; whether it was not there before.
+
+        As `put` does, and as it can that is known only where the store takes conditions.
+        """
+        if self.conditional:
+            return self.put(key, document, stands) is not None
+        self.set_new(key, document)
+        if not self.holds(key, document):
+            self.set(key, document)
+        return False
+
     def still(self, key: str, tag: Any) -> bool:
         """Whether a key holds what `put` has written."""
         return self.tag(key) == tag if self.conditional else self.holds(key, tag)
@@ -433,8 +458,8 @@ class Keys:
         self.set(key, data)
         return data
 
-    def _contended(self, key: str) -> StoreError:
-        return StoreError(f"{self.label}/{key} is changed by others again and again: end those, and run again")
+    def _contended(self, key: str) -> OSError:
+        return OSError(errno.EIO, "is changed by others, or not held, again and again", f"{self.label}/{key}")
 
     @retried
     def delete(self, key: str) -> None:
