@@ -18,8 +18,9 @@ from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
 from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
-from ..numerics.dtypes import FLOATS
-from ..numerics.grid import Region, index_at, shape_of, within
+from ..numerics.clearance import may_come_back
+from ..numerics.dtypes import FLOATS, rounded_within
+from ..numerics.grid import Region, index_at, packed_region, shape_of, within
 from ..numerics.scales import Scales
 from ..numerics.statistics import bounds, folded, from_row, no_rows
 from ..numerics.tables import coefficients
@@ -149,6 +150,7 @@ class AppendTasks:
         whole = units.layout.units.region(0)
         table = coefficients(scales, self.source.dtype, units.codes)
         low, high = self.limits(scales)
+        lost = self.as_missing(scales)
         rows, codes, outside, first = units.no_rows(whole), units.room(whole), 0, -1
         for piece, values in units.values(0, block):
             for part, small in units.cached_blocks(piece, values):
@@ -168,6 +170,7 @@ class AppendTasks:
                     outside += count
                 if packed is not None:
                     units.pack_part(small, table, part, whole_shape, codes)
+                    self.check_kept(small, part, region, codes, lost)
             del values, small  # before the next piece is read: it may be of another chunk
         self.check_values(region, folded(rows))
         if packed is not None:
@@ -201,6 +204,32 @@ class AppendTasks:
         step, zero = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
         more = 0.5 + SLACK
         return (codes.lowest - zero - more) * step, (7 - zero + more) * step
+
+    def as_missing(self, scales: Scales) -> np.ndarray:
+        """Which codes stand for what an integer dtype has for missing ones, by group and code, from -8 on."""
+        steps, zeros = scales.scale.reshape(-1, 1), scales.zero_point.reshape(-1, 1)
+        if not may_come_back(self.after.rule, self.source.dtype, self.after.missing):
+            return np.zeros((len(steps), 16), bool)
+        found: np.ndarray = rounded_within((np.arange(-8, 8) - zeros) * steps, self.source.dtype) == self.after.missing
+        found[:, 0] = False  # the code of missing values
+        return found
+
+    def check_kept(self, values: np.ndarray, part: Region, region: Region, codes: np.ndarray, lost: np.ndarray) -> None:
+        """Refuse values that would come back as the missing one: the scales that are there were not chosen for them."""
+        if not lost.any():
+            return
+        own, shape = codes[packed_region(part)], shape_of(region)
+        nibbles = np.stack([own & 15, own >> 4], axis=-1).reshape(*own.shape[:-1], -1)[..., : values.shape[-1]]
+        groups = np.broadcast_to(self.after.granularity.index_of(shape), shape)[part]
+        found = lost[groups, nibbles ^ 8] & self.is_value(values)
+        if found.any():
+            inside = index_at(int(np.argmax(found)), values.shape)
+            places = zip(inside, part, self.in_source(region), strict=True)
+            raise RefusedValuesError(
+                f"{self.source.label}: by the scale that {self.growing.variable.where} has, the value {values[inside]} "
+                f"at index {tuple(i + a.start + b.start for i, a, b in places)} would come back as {self.after.missing}, "
+                "which stands for missing values. Nothing was appended; quantizing all of it again finds a scale for all"
+            )
 
     def pack_new(
         self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray, scales: Scales | None

@@ -105,7 +105,7 @@ class Claim:
                 state = "whole" if old.status == "sealed" else "unfinished"
                 raise StoreError(
                     f"{variable.where} is there already, {state}, of another job: "
-                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
+                    f"{difference(without_growth(old), new.fingerprint)}. Pass overwrite=True to replace it"
                 )
         self.check_disk(self.plan.units, variable.keys.size(variable.folder))
         found = variable.overwrite(new)
