@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, overload
 
+from ..exceptions import StoreError
 from .array import Int4Array, opened_array
-from .dataset import opened_dataset
+from .dataset import opened_dataset, opened_variable, place_of
 
 
 @overload
-def open_int4(store: Any, name: str) -> Int4Array: ...
+def open_int4(store: Any, name: str) -> Int4Array | Any: ...
 
 
 @overload
@@ -27,8 +28,9 @@ def open_int4(store: Any, name: str | None = None) -> Any:
 
     Returns
     -------
-    Int4Array or Int4Dataset
-        The variable; or, where there is no name, the collection that the store is, a mapping of names to lazy arrays.
+    Int4Array, KeptArray or Int4Dataset
+        The variable, a `KeptArray` if a collection keeps it as it was; or, where there is no name, the collection that
+        the store is, a mapping of names to lazy arrays.
 
     Raises
     ------
@@ -52,6 +54,17 @@ def open_int4(store: Any, name: str | None = None) -> Any:
     >>> _ = quantize_dataset({"w": np.ones((64, 64)), "ids": np.arange(3)}, dataset)
     >>> {name: array.shape for name, array in open_int4(dataset).items()}
     {'ids': (3,), 'w': (64, 64)}
+    >>> open_int4(dataset, "ids")[:].tolist()
+    [0, 1, 2]
     """
     dataset = opened_dataset(store) if name is None else None
-    return opened_array(store, name) if dataset is None else dataset
+    if dataset is not None:
+        return dataset
+    try:
+        return opened_array(store, name)  # which asks a store no more than it must, of what is kept too
+    except (StoreError, FileNotFoundError):
+        place = place_of(store, name)
+        kept = () if place is None else (one.name for one in place.manifest.members if one.kind == "kept")
+        if place is None or place.name not in kept:
+            raise
+        return opened_variable(store, name)
