@@ -19,7 +19,8 @@ from ..io.source import Source
 from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, shape_of, within
 from ..reading.array import Int4Array
-from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
+from ..reading.dataset import Int4Dataset, KeptArray
+from ..reading.opening import opened_variable, place_of, sealed
 from ..runtime.display import reporter
 from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop

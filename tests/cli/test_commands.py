@@ -726,7 +726,7 @@ def test_a_command_whose_extra_is_missing_says_which(monkeypatch, made, argument
 
 
 def test_a_bug_is_one_line_unless_asked(monkeypatch, made):
-    monkeypatch.setattr("quantize.reading.dataset.opened_variable", lambda *_: 1 / 0)
+    monkeypatch.setattr("quantize.reading.opening.opened_variable", lambda *_: 1 / 0)
     monkeypatch.delenv("QUANTIZE_DEBUG", raising=False)
     result = quantize("read", made / "a.zarr")
     assert result.exit_code == 70
