@@ -38,6 +38,9 @@ CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zs
 class Compressor:
     """A compressor by its Zarr name, with its full configuration; without a name nothing is compressed.
 
+    A `blocksize` of 0 leaves the length of blosc's blocks to who writes: `block` bytes, or if that is 0 what blosc takes.
+    Each chunk tells it.
+
     Raises
     ------
     ValueError
@@ -46,6 +49,7 @@ class Compressor:
 
     name: str | None = "zstd"
     options: dict[str, Any] = field(default_factory=dict)
+    block: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if self.name is not None and self.name not in OPTIONS:
@@ -73,7 +77,7 @@ class Compressor:
                     self.options["cname"],
                     self.options["clevel"],
                     SHUFFLES[self.options["shuffle"]],
-                    self.options["blocksize"],
+                    self.options["blocksize"] or self.block,
                     self.options["typesize"],
                 )
             case _:
