@@ -8,6 +8,7 @@ Chunks: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/ (zstd, gzip, blos
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,8 @@ CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zs
 class Compressor:
     """A compressor by its Zarr name, with its full configuration; without a name nothing is compressed.
 
-    A `blocksize` of 0 leaves the length of blosc's blocks to who writes: `block` bytes, or if that is 0 what blosc takes.
-    Each chunk tells it.
+    A `blocksize` of 0 leaves the length of blosc's blocks to who writes: `block` bytes, or as many as blosc takes. Each
+    chunk tells it.
 
     Raises
     ------
@@ -100,7 +101,7 @@ class Compressor:
                 return gunzipped(data, size)
             case _:
                 # https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: uncompressed and compressed size
-                if len(data) < 16 or (np.frombuffer(data, "<u4", 3, 4)[[0, 2]] != (size, len(data))).any():
+                if len(data) < 16 or struct.unpack_from("<I4xI", data, 4) != (size, len(data)):
                     raise ValueError(f"the blosc header does not tell of {size} bytes in {len(data)}")
                 return decoded(Blosc(), data, size)
 

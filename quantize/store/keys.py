@@ -46,6 +46,7 @@ LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a
 NUMBER = "(?:0|[1-9][0-9]*)"  # in the key of a chunk, along one axis
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who writes into it
+BINARY = getattr(os, "O_BINARY", 0)  # or Windows would take some bytes for ends of lines
 
 # Stores that give what there is of a range that goes beyond the value. Of others nothing is asked beyond it.
 CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
@@ -739,16 +740,26 @@ def file_size(path: str) -> int | None:
 
 
 def file_bytes(path: str, part: Part | None) -> bytes | None:
-    """Part of the bytes of a file, or all, of one moment; None where there is none. As the store's own, but sooner."""
+    """Part of the bytes of a file, or all, of one moment; None where there is none.
+
+    As the store's own, with half the calls of the system: of a small chunk these take more time than its bytes.
+    """
     try:
-        with open(path, "rb") as file:
-            if part is None:
-                return file.read()
-            start, stop = ends(part, os.fstat(file.fileno()).st_size)
-            file.seek(start)
-            return file.read(stop - start)
+        number = os.open(path, os.O_RDONLY | BINARY)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
+    try:
+        size = os.fstat(number).st_size
+        start, stop = (0, size) if part is None else ends(part, size)
+        if start:
+            os.lseek(number, start, os.SEEK_SET)
+        found = b""
+        while start < stop and (more := os.read(number, stop - start)):  # the system gives 2 GiB at a time at most
+            found += more
+            start += len(more)
+        return found
+    finally:
+        os.close(number)
 
 
 def ends(part: Part, size: int) -> tuple[int, int]:
