@@ -4,9 +4,8 @@ On a store in memory that takes conditions; `test_s3.py` has the same on a serve
 """
 
 import re
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,15 +17,13 @@ from collections_of_arrays import JOB as OF_COLLECTION
 from collections_of_arrays import Tree, everything
 from marks import combined, mostly_slow, slow
 from obstore.store import MemoryStore
-from stores import Died, check, expected, field
+from stores import HeldUp, check, expected, field
 from zarr.storage import ObjectStore
 
-from quantize import DamagedChunkError, StoreError, open_int4, quantize_dataset, quantize_to_zarr
+from quantize import StoreError, open_int4, quantize_dataset, quantize_to_zarr
 from quantize.quality.verify import verify
 from quantize.runtime.progress import Progress
-from quantize.store.below import Below
 from quantize.store.conditions import OfObstore
-from quantize.store.keys import Keys
 
 VALUES, OTHER = field((8, 6)), field((8, 6), seed=1) * 100
 KINDS: dict[str, dict[str, Any]] = {
@@ -54,64 +51,6 @@ def objects(store: MemoryStore) -> dict[str, bytes]:
     """Every key of a store and what it holds."""
     found = [item["path"] for batch in obstore.list(store) for item in batch]
     return {key: bytes(obstore.get(store, key).bytes()) for key in found}
-
-
-class HeldUp:
-    """A run in a thread of its own that is held up just before a change of its store, and may be killed just after.
-
-    Changes are counted from 0. `run` gets the store, by which its changes are told from those of others.
-    """
-
-    def __init__(
-        self,
-        patch: pytest.MonkeyPatch,
-        store: Any,
-        at: int,
-        run: Callable[[Any], Any],
-        killed: bool = False,
-    ) -> None:
-        self.store, self.left, self.killed = store, at, killed
-        self.change = ""  # the method that it is held up in
-        self.waits, self.go = threading.Event(), threading.Event()
-        for name in ("_put_if", "delete", "delete_all"):
-            patch.setattr(Keys, name, self.watched(name, getattr(Keys, name)))
-        self.pool = ThreadPoolExecutor(1)
-        self.run: Future[Any] = self.pool.submit(run, store)
-        self.run.add_done_callback(lambda _: self.waits.set())
-        assert self.waits.wait(60)
-
-    def watched(self, name: str, method: Any) -> Any:
-        def change(keys: Keys, *arguments: Any) -> Any:
-            store = keys.store
-            while isinstance(store, Below):
-                store = store._store
-            if store is not self.store:
-                return method(keys, *arguments)
-            self.left -= 1
-            if self.killed and self.left < -1:
-                raise Died
-            if self.left != -1:
-                return method(keys, *arguments)
-            self.change = name
-            self.waits.set()
-            assert self.go.wait(60)
-            found = method(keys, *arguments)
-            if self.killed:
-                raise Died
-            return found
-
-        return change
-
-    @property
-    def deletes(self) -> bool:
-        return self.change.startswith("delete")
-
-    def end(self) -> None:
-        """Let it go on to its end, which is not a good one."""
-        self.go.set()
-        with pytest.raises((Died, StoreError)):
-            self.run.result(60)
-        self.pool.shutdown()
 
 
 # A run held up while another takes its place -----------------------------------------------------------------------
@@ -193,3 +132,140 @@ def test_a_collection_takes_nothing_of_a_run_that_was_held_up(
     while overtaken(monkeypatch, changes, killed, point, first, second, objects(whole)):
         changes += 1
     assert changes > 60
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["one scale"]))
+def test_what_a_run_held_up_leaves_is_gone_before_one_that_was_stopped_goes_on(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It sees after its write that it has lost the place, and takes back what it wrote into it."""
+    job, whole = job_of(kind), MemoryStore()
+    quantize_to_zarr(VALUES, ObjectStore(whole), **job)
+
+    def stop(event: Any) -> None:
+        if isinstance(event, Progress) and POINTS["written in part"](event):
+            raise InterruptedError
+
+    for at in range(100):
+        store = MemoryStore()
+        with monkeypatch.context() as patching:
+            held = HeldUp(patching, ObjectStore(store), at, lambda place: quantize_to_zarr(OTHER, place, **job))
+            if held.run.done():
+                break
+            with suppress(InterruptedError):
+                quantize_to_zarr(VALUES, ObjectStore(store), **job, overwrite=True, progress=stop)
+            held.end()
+        if not held.deletes:
+            quantize_to_zarr(VALUES, ObjectStore(store), **job)
+            assert objects(store) == objects(whole)
+    assert at > 8
+
+
+def test_what_one_that_was_killed_too_has_left_is_found_by_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window that is left: it is killed just after its write, and the one whose place that was in was stopped."""
+    job = {**job_of("one scale"), "value_range": (-300, 300)}
+
+    def run(place: Any) -> None:
+        quantize_to_zarr(OTHER, place, **job)
+
+    def stop(event: Any) -> None:
+        if isinstance(event, Progress) and event.phase == "write":
+            raise InterruptedError
+
+    found = []
+    for at in range(100):
+        store = MemoryStore()
+        with monkeypatch.context() as patching:
+            held = HeldUp(patching, ObjectStore(store), at, run, killed=True)
+            if held.run.done():
+                break
+            with suppress(InterruptedError):
+                quantize_to_zarr(VALUES, ObjectStore(store), **job, overwrite=True, progress=stop)
+            held.end()
+        if held.deletes:
+            continue
+        quantize_to_zarr(VALUES, ObjectStore(store), **job)
+        found.append(verify(ObjectStore(store), source=VALUES).ok)
+    assert found.count(False) == 2  # chunks
+
+
+# Deaths, answers that are lost, races --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["one scale"]))
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_death_after_any_change_is_mended(monkeypatch: pytest.MonkeyPatch, kind: str, overwrite: bool) -> None:
+    job, whole = job_of(kind), MemoryStore()
+    quantize_to_zarr(VALUES, ObjectStore(whole), **job)
+
+    def run(place: Any) -> None:
+        quantize_to_zarr(VALUES, place, **job, overwrite=overwrite)
+
+    for at in range(100):
+        store = MemoryStore()
+        if overwrite:
+            quantize_to_zarr(OTHER, ObjectStore(store), **job)
+        with monkeypatch.context() as patching:
+            held = HeldUp(patching, ObjectStore(store), at, run, killed=True)
+            if held.run.done():
+                break
+            held.end()
+        run(ObjectStore(store))
+        assert objects(store) == objects(whole)
+    assert at > 8
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("_no_pauses")
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, ["one read"]))
+def test_writes_whose_answers_are_lost_count_as_written(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    whole, store = MemoryStore(), MemoryStore()
+    quantize_to_zarr(VALUES, ObjectStore(whole), **job_of(kind))
+    put, answers = OfObstore.put, dict.fromkeys(["lost", "given"], 0)
+
+    async def losing(self: OfObstore, key: str, data: bytes, tag: Any) -> Any:
+        found = await put(self, key, data, tag)
+        if found is not None:
+            answers["lost"] += 1
+            raise TimeoutError
+        answers["given"] += 1
+        return found
+
+    quantize_to_zarr(OTHER, ObjectStore(store), **job_of(kind))
+    monkeypatch.setattr(OfObstore, "put", losing)
+    quantize_to_zarr(VALUES, ObjectStore(store), **job_of(kind), overwrite=True)
+    assert objects(store) == objects(whole)
+    assert answers["lost"] == answers["given"] > 5
+
+
+@pytest.mark.parametrize("rounds", [4, slow(60)])
+def test_jobs_that_race_leave_one_of_them_whole(rounds: int) -> None:
+    """Of two that overwrite at once one may have to be run again; what is read is that of one."""
+    job = {**job_of("one scale"), "chunks": (2, 6)}
+    right = {"minmax": expected(VALUES)[1], "absmax": expected(VALUES, scale_method="absmax")[1]}
+    for _ in range(rounds):
+        store = MemoryStore()
+
+        def run(method: str, store: MemoryStore = store) -> None:
+            with suppress(StoreError):
+                quantize_to_zarr(VALUES, ObjectStore(store), **job, scale_method=method, overwrite=True)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(run, [*right, *right]))
+        with suppress(StoreError):
+            array = open_int4(ObjectStore(store))
+            np.testing.assert_array_equal(array[...], right[array.metadata.rule.method.name])
+        run("minmax")
+        check(open_int4(ObjectStore(store)), VALUES)
+
+
+def test_the_same_job_at_once_ends_right_in_all() -> None:
+    store, job = MemoryStore(), {**job_of("one scale"), "chunks": (2, 6)}
+    with ThreadPoolExecutor(3) as pool:
+        for array in pool.map(lambda _: quantize_to_zarr(VALUES, ObjectStore(store), **job), range(3)):
+            check(array, VALUES)
+    assert verify(ObjectStore(store), source=VALUES).ok
