@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .appending import append_to_zarr as append_to_zarr
+    from .appending import discard_append as discard_append
     from .dataset import plan_dataset as plan_dataset
     from .dataset import quantize_dataset as quantize_dataset
     from .exceptions import DamagedChunkError as DamagedChunkError
@@ -53,6 +55,7 @@ __version__ = "0.1.0"
 
 # Imported when first asked for (PEP 562): Numba, Dask and Zarr take seconds, and few programs need all three.
 HOMES = {
+    "appending": ("append_to_zarr", "discard_append"),
     "quantize": (
         "Int4Values",
         "NanInt4Values",

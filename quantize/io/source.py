@@ -17,7 +17,7 @@ import numpy as np
 
 from ..numerics.blocks import blocks
 from ..numerics.dtypes import as_missing, checked_dtype
-from ..numerics.grid import Batches, Region, Shape, shape_of, shifted
+from ..numerics.grid import Batches, Region, Shape, shape_of, shifted, within
 from .attributes import PACKING, Declared, without
 from .gate import accepted
 
@@ -215,6 +215,23 @@ class Source:
             rest //= n
         for n, length in zip(self.shape, reversed(lengths), strict=True):
             yield slice(n - length, n) if end else slice(0, length)
+
+
+class Window(Source):
+    """A region of a source, as a source of its own."""
+
+    masks = False  # the source has seen to it
+
+    def __init__(self, source: Source, region: Region) -> None:
+        super().__init__(source.label, shape_of(region), source.dtype)
+        self.source, self.region = source, region
+
+    def load(self, region: Region) -> np.ndarray:
+        return self.source.read(shifted(region, self.region))
+
+    def pieces(self, region: Region) -> Iterator[Region]:
+        for piece in self.source.pieces(shifted(region, self.region)):
+            yield within(piece, self.region)
 
 
 def bytes_of_runs(

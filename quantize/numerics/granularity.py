@@ -108,6 +108,10 @@ class Granularity(ABC):
     def in_lines(self, values: np.ndarray) -> np.ndarray:
         """C-contiguous values as ``(rows, n)``: a view, whose packed bytes lie as those of the values do."""
 
+    @abstractmethod
+    def length(self, axis: int) -> int | None:
+        """How long groups are along an axis, whatever its length; None where each spans it."""
+
     # What follows from the box
 
     def groups(self, shape: Shape) -> Grid:
@@ -273,6 +277,9 @@ class PerTensor(Granularity):
     def stored_axes(self, ndim: int) -> tuple[int, ...]:
         return ()
 
+    def length(self, axis: int) -> int | None:
+        return None
+
     def lines(self, shape: Shape) -> Lines:
         return ONE
 
@@ -314,6 +321,9 @@ class PerAxis(Granularity):
 
     def stored_axes(self, ndim: int) -> tuple[int, ...]:
         return (self.axis,)
+
+    def length(self, axis: int) -> int | None:
+        return 1 if axis == self.axis else None
 
     def lines(self, shape: Shape) -> Lines:
         if self.axis == len(shape) - 1:
@@ -367,6 +377,9 @@ class PerBlock(Granularity):
 
     def box(self, shape: Shape) -> Shape:
         return tuple(n if length == -1 else min(length, n) for length, n in zip(self.lengths, shape, strict=True))
+
+    def length(self, axis: int) -> int | None:
+        return None if self.lengths[axis] == -1 else self.lengths[axis]
 
     def lines(self, shape: Shape) -> Lines:
         return Lines(self.count(shape), box=self.box(shape), shape=shape)

@@ -29,6 +29,7 @@ from ..runtime.scans import batch_size
 from ..runtime.units import Units
 from ..storage import Variable, group_data, listed, sealed_variable
 from ..store.chunks import ChunkReader
+from ..store.growth import journal_of
 from ..store.manifest import folder_of_group
 from ..store.metadata import Metadata
 from ..store.plain_arrays import PlainArray
@@ -524,8 +525,9 @@ class Check:
     def documents(self) -> None:
         """Check the metadata of the group, and of the scales of an axis; those of the variable have been read."""
         self.document("zarr.json", self.check_group)
+        grows = journal_of(self.variable.keys, self.variable.folder) is not None
         for array in self.reader.scale_store.arrays:
-            self.document(array.metadata_key, array.check_document)
+            self.document(array.metadata_key, functools.partial(array.check_document, longer=grows))
 
     def check_group(self, data: bytes) -> None:
         """Refuse what is not the metadata of a group, and what it says once more of the variable if it is not so."""

@@ -177,7 +177,7 @@ class Int4Array:
             try:
                 found = read(reader)
             except StoreError:  # also of what another job has deleted or written
-                if reader.stands():
+                if reader.stands() and not reader.moved:
                     raise
             else:
                 if reader.stands():
@@ -186,6 +186,36 @@ class Int4Array:
         raise StoreError(
             f"{self.path}/{self.name} was written anew {READS} times while it was read; read it once that has ended"
         )
+
+    def refresh(self) -> Int4Array:
+        """Take in what was appended since it was opened: the array itself, which is longer then and otherwise the same.
+
+        Until then it has the shape that it had, and reads what it read: appending changes nothing that was there.
+
+        Raises
+        ------
+        StoreError
+            If it was overwritten or removed.
+
+        Examples
+        --------
+        >>> from quantize import append_to_zarr, quantize_to_zarr
+        >>> from zarr.storage import MemoryStore
+        >>> store = MemoryStore()
+        >>> array = quantize_to_zarr(np.linspace(0, 1, 20).reshape(5, 4), store)
+        >>> _ = append_to_zarr(np.full((3, 4), 0.5), store)
+        >>> array.shape, array.refresh().shape
+        ((5, 4), (8, 4))
+        """
+        reader = ChunkReader(self.variable.keys, self.name, self.metadata)
+        now = reader.current()
+        if not reader.is_own(now):
+            assert isinstance(now, Metadata)
+            for name in ("_shared_levels", "_reader"):
+                self.__dict__.pop(name, None)
+            self.metadata, self.layout, self.shape = now, now.layout, now.layout.shape
+            self.chunks, self.shards = now.layout.chunks, now.layout.shards
+        return self
 
     def _levels(self, reader: ChunkReader, axes: Sequence[range]) -> CodeLevels:
         """What the codes of some indices of each axis stand for."""

@@ -10,6 +10,7 @@ import numpy as np
 from ..exceptions import DamagedChunkError, StoreError
 from ..numerics.grid import Grid, Region
 from ..numerics.scales import Scales
+from .growth import continues
 from .keys import Keys
 from .layout import Layout
 from .metadata import Metadata
@@ -17,6 +18,8 @@ from .places import folder_of
 from .side_arrays import StoredScales, stored_scales
 from .stored import KEPT, StoredChunks
 
+LOOKS = 8  # times: how often metadata are read that are no whole document, as where a store gives its beginning alone
+PAUSE = 0.001  # seconds between the first two of these looks, and twice as long between the next
 TICK = 50_000_000  # nanoseconds: two changes of a file that lie closer may have the same time, a tick of the system
 
 
@@ -24,7 +27,8 @@ class ChunkReader:
     """Reads the packed bytes of one chunk, or one inner chunk of a shard, and never a fill value in their place.
 
     What it reads belongs to its metadata if `stands` says so afterwards. What it keeps it keeps as long as that is so:
-    where the metadata were written anew, though they are the same, another reader begins anew.
+    where the metadata were written anew, though they are the same, another reader begins anew. Where the array has
+    become longer since, all that this reader reads is still there, at its place.
     """
 
     def __init__(self, keys: Keys, name: str, metadata: Metadata) -> None:
@@ -36,6 +40,7 @@ class ChunkReader:
         self.key = f"{self.folder}/zarr.json"
         self.stamp = keys.stamp(self.key)
         self.known = False  # whether what has this stamp is known to be the metadata
+        self.moved = False  # whether the array has become longer since this reader was made
 
     def stands(self) -> bool:
         """Whether the metadata in the store are this reader's, and have been all the time since it was made.
@@ -48,30 +53,61 @@ class ChunkReader:
         StoreError
             If they are others now, or not there.
         """
-        if self.known and self.keys.stamp(self.key) == self.stamp:
+        before = self.keys.stamp(self.key)
+        if self.known and before == self.stamp:
             return True
         began = time.time_ns()
-        self.check_metadata()
-        if self.keys.stamp(self.key) != self.stamp:
-            return False
+        grown = not self.is_own(self.current())
+        now = self.keys.stamp(self.key)
+        if now != self.stamp:
+            if not grown:
+                return False
+            self.moved = True
+            if now != before:
+                return True  # and again longer: the next look will see
+            self.stamp = now
         # A younger file may yet be changed within the same tick, and have the same stamp.
         self.known = self.stamp is not None and began - self.stamp[-1] > TICK
         return True
 
-    def check_metadata(self) -> None:
-        """Refuse metadata in the store that are not this reader's."""
-        where, own = f"{self.keys.label}/{self.name}", self.metadata.to_json()
-        found = self.keys.get(self.key)
-        if found is None:
-            raise StoreError(f"{where} was removed since it was opened")
-        if found == own:
-            return
-        try:
-            same = Metadata.from_json(found, f"{self.keys.label}/{self.key}").to_json() == own
-        except StoreError as error:
-            raise StoreError(f"{where} was changed since it was opened: {error}") from error
-        if not same:
-            raise StoreError(f"{where} was overwritten since it was opened; open it again")
+    def is_own(self, now: Metadata | bytes) -> bool:
+        """Whether the metadata in the store are this reader's, and not those of the array after it has become longer.
+
+        Raises
+        ------
+        StoreError
+            If they are neither.
+        """
+        own = self.metadata.to_json()
+        if now == own or (isinstance(now, Metadata) and now.to_json() == own):
+            return True
+        if isinstance(now, Metadata) and continues(now, self.metadata):
+            return False
+        raise StoreError(f"{self.keys.label}/{self.name} was overwritten since it was opened; open it again")
+
+    def current(self) -> Metadata | bytes:
+        """The metadata in the store; their bytes where they are this reader's, bit for bit.
+
+        Raises
+        ------
+        StoreError
+            If there are none.
+        """
+        where, pause = f"{self.keys.label}/{self.name}", PAUSE
+        for look in range(LOOKS):
+            found = self.keys.get(self.key)
+            if found is None:
+                raise StoreError(f"{where} was removed since it was opened")
+            if found == self.metadata.to_json():
+                return found
+            try:
+                return Metadata.from_json(found, f"{self.keys.label}/{self.key}")
+            except StoreError as error:
+                wrong = error
+            if look + 1 < LOOKS:
+                time.sleep(pause)
+                pause *= 2
+        raise StoreError(f"{where} was changed since it was opened: {wrong}") from wrong
 
     @functools.cached_property
     def codes(self) -> StoredChunks:

@@ -23,13 +23,17 @@ UNITS = 1 << 27  # chunks, or shards where there are any: a byte for each tells 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them."""
+    """Shape, dtype and chunks of one variable, all counted in values; the packed bytes follow from them.
+
+    Chunks and shards are cut to the lengths of the array, but not along the axis `grows`, on which it will be longer.
+    """
 
     shape: Shape
     dtype: np.dtype[Any]
     chunks: Shape
     shards: Shape | None = None
     compressor: Compressor = field(default_factory=Compressor)
+    grows: int | None = None
 
     def __post_init__(self) -> None:
         ranks = {len(self.shape), len(self.chunks), len(self.shards or self.shape)}
@@ -48,13 +52,38 @@ class Layout:
         if self.shards and any(outer % inner for outer, inner in zip(self.shards, self.chunks, strict=True)):
             raise ValueError(f"shards {self.shards} are not whole multiples of chunks {self.chunks}")
         # What is longer than the array is cut to its length: one form for each layout.
-        chunks = tuple(min(inner, n) for inner, n in zip(self.chunks, self.shape, strict=True))
-        object.__setattr__(self, "chunks", chunks)
-        if self.shards:
-            reach = zip(self.shards, chunks, self.shape, strict=True)
-            shards = tuple(min(outer, -(-n // inner) * inner) for outer, inner, n in reach)
-            object.__setattr__(self, "shards", shards)
+        cut = self.cut_to(self.shape)
+        own = cut if self.grows is None else self.cut_to(self.longer(self.grows, self.unit[self.grows]))
+        object.__setattr__(self, "chunks", own[0])
+        object.__setattr__(self, "shards", own[1])
+        if own == cut:
+            object.__setattr__(self, "grows", None)
         self.check_limits()
+
+    def cut_to(self, shape: Shape) -> tuple[Shape, Shape | None]:
+        """Chunks and shards no longer than an array of a shape, shards of whole chunks."""
+        chunks = tuple(map(min, self.chunks, shape))
+        if not self.shards:
+            return chunks, None
+        most = (-(-n // inner) * inner for n, inner in zip(shape, chunks, strict=True))
+        return chunks, tuple(map(min, self.shards, most))
+
+    def longer(self, axis: int, length: int) -> Shape:
+        """The shape of the array, of at least this length along an axis."""
+        return tuple(max(n, length) if along == axis else n for along, n in enumerate(self.shape))
+
+    def grown(self, axis: int, length: int) -> Layout:
+        """That of the array once it is longer along an axis; its chunks stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If the last chunk of it ends where no other can begin.
+        """
+        chunks = list(self.chunks)
+        if axis == len(chunks) - 1 and self.shards is None:
+            chunks[axis] += chunks[axis] % 2  # there is room for one more in its last byte
+        return Layout(self.longer(axis, length), self.dtype, tuple(chunks), self.shards, self.compressor, axis)
 
     def check_limits(self) -> None:
         size, units = math.prod(packed_shape(self.chunks)), self.units.count

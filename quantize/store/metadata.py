@@ -199,7 +199,7 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
     unit = parsed_lengths(document["chunk_grid"]["configuration"]["chunk_shape"])
     sharding = codecs[0]["configuration"] if codecs[0]["name"] == "sharding_indexed" else None
     inner = unit if sharding is None else parsed_lengths(sharding["chunk_shape"])
-    last = shape[-1] if inner[-1] >= packed_shape(shape)[-1] else 2 * inner[-1]
+    last = shape[-1] if inner[-1] == packed_shape(shape)[-1] else 2 * inner[-1]
     chunks = (*inner[:-1], last)
     shards = None
     if sharding is not None:
@@ -210,7 +210,13 @@ def parsed(document: dict[str, Any], header: dict[str, Any]) -> Metadata:
         for codec in codecs
         if codec["name"] not in ("bytes", "crc32c")
     ]
-    layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None))
+    grows = None
+    if header["version"] > 1:  # what is to become longer may have chunks that are longer than it is
+        reach = zip(shape, chunks, shards or chunks, strict=True)
+        grows = next(
+            (axis for axis, (n, inner, outer) in enumerate(reach) if inner > n or outer > -(-n // inner) * inner), None
+        )
+    layout = Layout(shape, dtype, chunks, shards, compressors[0] if compressors else Compressor(None), grows)
     attributes = document["attributes"]
     scale = parsed_scale(attributes)
     rule = parsed_rule(header, shape)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..numerics.grid import Grid, Shape
+from ..numerics.grid import Grid, Shape, shape_of
 from .codec import ABSENT, ChunkCodec, ShardCodec
 from .keys import Keys, chunk_key
 
+LOOKS = 10  # times: how often a chunk is read of a shard that is written again meanwhile, at most
 KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
 
 
@@ -18,7 +19,8 @@ KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps a
 class StoredChunks:
     """The chunks of an array under a name in a group; `grid` counts those within shards, `units` what is one value.
 
-    Indices of shards are kept for the next of their inner chunks.
+    Indices of shards are kept for the next of their inner chunks. A shard that is not full may be written again, with
+    more in it and all in another place: so its index is read once more after a chunk of it.
     """
 
     keys: Keys
@@ -59,12 +61,28 @@ class StoredChunks:
         key = chunk_key(self.name, self.units, unit)
         if self.shard_codec is None:
             return self.keys.view(key, most=self.chunk_codec.most)
-        offset, length = self.index(unit)[self.shard_codec.grid.number(inner)].tolist()
-        if offset == ABSENT:
-            return None
+        place = self.shard_codec.grid.number(inner)
+        index = self.index(unit)
+        for _ in range(LOOKS):
+            offset, length = index[place].tolist()
+            found = None if offset == ABSENT else self.inner_chunk(key, offset, length)
+            if self.is_full(unit):
+                return found
+            self.indices.pop(unit, None)
+            before, index = index, self.index(unit)
+            if np.array_equal(before, index):
+                return found
+        raise ValueError(f"its shard was written again {LOOKS} times while it was read")
+
+    def inner_chunk(self, key: str, offset: int, length: int) -> memoryview | None:
+        assert self.shard_codec is not None
         if length > self.chunk_codec.most or offset > self.shard_codec.most:
             raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
         return self.keys.view(key, offset, length)
+
+    def is_full(self, unit: int) -> bool:
+        """Whether a shard lies within the array as a whole."""
+        return shape_of(self.units.region(unit)) == self.units.box
 
     def index(self, unit: int) -> np.ndarray:
         """The index of one shard; a ValueError if it is damaged."""

@@ -1,0 +1,534 @@
+"""Values that come behind those of an array: its scales where they are there, new ones where not; a job of its own."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import __version__
+from ..calibration.histogram import GrowingHistogram, bins_for
+from ..calibration.search import choose
+from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
+from ..io.decoding import decoded, decoded_as
+from ..io.source import Source, Window
+from ..numerics.dtypes import FLOATS
+from ..numerics.grid import Region, index_at, shape_of, within
+from ..numerics.scales import Scales
+from ..numerics.statistics import bounds, folded, from_row, no_rows
+from ..numerics.tables import coefficients
+from ..storage import Variable
+from ..store.growth import Growth, Journal, journal_of
+from ..store.layout import Layout, check_scales
+from ..store.metadata import Metadata
+from ..store.retrying import retried
+from ..store.side_arrays import stored_scales
+from .cluster import on_worker
+from .growing import Growing, begin, is_committed, put, replace_at
+from .job import Stage, Steps, described, driven
+from .look import look_at
+from .plan import Plan, planned
+from .progress import Counter
+from .scans import batch_size
+from .schedulers import Task, run_tasks
+from .settings import Settings
+from .tasks import paired
+from .units import UnitCache, Units
+
+OUTSIDE = ("raise", "saturate")
+SLACK = 1e-5  # steps: what lies so little further out than half of one is within the range, as in the bound
+LIKE = ("units", "calendar", "standard_name")  # attributes in which what is appended must be like what there is
+
+
+class Told(NamedTuple):
+    """What a task tells: a row of statistics; how many values lie outside the range, and where the first of them."""
+
+    row: np.ndarray
+    outside: int = 0
+    first: int = -1
+
+    @classmethod
+    def nothing(cls) -> Told:
+        return cls(no_rows(1)[0])
+
+    def and_then(self, other: Told) -> Told:
+        firsts = [first for first in (self.first, other.first) if first >= 0]
+        row = folded(np.stack([self.row, other.row]))
+        return Told(row, self.outside + other.outside, min(firsts, default=-1))
+
+
+@dataclass(frozen=True)
+class AppendTasks:
+    """The tasks of a source on its way behind an array; they travel to where they run.
+
+    Of values that share a scale with some that are there, the scale stays; all others get one as in a run.
+    """
+
+    growing: Growing
+    source: Source
+    outside: str = "raise"
+    cache: UnitCache = field(default_factory=UnitCache)
+
+    @property
+    def after(self) -> Metadata:
+        return self.growing.after
+
+    def write(self, numbers: list[int], blocks: list[np.ndarray] | None = None, *, again: bool = False) -> Told:
+        """Pack and write some units, with all that is new in them; those that were written are left as they are."""
+        growing, told = self.growing, Told.nothing()
+        together = None
+        if self.shares:
+            told, together = self.scales_of_all(numbers)
+            with growing.writing():
+                growing.write_scales(numbers[0], together)
+        for number, block in paired(numbers, blocks):
+            done = again and growing.is_written(number)
+            packed = None if done else growing.unit(number)
+            known, new = self.parted(growing.fresh(number))
+            scales, outside = together, 0
+            if known is not None:
+                found = self.pack_known(number, known, self.part_of(block, number, known), packed)
+                told, outside = told.and_then(found), found.outside
+            if new is not None and packed is not None:
+                found, scales = self.pack_new(number, new, self.part_of(block, number, new), packed, together)
+                told = told if self.shares else told.and_then(found)
+            if packed is None or (outside and self.outside == "raise"):
+                continue
+            with growing.writing():
+                if not self.shares:
+                    growing.write_scales(number, scales)
+                growing.write(number, packed)
+        growing.check_stands()
+        return told
+
+    @functools.cached_property
+    def shares(self) -> bool:
+        """Whether values that are new share scales with those of other units beside them."""
+        granularity, layout = self.after.granularity, self.after.layout
+        return granularity.length(self.growing.axis) is not None and not granularity.complete(layout.units)
+
+    def parted(self, fresh: Region) -> tuple[Region | None, Region | None]:
+        """The part of new values whose scales are there, and the other part."""
+        axis, start = self.growing.axis, self.growing.start
+        length = self.after.granularity.length(axis)
+        low, high = fresh[axis].start, fresh[axis].stop
+        cut = high if length is None else min(max(-(-start // length) * length, low), high)
+        known, new = (replace_slice(fresh, axis, *ends) for ends in ((low, cut), (cut, high)))
+        return known if cut > low else None, new if high > cut else None
+
+    # Parts of a unit, as indices of the array
+
+    def in_source(self, region: Region) -> Region:
+        axis, start = self.growing.axis, self.growing.start
+        return replace_slice(region, axis, region[axis].start - start, region[axis].stop - start)
+
+    def part_of(self, block: np.ndarray | None, number: int, region: Region) -> np.ndarray | None:
+        """The values of a region, of the block of a dask graph that has all new ones of a unit."""
+        return None if block is None else block[within(region, self.growing.fresh(number))]
+
+    def units_of(self, region: Region, chunks: tuple[int, ...] | None = None) -> Units:
+        """A region as an array of its own, whole or in chunks."""
+        shape = shape_of(region)
+        layout = Layout(shape, self.source.dtype, chunks or shape)
+        return Units(
+            Window(self.source, self.in_source(region)), layout, self.after.rule, self.after.missing, self.cache
+        )
+
+    def lay(self, packed: np.ndarray, number: int, region: Region, codes: np.ndarray) -> None:
+        put(packed, within(region, self.after.layout.units.region(number)), codes)
+
+    def pack_known(self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray | None) -> Told:
+        """Pack values by the scales that are there; without a place for their codes, only look at them."""
+        units, scales = self.units_of(region), self.known_scales(region)
+        whole = units.layout.units.region(0)
+        table = coefficients(scales, self.source.dtype, units.codes)
+        low, high = self.limits(scales)
+        rows, codes, outside, first = units.no_rows(whole), units.room(whole), 0, -1
+        for piece, values in units.values(0, block):
+            for part, small in units.cached_blocks(piece, values):
+                units.scan_part(part, small, whole, rows)
+                groups = units.rule.granularity.span(part, whole_shape := shape_of(whole))
+                least, most = bounds(rows[groups])
+                if (least < low[groups]).any() or (most > high[groups]).any() or rows[groups, 5:7].any():
+                    place = units.rule.granularity.index_of(whole_shape)
+                    place = np.broadcast_to(place, whole_shape)[part]
+                    beyond = ~((small >= low[place]) & (small <= high[place])) & self.is_value(small)
+                    count = int(np.count_nonzero(beyond))
+                    if count and first < 0:
+                        inside = index_at(int(np.argmax(beyond)), small.shape)
+                        first = self.flat(
+                            tuple(i + a.start + b.start for i, a, b in zip(inside, part, region, strict=True))
+                        )
+                    outside += count
+                if packed is not None:
+                    units.pack_part(small, table, part, whole_shape, codes)
+            del values, small  # before the next piece is read: it may be of another chunk
+        self.check_values(region, folded(rows))
+        if packed is not None:
+            self.lay(packed, number, region, codes)
+        return Told(folded(rows), outside, first)
+
+    def flat(self, index: tuple[int, ...]) -> int:
+        """An index of the array as a position in the source."""
+        axis = self.growing.axis
+        return int(np.ravel_multi_index(replace_at(index, axis, index[axis] - self.growing.start), self.source.shape))
+
+    def is_value(self, values: np.ndarray) -> np.ndarray:
+        """Which values are none that stand for missing ones."""
+        missing = self.after.missing
+        found = values == values if values.dtype in FLOATS else np.ones(values.shape, bool)
+        return found if missing is None else found & (values != np.asarray(missing, values.dtype))
+
+    def known_scales(self, region: Region) -> Scales:
+        """The scales of values that share them with some that are there."""
+        growing, axis = self.growing, self.growing.axis
+        variable = growing.variable
+        metadata = growing.before if growing.start else growing.after
+        one = max(growing.start - 1, 0)
+        there = replace_slice(region, axis, one, one + 1)
+        found = stored_scales(variable.keys, variable.name, metadata).read(there)
+        return Scales(found.scale, found.zero_point, found.granularity, shape_of(region))
+
+    def limits(self, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the range that each group's scale covers, to within half a step of its levels."""
+        codes = self.after.codes
+        step, zero = scales.scale.reshape(-1), scales.zero_point.reshape(-1)
+        more = 0.5 + SLACK
+        return (codes.lowest - zero - more) * step, (7 - zero + more) * step
+
+    def pack_new(
+        self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray, scales: Scales | None
+    ) -> tuple[Told, Scales]:
+        """Pack values by scales of their own."""
+        units = self.units_of(region)
+        if scales is None:
+            codes, rows, scales = units.scale_and_pack(0, block, self.after.keep_zero)
+            self.check_values(region, folded(rows))
+        else:
+            codes, rows = units.pack(0, scales_for(scales, shape_of(region)), block)
+        self.lay(packed, number, region, codes)
+        return Told(folded(rows)), scales
+
+    def scales_of_all(self, numbers: list[int]) -> tuple[Told, Scales]:
+        """The scales of the new values of units beside one another, which share them."""
+        axis, rule = self.growing.axis, self.after.rule
+        here = self.growing.fresh(numbers[0])[axis]
+        region = tuple(here if along == axis else slice(0, n) for along, n in enumerate(self.after.layout.shape))
+        lengths = replace_at(self.after.layout.unit, axis, here.stop - here.start)
+        units = self.units_of(region, lengths)
+        histogram = None
+        if rule.method.needs == "histogram":
+            values = int(np.prod(shape_of(region))) // shape_of(region)[axis]
+            bins = bins_for(rule.granularity, values)
+            histogram = GrowingHistogram(bins, shape_of(region)[axis], rule.granularity, self.after.missing)
+        rows = folded(np.stack([units.scan(i, None, histogram) for i in range(units.layout.units.count)]))
+        self.check_values(region, folded(rows))
+        counted = None if histogram is None else histogram.histogram
+        found = choose(rule, rows, counted, units.heed_stop)
+        scales = units.cleared(Scales.of(*found, rule.granularity, shape_of(region)), rows)
+        return Told(folded(rows)), scales
+
+    def check_values(self, region: Region, row: np.ndarray) -> None:
+        """Refuse values that the rule takes no code for; `row` has where the first is, counted in the region."""
+        statistics, rule = from_row(row), self.after.rule
+        if rule.refused(statistics):
+            shape = shape_of(region)
+            inside = index_at(max(statistics.first, 0), shape)
+            own = self.in_source(region)
+            index = tuple(i + part.start for i, part in zip(inside, own, strict=True))
+            raise RefusedValuesError(
+                f"{self.source.label}: {rule.refusal(statistics, index, self.after.missing)}"
+                f"{self.source.missing_said}. "
+                f"Nothing of it was appended to {self.growing.variable.where}, whose options these are"
+            )
+
+
+def scales_for(scales: Scales, shape: tuple[int, ...]) -> Scales:
+    """The scales of indices of an axis, for the part of their values that a unit has."""
+    return Scales(scales.scale, scales.zero_point, scales.granularity, shape)
+
+
+def replace_slice(region: Region, axis: int, start: int, stop: int) -> Region:
+    return (*region[:axis], slice(start, stop), *region[axis + 1 :])
+
+
+# The job --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Append:
+    """One run of `append_to_zarr`, as its driver sees it."""
+
+    plan: Plan
+    variable: Variable
+    metadata: Metadata
+    source: Source
+    axis: int
+    outside: str
+    report: Callable[[Any], None]
+    cache: UnitCache = field(default_factory=UnitCache)
+
+    @classmethod
+    def of(
+        cls,
+        origin: Source,
+        variable: Variable,
+        metadata: Metadata,
+        axis: int,
+        outside: str,
+        report: Callable[[Any], None],
+        memory: int | str | None = None,
+        workers: int | None = None,
+    ) -> Append:
+        """The job of a source, as it was opened, once it is seen to fit what there is.
+
+        Raises
+        ------
+        ValueError
+            If it does not: in shape, dtype, missing value, dimension names, units or chunks.
+        """
+        source = origin_as(origin, metadata)
+        check_fits(source, variable, metadata, axis)
+        missing = source.missing_value("declared")
+        source = source.with_missing(metadata.missing)
+        stop = metadata.layout.shape[axis] + source.shape[axis]
+        after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
+        made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable)
+        place = metadata.layout.shape[axis]
+        note = f"goes behind index {place - 1:,} of axis {axis} of {variable.where}, {metadata.layout.shape}"
+        made = replace(made, missing=metadata.missing, notes=(*made.notes, note))
+        job = cls(made, variable, metadata, source, axis, outside, report)
+        job.check_missing(missing)
+        report(made)
+        return job
+
+    def check_missing(self, declared: float | int | None) -> None:
+        stored = self.metadata.missing
+        if declared is not None and declared != stored:
+            raise ValueError(
+                f"{self.source.label} declares {declared} as missing, and in {self.variable.where} "
+                f"{'no value is' if stored is None else f'{stored} is'}: quantize all of it again, or give values alike"
+            )
+
+    @property
+    def start(self) -> int:
+        return self.metadata.layout.shape[self.axis]
+
+    @functools.cached_property
+    def after(self) -> Metadata:
+        """The metadata with the length that there will be."""
+        return lengthened(self.variable, self.metadata, self.axis, self.start + self.source.shape[self.axis])
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes it this job."""
+        source = self.source
+        sample = retried(source.digest)()
+        return {
+            "source": {"shape": list(source.shape), "dtype": str(source.dtype), "sample": sample},
+            "axis": self.axis,
+            "outside": self.outside,
+        }
+
+    @functools.cached_property
+    def wanted(self) -> Journal:
+        growth = Growth.of(self.metadata)
+        lineage = uuid.uuid4().hex if growth is None else growth.id
+        stop = self.start + self.source.shape[self.axis]
+        return Journal(uuid.uuid4().hex, self.axis, self.start, stop, lineage, self.fingerprint)
+
+    def run(self, again: bool = False) -> Metadata:
+        """As `steps`, each stage run here."""
+        return driven(self.steps(again), self.run_stage)
+
+    def run_stage(self, stage: Stage) -> None:
+        run_tasks(stage.call, stage.tasks, stage.done, self.plan.scheduler, self.plan.limit, self.cache.stop)
+
+    def steps(self, again: bool = False) -> Steps[Metadata]:
+        """All of it: the metadata then."""
+        if not again and journal_of(self.variable.keys, self.variable.folder) is None:
+            self.check_new()
+        journal, begun = begin(self.variable, self.metadata, self.wanted)
+        growing = Growing(self.variable, self.metadata, self.after, journal, self.start)
+        if is_committed(journal, self.metadata):
+            growing.finish()
+            return self.metadata
+        tasks = AppendTasks(growing, self.source, self.outside, self.cache)
+        told = Told.nothing()
+
+        def done(task: Task, found: Told) -> None:
+            nonlocal told
+            told = told.and_then(found)
+            count.add(task.numbers)
+
+        slabs = growing.numbers()
+        count = Counter("append", self.after.layout.units, self.source.dtype, 0, self.report, sum(map(len, slabs)))
+        call: Callable[..., Any] = functools.partial(tasks.write, again=begun)
+        if self.plan.scheduler == "distributed":
+            call = functools.partial(on_worker, call, self.source, self.fingerprint["source"]["sample"], __version__)
+        graph = self.source.graph(tasks.in_source(growing.fresh(slabs[0][0]))) is not None
+        listed = (Task(numbers, (numbers,), self.blocks(tasks, numbers)) for numbers in batched(tasks, slabs))
+        try:
+            yield Stage("append", call, listed, done, graph)
+            self.check_inside(growing, told)
+        except RefusedValuesError:
+            growing.discard()
+            raise
+        except StoreError:
+            now = self.variable.metadata()
+            if now is not None and is_committed(journal, now):  # by another run of this job
+                return now
+            raise
+        new = self.committed(journal, told)
+        growing.commit(new)
+        growing.finish()
+        return new
+
+    def check_new(self) -> None:
+        """Refuse what was appended last: a call that is made again once it has come to its end."""
+        growth = Growth.of(self.metadata)
+        if growth is None or growth.last != self.fingerprint or self.fingerprint["source"]["sample"] is None:
+            return
+        first = self.start - self.source.shape[self.axis]
+        raise StoreError(
+            f"{self.source.label} is what was appended to {self.variable.where} last, as indices {first:,} to "
+            f"{self.start - 1:,} of axis {self.axis}. If that was this call, nothing is left to do; pass again=True, "
+            "or --again, to append it once more"
+        )
+
+    def check_inside(self, growing: Growing, told: Told) -> None:
+        if not told.outside or self.outside == "saturate":
+            return
+        index = index_at(told.first, self.source.shape)
+        raise RefusedValuesError(
+            f"{self.source.label}: {told.outside:,} values lie outside the range of the scale that "
+            f"{self.variable.where} has, the first of them at index {index}. Nothing was appended. outside='saturate' "
+            "gives them the nearest level and counts them; quantizing all of it again finds a scale for all"
+        )
+
+    def committed(self, journal: Journal, told: Told) -> Metadata:
+        """The metadata by which what was written is part of the array."""
+        growth = Growth.of(self.metadata)
+        new = Growth(
+            journal.id,
+            self.axis,
+            (growth.commits if growth else 0) + 1,
+            (growth.saturated if growth else 0) + told.outside,
+            journal.run,
+            self.fingerprint,
+        )
+        statistics = self.metadata.statistics
+        if statistics is not None:
+            statistics = joined(statistics, described(from_row(told.row)))
+        return replace(self.after, statistics=statistics, fingerprint=new.beside(self.metadata))
+
+    def blocks(self, tasks: AppendTasks, numbers: list[int]) -> list[Any] | None:
+        parts = [self.source.graph(tasks.in_source(tasks.growing.fresh(number))) for number in numbers]
+        return None if any(part is None for part in parts) else parts
+
+    def look(self) -> None:
+        """Warn of values that nobody wants, as before a run."""
+        found = look_at(self.source, self.metadata.missing)
+        text = None if found is None else found.before()
+        if text is not None:
+            warnings.warn(text, QuantizeWarning, stacklevel=2)
+
+
+def batched(tasks: AppendTasks, slabs: list[list[int]]) -> Iterator[list[int]]:
+    """The units of each task: those that share scales together, or some of those that do not."""
+    if tasks.shares:
+        yield from slabs
+        return
+    numbers = [number for slab in slabs for number in slab]
+    size = batch_size(len(numbers))
+    yield from (numbers[i : i + size] for i in range(0, len(numbers), size))
+
+
+def lengthened(variable: Variable, metadata: Metadata, axis: int, length: int) -> Metadata:
+    """The metadata of an array that is longer along an axis.
+
+    Raises
+    ------
+    ValueError
+        If the last of its chunks, or of the blocks that share a scale, ends where no other can begin.
+    """
+    old, granularity = metadata.layout, metadata.granularity
+    try:
+        layout = old.grown(axis, length)
+        check_scales(granularity, layout)
+        found = replace(metadata, layout=layout)
+        stored = (stored_scales(variable.keys, variable.name, one).arrays for one in (metadata, found))
+        for before, after in zip(*stored, strict=True):
+            if (before.chunk, before.shard) != (after.chunk, after.shard):
+                raise ValueError(f"its scales lie in chunks of {before.chunk}, and would have to in {after.chunk}")
+    except ValueError as error:
+        raise ValueError(
+            f"{variable.where} of shape {old.shape} in chunks of {old.unit} cannot become longer along axis {axis}: "
+            f"{error}. Chunks are as long as the array where that is shorter; an Int4Writer makes arrays whose chunks "
+            "stay as they are asked for"
+        ) from error
+    return found
+
+
+def origin_as(source: Source, metadata: Metadata) -> Source:
+    """A source read as the one of the array was, or as it says of itself."""
+    return decoded(source) if metadata.decoding is None else decoded_as(source, metadata.decoding)
+
+
+def check_fits(source: Source, variable: Variable, metadata: Metadata, axis: int) -> None:
+    """Refuse, with a ValueError, what is not of the kind of the values that are there."""
+    layout, where = metadata.layout, variable.where
+    like = replace_at(source.shape, axis, layout.shape[axis]) if len(source.shape) == len(layout.shape) else ()
+    if like != layout.shape:
+        raise ValueError(
+            f"{source.label} has shape {source.shape}, and {where} {layout.shape}: but for axis {axis}, along which "
+            "it is appended, they must be the same"
+        )
+    if source.dtype != layout.dtype:
+        raise ValueError(f"{source.label} is of {source.dtype}, and {where} of {layout.dtype}: convert it")
+    names, own = source.dimension_names, metadata.dimension_names
+    if names and own and any(a != b for a, b in zip(names, own, strict=True) if a is not None and b is not None):
+        raise ValueError(f"{source.label} has the dimensions {names}, and {where} {own}")
+    for key in LIKE:
+        a, b = source.attributes.get(key), metadata.attributes.get(key)
+        if a is not None and b is not None and a != b:
+            raise ValueError(
+                f"{source.label} has the {key} {a!r}, and {where} {b!r}: convert it, or mend the attribute"
+            )
+
+
+def settings_of(metadata: Metadata, source: Source, memory: int | str | None, workers: int | None) -> Settings:
+    """The settings of a run over what is appended, as those of the array are: they tell what it takes."""
+    rule, layout = metadata.rule, metadata.layout
+    compressor = layout.compressor
+    codec = None if compressor.name is None else {"name": compressor.name, "configuration": compressor.options}
+    return Settings(
+        scale_method=rule.method.name,  # type: ignore[arg-type]
+        axis=rule.granularity.axis,
+        blocks=rule.granularity.blocks,
+        finest=rule.finest,
+        percentile=rule.method.percentile,
+        value_range=rule.method.value_range,
+        missing=None,
+        nan_policy=rule.nan_policy,  # type: ignore[arg-type]
+        chunks=layout.unit,
+        compressors=codec,
+        memory=memory,
+        workers=workers,
+    )
+
+
+def joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Statistics of two parts together, as the store keeps them."""
+    ends = {key: [part[key] for part in (one, other) if part[key] is not None] for key in ("min", "max")}
+    return {
+        "count": one["count"] + other["count"],
+        "min": min(ends["min"], default=None),
+        "max": max(ends["max"], default=None),
+        "missing": one["missing"] + other["missing"],
+    }

@@ -1,0 +1,289 @@
+"""An array that becomes longer: its journal, what is written beyond its length, the commit, and how it is given up.
+
+What lies beyond the length that the metadata say is not part of the array. So new units are written there, those that
+hold old values too are written again with the old codes bit for bit, and one `set` of the metadata makes all of it part
+of the array. Before it and after a death at any moment the array is what it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..exceptions import StoreError
+from ..numerics.grid import Region, packed_region, packed_shape, shape_of, within
+from ..numerics.scales import Scales
+from ..storage import Variable, drop_consolidated
+from ..store.chunks import ChunkReader
+from ..store.growth import Growth, Journal, journal_key, journal_of
+from ..store.keys import NUMBER
+from ..store.metadata import Metadata
+from ..store.side_arrays import ScaleArrays, stored_scales
+from ..store.zarr_json import same
+
+
+@dataclass(frozen=True)
+class Growing:
+    """What is written beyond the length of an array, by a journal; it travels to where tasks run.
+
+    `before` are the metadata that readers go by, `after` those with the length that there will be. Where nothing is
+    part of the array yet, `start` is 0, whatever shape `before` have.
+    """
+
+    variable: Variable
+    before: Metadata
+    after: Metadata
+    journal: Journal
+    start: int
+
+    @property
+    def axis(self) -> int:
+        return self.journal.axis
+
+    @property
+    def key(self) -> str:
+        return journal_key(self.variable.folder)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write of something beyond the array's length.
+
+        Raises
+        ------
+        StoreError
+            If this job is no longer at it.
+        """
+        with self.variable.keys.locked(self.variable.folder, shared=True):
+            self.check_stands()
+            yield
+
+    def check_stands(self) -> None:
+        keys = self.variable.keys
+        if not keys.holds(self.key, self.journal.to_json()) or not keys.holds(self.variable.key, self.before.to_json()):
+            raise StoreError(
+                f"{self.variable.where} was taken over while something was appended to it: another process has "
+                "overwritten it, appended to it or discarded this. Nothing of it is part of the array"
+            )
+
+    # Regions
+
+    def fresh(self, number: int) -> Region:
+        """The new values of a unit, as indices of the array."""
+        return self.clipped(number, self.start, self.after.layout.shape[self.axis])
+
+    def old(self, number: int) -> Region:
+        """The values of a unit that were there."""
+        return self.clipped(number, 0, self.start)
+
+    def clipped(self, number: int, start: int, stop: int) -> Region:
+        region = list(self.after.layout.units.region(number))
+        part = region[self.axis]
+        low = min(max(part.start, start), part.stop)
+        region[self.axis] = slice(low, max(low, min(part.stop, stop)))
+        return tuple(region)
+
+    def has_old(self, number: int) -> bool:
+        return bool(self.after.layout.units.region(number)[self.axis].start < self.start)
+
+    def numbers(self) -> list[list[int]]:
+        """The units with new values, those at one place along the axis together."""
+        units = self.after.layout.units
+        first = self.start // units.box[self.axis]
+        inner = replace_at(units.counts, self.axis, 1)
+        slabs = []
+        for place in range(first, units.counts[self.axis]):
+            positions = (np.unravel_index(i, inner) for i in range(int(np.prod(inner))))
+            slabs.append([units.number(replace_at(tuple(map(int, one)), self.axis, place)) for one in positions])
+        return slabs
+
+    # What is written
+
+    def unit(self, number: int) -> np.ndarray:
+        """Room for the codes of a unit, in which those that were there lie, all others 0."""
+        layout, old, region = self.after.layout, self.old(number), self.after.layout.units.region(number)
+        packed = np.zeros(packed_shape(layout.unit), np.uint8)
+        if not self.has_old(number):
+            return packed
+        for chunk, shared in self.reader.grid.touched(old):
+            held = tuple(slice(0, n) for n in packed_shape(shape_of(shared)))
+            packed[packed_region(within(shared, region))] = self.reader.read(chunk)[held]
+        last = within(old, region)[-1].stop
+        if last % 2 and self.axis == len(old) - 1:
+            packed[..., last // 2] &= 0x0F  # what an append that was given up may have left there
+        return packed
+
+    @functools.cached_property
+    def reader(self) -> ChunkReader:
+        return ChunkReader(self.variable.keys, self.variable.name, self.before)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the reader: what it knows of the store's files is of this machine."""
+        return {key: value for key, value in self.__dict__.items() if key != "reader"}
+
+    def write_scales(self, number: int, scales: Scales | None) -> None:
+        """Write the scales of a unit: those that were there, and behind them the new ones, if there are some."""
+        stored = stored_scales(self.variable.keys, self.variable.name, self.after)
+        if not isinstance(stored, ScaleArrays) or self.axis not in stored.axes:
+            return
+        parts = [] if scales is None else [stored.form.stored(scales)]
+        if self.has_old(number):
+            before = stored_scales(self.variable.keys, self.variable.name, self.before)
+            parts.insert(0, stored.form.stored(before.read(self.old(number))))
+        position = self.after.layout.units.position(number)
+        for array, *entries in zip(stored.arrays, *parts, strict=True):
+            whole = np.concatenate(entries, axis=self.axis)
+            place = array.units.number(tuple(position[axis] for axis in stored.axes))
+            array.set(place, whole.reshape(tuple(whole.shape[axis] for axis in stored.axes)))
+
+    def write(self, number: int, packed: np.ndarray) -> None:
+        self.variable.write(self.after.layout, number, packed)
+
+    def is_written(self, number: int) -> bool:
+        """Whether a unit that holds new values alone is there."""
+        if self.has_old(number):
+            return False
+        return self.variable.keys.view(self.variable.chunk_key(self.after.layout, number), 0, 1) is not None
+
+    # The end of it
+
+    def describe_scales(self) -> None:
+        """Write the documents of the arrays of scales, which may be longer than the array says that it is."""
+        keys, name = self.variable.keys, self.variable.name
+        for array in stored_scales(keys, name, self.after).arrays:
+            if not keys.holds(array.metadata_key, array.document()):
+                keys.set(array.metadata_key, array.document())
+
+    def commit(self, metadata: Metadata) -> None:
+        """Make what was written part of the array."""
+        self.describe_scales()
+        with self.variable.keys.locked(self.variable.folder):
+            self.check_stands()
+            self.variable.set(metadata)
+
+    def finish(self) -> None:
+        """Close the journal: what it spoke of is part of the array, or gone."""
+        self.variable.keys.delete(self.key)
+
+    def discard(self) -> None:
+        """Remove what was written: the store then is, byte by byte, what it was."""
+        keys = self.variable.keys
+        given_up = replace(self, journal=replace(self.journal, discarding=True))
+        with keys.locked(self.variable.folder):  # whoever writes under the journal has ended, or will see this
+            if not keys.holds(self.variable.key, self.before.to_json()):
+                raise StoreError(f"{self.variable.where} is being written by another process; look at it again")
+            keys.set(self.key, given_up.journal.to_json())
+        back = replace(given_up, after=self.before)
+        stored = stored_scales(keys, self.variable.name, self.before)
+        remove_beyond(self.variable, self.variable.folder, self.axis, self.before.layout.units.counts)
+        for array in stored.arrays:
+            if isinstance(stored, ScaleArrays) and self.axis in stored.axes:
+                remove_beyond(self.variable, array.name, stored.axes.index(self.axis), array.units.counts)
+        if self.start % self.before.layout.unit[self.axis]:
+            for number in back.numbers()[0]:
+                back.write_scales(number, None)
+                back.write(number, back.unit(number))
+        back.describe_scales()
+        back.finish()
+
+
+def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Journal, bool]:
+    """The journal by which a job goes on, and whether it had begun before; one that another left unfinished is refused.
+
+    Raises
+    ------
+    StoreError
+        If another job is under way.
+    """
+    keys, key = variable.keys, journal_key(variable.folder)
+    if not variable.member:
+        drop_consolidated(keys)
+    with keys.locked(variable.folder):
+        found = journal_of(keys, variable.folder)
+        if found is not None and is_committed(found, metadata):
+            if same(found.job, wanted.job) and found.start == wanted.start:
+                return found, True
+            keys.delete(key)
+            found = None
+        if found is None:
+            keys.set_new(key, wanted.to_json())
+            found = journal_of(keys, variable.folder)
+            if found == wanted:
+                return wanted, False
+    if found is None:
+        raise StoreError(f"{variable.where}: the journal is not there after it was written: the store loses writes")
+    if (
+        not found.discarding
+        and same(found.job, wanted.job)
+        and (found.start, found.axis) == (wanted.start, wanted.axis)
+    ):
+        return found, True
+    raise StoreError(under_way(variable, found))
+
+
+def discarded(variable: Variable, metadata: Metadata) -> bool:
+    """Give up what is under way at a sealed variable; whether something was."""
+    journal = journal_of(variable.keys, variable.folder)
+    if journal is None:
+        return False
+    growing = Growing(variable, metadata, metadata, journal, metadata.layout.shape[journal.axis])
+    if is_committed(journal, metadata):
+        growing.finish()
+        return False
+    growing.discard()
+    return True
+
+
+def is_committed(journal: Journal, metadata: Metadata) -> bool:
+    """Whether what a journal speaks of is part of the array."""
+    growth = Growth.of(metadata)
+    return growth is not None and growth.run == journal.run and journal.stop is not None
+
+
+def under_way(variable: Variable, journal: Journal) -> str:
+    """What to say of a journal that another job has left, or is at."""
+    what = "a writer" if journal.stop is None else f"an append of {journal.stop - journal.start:,}"
+    return (
+        f"{variable.where}: {what} along axis {journal.axis}, from index {journal.start:,} on, is under way or was "
+        "killed. Run that again to go on with it, or discard it: quantize append --discard STORE, or "
+        "discard_append(store)"
+    )
+
+
+def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, ...]) -> None:
+    """Remove the chunks of a stored array that lie beyond its length along an axis."""
+    prefix, beyond = f"{name}/c/", []
+    pattern = re.compile("/".join([NUMBER] * len(counts)))
+
+    def take(key: str) -> None:
+        inside = key.removeprefix(prefix)
+        if len(inside) < len(key) and pattern.fullmatch(inside) and int(inside.split("/")[axis]) >= counts[axis]:
+            beyond.append(key)
+
+    variable.keys.each(f"{name}/c", take)
+    for key in beyond:
+        variable.keys.delete(key)
+
+
+def put(packed: np.ndarray, inside: Region, codes: np.ndarray) -> None:
+    """Lay packed codes of a region of their own into those of a unit, where that region may begin within a byte."""
+    last = inside[-1]
+    if last.start % 2 == 0:
+        packed[packed_region(inside)] = codes
+        return
+    nibbles = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)[..., : last.stop - last.start]
+    rows = packed[inside[:-1]]
+    rows[..., last.start // 2] = rows[..., last.start // 2] & 15 | nibbles[..., 0] << 4
+    rest = nibbles[..., 1:]
+    if rest.shape[-1] % 2:
+        rest = np.concatenate([rest, np.zeros_like(rest[..., :1])], axis=-1)
+    place = (last.start + 1) // 2
+    rows[..., place : place + rest.shape[-1] // 2] = rest[..., ::2] | rest[..., 1::2] << 4
+
+
+def replace_at(values: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
+    return (*values[:axis], value, *values[axis + 1 :])
