@@ -152,7 +152,8 @@ class Variable:
         keys.check_place(self.folder, *self.beside)
         if not self.member:
             self.check_group()
-        new = keys.get(self.key) is None
+        # What lies in a new one's place in a collection may have been put there by a run that was held up.
+        new = keys.get(self.key) is None and not (self.member and keys.conditional)
         scan, histogram, *scales = self.beside
         for name in (self.folder, scan, histogram):
             if new and keys.holds_keys(f"{name}/") and keys.get(self.key) is None:

@@ -164,6 +164,7 @@ class Job:
         with guard.writing() as stands:
             if stands:
                 self.work.scans.create(guard)
+        guard.stands()
         todo = self.own_units.copy()
         for batch in () if alien else np.flatnonzero(self.scanned()):
             todo[self.work.scans.batches.numbers(int(batch))] = False
@@ -194,6 +195,7 @@ class Job:
         with guard.writing() as stands:
             if stands:
                 stored_scales(variable.keys, variable.name, metadata).create(guard)
+        guard.stands()
         scale: Scale | ScaleNames = ScaleNames.of(variable.name, metadata.version)
         statistics = None
         if self.plan.passes == 2:

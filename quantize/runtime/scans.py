@@ -90,7 +90,7 @@ class Scans:
         return owns(self.variable.keys, self.variable.beside[0])
 
     def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None, guard: WriteGuard) -> None:
-        """Keep the rows of the units of a batch, of shape ``(units, groups, row_length)``, its histogram before them."""
+        """Keep the rows of the units of a batch, shape ``(units, groups, row_length)``, its histogram before them."""
         if histogram is not None:
             self.histograms.set(batch, histogram.counts.reshape(-1), guard)
         whole = np.zeros((len(rows), self.groups_per_unit, self.row_length), np.int64)
