@@ -225,10 +225,11 @@ class AppendTasks:
         if found.any():
             inside = index_at(int(np.argmax(found)), values.shape)
             places = zip(inside, part, self.in_source(region), strict=True)
+            index = tuple(i + a.start + b.start for i, a, b in places)
             raise RefusedValuesError(
                 f"{self.source.label}: by the scale that {self.growing.variable.where} has, the value {values[inside]} "
-                f"at index {tuple(i + a.start + b.start for i, a, b in places)} would come back as {self.after.missing}, "
-                "which stands for missing values. Nothing was appended; quantizing all of it again finds a scale for all"
+                f"at index {index} would come back as {self.after.missing}, which stands for missing values. Nothing "
+                "was appended; quantizing all of it again finds a scale for all"
             )
 
     def pack_new(
