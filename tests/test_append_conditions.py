@@ -13,7 +13,6 @@ from zarr.storage import ObjectStore
 
 from quantize import Int4Array, StoreError, append_to_zarr, discard_append, open_int4, quantize_to_zarr
 from quantize.quality.verify import verify
-from quantize.runtime.growing import Growing
 from quantize.store.keys import Keys
 
 
@@ -76,27 +75,17 @@ def test_of_two_appends_that_both_think_they_are_alone_one_commits(job: str, at:
 @pytest.mark.parametrize("job", mostly_slow(JOBS, ["axis"]))
 def test_no_commit_replaces_another(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     """The other comes between the last look and the write, where no lock keeps it away."""
-    store, stands, looks = begun(job), Growing.stands, []
+    store, replace_key = begun(job), Keys.replace
+    told: list[str] = []
 
-    def late(growing: Growing) -> bool:
-        found = stands(growing)
-        if committing:
-            committing.clear()
+    def late(keys: Keys, key: str, data: bytes, tag: Any) -> Any:
+        if key == "data/zarr.json" and not told:
+            told.append(key)
             discard_append(store)
             append(store, job, other(job))
-        return found
+        return replace_key(keys, key, data, tag)
 
-    commit = Growing.commit
-
-    def begin_commit(growing: Growing, *arguments: Any) -> None:
-        if not looks:
-            looks.append(1)
-            committing.append(1)
-        commit(growing, *arguments)
-
-    committing: list[int] = []
-    monkeypatch.setattr(Growing, "stands", late)
-    monkeypatch.setattr(Growing, "commit", begin_commit)
+    monkeypatch.setattr(Keys, "replace", late)
     with pytest.raises(StoreError, match="by another process while this was appended to it"):
         append(store, job)
     assert open_int4(store).shape[JOBS[job][0]] == parts(job)[0].shape[JOBS[job][0]] + 3

@@ -31,7 +31,7 @@ FIRST = 5
 STEPS = (1, 3, 2)  # rows of one append, and the next
 JOBS: dict[str, dict[str, Any]] = {
     "chunks": {"chunks": (2, 8), "axis": 0},
-    "shards": {"chunks": (1, 8), "shards": (16, 16), "blocks": (1, 4)},  # an append mostly writes a shard again
+    "shards": {"chunks": (1, 8), "shards": (4, 16), "blocks": (1, 4)},  # an append mostly writes a shard again
     "one scale": {"chunks": (4, 16), "value_range": (-60, 90)},
 }
 
