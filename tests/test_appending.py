@@ -13,7 +13,7 @@ import pytest
 import zarr
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from marks import mostly_slow
+from marks import mostly_slow, slow
 from stores import Counting, WatchedStore, field, files
 from test_durable import noted
 from zarr.storage import LocalStore, MemoryStore
@@ -217,8 +217,8 @@ def hold_case(case: Case) -> None:
     assert not any(JOURNAL in key for key in stored(store))
 
 
-@given(cases())
-@settings(max_examples=12, deadline=None)
+@given(cases([np.dtype(np.float32), np.dtype(np.int16)]))
+@settings(max_examples=10, deadline=None)
 def test_what_was_there_stays_and_the_whole_is_right(case: Case) -> None:
     hold_case(case)
 
@@ -463,9 +463,10 @@ def test_with_durable_the_disk_holds_what_is_new_before_it_counts(
 # What it costs --------------------------------------------------------------------------------------------------------
 
 
-def test_an_append_writes_and_reads_as_many_objects_however_long_the_array_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [100, slow(1000)])
+def test_an_append_writes_and_reads_as_many_objects_however_long_the_array_is(tmp_path: Path, most: int) -> None:
     counts = []
-    for units in (10, 1000):
+    for units in (10, most):
         folder = tmp_path / str(units)
         values = field((units + 3, 2))
         quantize_to_zarr(values[:units], folder, chunks=(1, 2), blocks=(1, 2))
