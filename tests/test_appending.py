@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import distributed
 import ml_dtypes
 import numpy as np
 import pytest
@@ -418,6 +419,23 @@ def test_sources_of_all_kinds_come_to_the_same(tmp_path: Path, job: dict[str, An
         assert verify(store, source=np.concatenate([BASE[:3], BASE[4:]])).ok
         found.append({key: data for key, data in stored(store).items() if key != "data/zarr.json"})
     assert all(one == found[0] for one in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [{}, {"axis": 0}, {"blocks": (2, 2)}], ids=str)
+def test_a_cluster_appends_what_threads_do(tmp_path: Path, job: dict[str, Any]) -> None:
+    np.save(tmp_path / "x.npy", BASE[3:])
+    for place in ("threads", "cluster"):
+        quantize_to_zarr(BASE[:3], tmp_path / place, chunks=(2, 4), **job)
+    append_to_zarr(tmp_path / "x.npy", tmp_path / "threads", outside="saturate")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster),
+    ):
+        append_to_zarr(tmp_path / "x.npy", tmp_path / "cluster", outside="saturate")
+    one, other = files(tmp_path / "threads"), files(tmp_path / "cluster")
+    assert {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} == {"data/zarr.json"}
+    assert verify(tmp_path / "cluster", source=BASE).ok
 
 
 def test_a_plan_comes_first_and_then_progress() -> None:
