@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from marks import slow
 from stores import Died, DyingStore, field
 from zarr.storage import MemoryStore
@@ -85,6 +85,12 @@ class Store(RuleBasedStateMachine):
         self.sound = True  # whether nothing was damaged since it was made
         self.opened: Int4Array | None = None  # some time ago
 
+    @initialize(source=st.sampled_from(list(SOURCES)), job=st.none() | st.sampled_from(list(JOBS)))
+    def begin(self, source: str, job: str | None) -> None:
+        """With a store that is whole, or none."""
+        if job is not None:
+            self.opened = quantize_to_zarr(SOURCES[source], self.place, **JOBS[job], workers=1)
+
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
@@ -120,7 +126,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(
         more=st.sampled_from(list(MORE)),
-        death=st.none() | st.integers(0, 12),
+        death=st.none() | st.none() | st.integers(0, 12),
         torn=st.booleans(),
     )
     def append(self, more: str, death: int | None, torn: bool) -> None:
