@@ -17,7 +17,7 @@ from .runtime.job import Job
 from .runtime.plan import Plan, planned
 from .runtime.progress import Progress
 from .runtime.settings import Settings, SettingsGiven
-from .storage import Variable, find
+from .storage import Variable, check_begun, find
 from .store.keys import Keys
 from .store.metadata import Metadata
 from .store.places import check_one_part
@@ -282,6 +282,8 @@ def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4A
     See `quantize_part`.
     """
     variable, metadata = find(store, name)
+    if metadata.status != "sealed":
+        check_begun(variable, metadata)
     if metadata.status == "scanning":
         raise UnfinishedStoreError(f"{variable.where} has no scale yet: pass 1 is not done. Run its parts again")
     if CHANGED in metadata.fingerprint:

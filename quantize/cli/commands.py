@@ -311,7 +311,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     from ..reading import summary
     from ..reading.array import Int4Array
     from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of
-    from ..storage import find, variable_of
+    from ..storage import check_begun, find, variable_of
 
     place = place_of(store, name)
     if place is not None and place.name is None:
@@ -334,6 +334,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
         array = Int4Array(variable, metadata)
         say(as_json, summary.summary(array), f"{array.path}/{array.name}\n{summary.description(array)}")
         return DONE
+    check_begun(variable, metadata)
     layout = metadata.layout
     document = {
         "path": variable.keys.label,

@@ -93,13 +93,14 @@ class Growing:
     def numbers(self) -> list[list[int]]:
         """The units with new values, those at one place along the axis together."""
         units = self.after.layout.units
-        first = self.start // units.box[self.axis]
+        return [self.slab(place) for place in range(self.start // units.box[self.axis], units.counts[self.axis])]
+
+    def slab(self, place: int) -> list[int]:
+        """The units at one place along the axis."""
+        units = self.after.layout.units
         inner = replace_at(units.counts, self.axis, 1)
-        slabs = []
-        for place in range(first, units.counts[self.axis]):
-            positions = (np.unravel_index(i, inner) for i in range(int(np.prod(inner))))
-            slabs.append([units.number(replace_at(tuple(map(int, one)), self.axis, place)) for one in positions])
-        return slabs
+        positions = (np.unravel_index(i, inner) for i in range(int(np.prod(inner))))
+        return [units.number(replace_at(tuple(map(int, one)), self.axis, place)) for one in positions]
 
     # What is written
 
@@ -177,18 +178,30 @@ class Growing:
             if not keys.holds(self.variable.key, self.before.to_json()):
                 raise StoreError(f"{self.variable.where} is being written by another process; look at it again")
             keys.set(self.key, given_up.journal.to_json())
-        back = replace(given_up, after=self.before)
+        given_up.undo()
+        given_up.finish()
+
+    def undo(self) -> None:
+        """Remove what was written and is not part of the array; the journal stays."""
+        keys, units = self.variable.keys, self.before.layout.units
+        back = replace(self, after=self.before)
         stored = stored_scales(keys, self.variable.name, self.before)
-        remove_beyond(self.variable, self.variable.folder, self.axis, self.before.layout.units.counts)
+        remove_beyond(self.variable, self.variable.folder, self.axis, self.kept(units.counts, self.axis))
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and self.axis in stored.axes:
-                remove_beyond(self.variable, array.name, stored.axes.index(self.axis), array.units.counts)
+                axis = stored.axes.index(self.axis)
+                remove_beyond(self.variable, array.name, axis, self.kept(array.units.counts, axis))
+        if not self.start:
+            return
         if self.start % self.before.layout.unit[self.axis]:
             for number in back.numbers()[0]:
                 back.write_scales(number, None)
                 back.write(number, back.unit(number))
         back.describe_scales()
-        back.finish()
+
+    def kept(self, counts: tuple[int, ...], axis: int) -> tuple[int, ...]:
+        """How many chunks hold what is part of the array, along each axis, of those that there are."""
+        return counts if self.start else replace_at(counts, axis, 0)
 
 
 def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Journal, bool]:
