@@ -522,9 +522,9 @@ def check_begun(variable: Variable, metadata: Metadata) -> None:
     """
     if is_stream(metadata):
         raise UnfinishedStoreError(
-            f"{variable.where} is the beginning of a stream, of which nothing is committed yet: open an Int4Writer there "
-            "with the same settings, or call quantize_to_zarr with the stream again, and write it from its first value "
-            "on; or wait, if a writer is at it"
+            f"{variable.where} is the beginning of a stream, of which nothing is committed yet: open an Int4Writer "
+            "there with the same settings, or call quantize_to_zarr with the stream again, and write it from its first "
+            "value on; or wait, if a writer is at it"
         )
 
 

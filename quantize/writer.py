@@ -11,7 +11,8 @@ from dask.utils import parse_timedelta
 from .numerics.blocks import processors
 from .numerics.names import NanPolicy, PresetName, ScaleMethod
 from .runtime.appending import OUTSIDE
-from .runtime.streaming import Wishes, opened
+from .runtime.outlines import Wishes
+from .runtime.streaming import opened
 from .store.keys import Keys
 
 
@@ -23,7 +24,7 @@ class Int4Writer:
     `Int4Array.refresh`: whole blocks along the axis at each commit, all of it once the writer is closed.
 
     A producer that died goes on behind `committed`: no value before it is lost, and none behind it is there. So does a
-    `with` block that ends by an exception: nothing more is committed.
+    `with` block that ends by an exception, after which nothing more is committed.
 
     Parameters
     ----------
@@ -219,12 +220,13 @@ class Int4Writer:
         if error is None:
             self.close()
         else:
-            self._stream.end("ended by an exception")
+            self._stream.end("been ended by an exception")
 
     def __repr__(self) -> str:
         layout, axis = self._stream.metadata.layout, self._stream.axis
         shape = ", ".join("..." if along == axis else str(n) for along, n in enumerate(layout.shape))
-        return f"<Int4Writer {self._stream.variable.where} shape=({shape}) dtype={layout.dtype} committed={self.committed}>"
+        where = self._stream.variable.where
+        return f"<Int4Writer {where} shape=({shape}) dtype={layout.dtype} committed={self.committed}>"
 
 
 def often(every: int | str | None) -> tuple[int | None, float | None]:

@@ -8,28 +8,26 @@ had not committed, and whoever comes next goes on behind that.
 from __future__ import annotations
 
 import functools
-import math
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes
 
 from ..calibration.calibrate import scales_by_rows
 from ..calibration.search import choose
-from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
+from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError, UndeclaredValuesError
 from ..io.formats.memory import ArraySource
 from ..io.gate import accepted
 from ..io.source import Held, Source
 from ..numerics.foreign import as_array
-from ..numerics.granularity import PER_TENSOR, Granularity, granularity_of
+from ..numerics.granularity import PER_TENSOR, Granularity
 from ..numerics.grid import index_at
-from ..numerics.scales import Rule, Scale, Scales
+from ..numerics.scales import Scale, Scales
 from ..numerics.statistics import folded, from_row, no_rows
 from ..storage import Variable, drop_consolidated
 from ..store.growth import STREAM, Growth, Journal, is_stream, journal_of, without_growth
@@ -38,209 +36,21 @@ from ..store.layout import Layout
 from ..store.metadata import Metadata, ScaleNames
 from ..store.places import HIDDEN, check_one_part, version_of
 from ..store.side_arrays import stored_scales
+from ..store.zarr_json import same, tagged
 from .appending import AppendTasks, Told, joined, lengthened, scales_for
-from .chunking import ENDLESS, SMALLEST_TARGET, TARGET_BYTES, default_chunks, endless_layout
-from .claim import difference, settings_said
+from .chunking import default_chunks
+from .claim import difference
 from .growing import Growing, is_committed, replace_at, under_way
 from .job import described
 from .look import keeps_zero, look_at
-from .memory import OVERHEAD, SEARCH, statistics_memory, task_memory
+from .outlines import LABEL, Outline, Wishes, outline_in_store
 from .pool import result_of, threads
 from .progress import Progress
-from .settings import Settings, parsed_bytes
+from .settings import Settings
 from .units import UnitCache, Units
 
-LABEL = "the stream"  # what to call it in messages
 BATCH = "the batch"
 JOB = {"writer": True}  # of the journal: what tells its job from that of an append
-
-
-# What a stream is to be -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What is known of a stream before its first value: the shape, which has no end along one axis, and the settings."""
-
-    source: Source
-    axis: int
-    settings: Settings
-
-    @classmethod
-    def of(
-        cls,
-        shape: Iterable[int | None],
-        dtype: Any,
-        settings: Settings,
-        attributes: dict[str, Any] | None = None,
-        dimension_names: tuple[str | None, ...] | None = None,
-    ) -> Outline:
-        """That of a shape, in which the length that nobody knows is None.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If that is not one of its lengths, or the dtype cannot be quantized.
-        """
-        lengths = tuple(shape)
-        unknown = [axis for axis, n in enumerate(lengths) if n is None]
-        if len(unknown) != 1:
-            raise ValueError(f"shape is {lengths}, but must have None for the one axis that grows, as in (None, 768)")
-        whole = tuple(ENDLESS if n is None else int(n) for n in lengths)
-        if min(whole) < 1:
-            raise ValueError(f"shape is {lengths}, but its lengths must be at least 1, or None for the axis that grows")
-        if dimension_names is not None and len(dimension_names) != len(lengths):
-            raise ValueError(f"dimension_names {dimension_names!r} are no names of {len(lengths)} axes")
-        resolved, _ = settings.resolved(len(lengths))
-        return cls(Source(LABEL, whole, dtype, attributes, dimension_names), unknown[0], resolved)
-
-    @functools.cached_property
-    def rule(self) -> Rule:
-        settings = self.settings
-        granularity = granularity_of(settings.axis, len(self.source.shape), settings.blocks)
-        return Rule.of(
-            settings.scale_method or "minmax",
-            settings.value_range,
-            settings.nan_policy,
-            settings.percentile,
-            granularity,
-            settings.finest,
-        )
-
-    @property
-    def missing(self) -> float | int | None:
-        return self.source.missing_value(self.settings.missing)
-
-    def layout(self, target: int = TARGET_BYTES) -> Layout:
-        settings = self.settings
-        how = settings.chunks, settings.shards, settings.compressors
-        return endless_layout(self.source, self.axis, self.rule.granularity, *how, target)
-
-    def memory(self, layout: Layout, workers: int) -> int:
-        """Bytes that a stream of arrays no larger than a slab takes at most, above the imports."""
-        others = math.prod(replace_at(self.source.shape, self.axis, 1))
-        slab = others * layout.unit[self.axis] * layout.dtype.itemsize
-        task = task_memory(self.source, layout) + statistics_memory(layout, self.rule)
-        many = math.prod(replace_at(layout.units.counts, self.axis, 1))
-        process = OVERHEAD + (SEARCH if self.rule.method.needs == "histogram" else 0)
-        return process + 2 * slab + min(workers, many) * task
-
-    def fitted(self, workers: int) -> tuple[Layout, int]:
-        """The layout, and how many tasks at a time stay within the memory that there is to be.
-
-        Raises
-        ------
-        ValueError
-            If not even one does.
-        """
-        budget, targets = parsed_bytes(self.settings.memory), [TARGET_BYTES]
-        if budget is None:
-            return self.layout(), workers
-        while self.settings.chunks is None and self.settings.shards is None and targets[-1] > SMALLEST_TARGET:
-            targets.append(targets[-1] // 2)
-        for target in targets:
-            layout = self.layout(target)
-            for count in range(workers, 0, -1):
-                if self.memory(layout, count) <= budget:
-                    return layout, count
-        raise ValueError(
-            f"memory={self.settings.memory!r} ({format_bytes(budget)}) is too small for a slab of "
-            f"{replace_at(self.source.shape, self.axis, layout.unit[self.axis])} values, which takes "
-            f"{format_bytes(self.memory(layout, 1))} with one task. Pass at least that, or smaller chunks="
-        )
-
-    def metadata(self, variable: Variable, layout: Layout) -> Metadata:
-        """The metadata that a new variable begins with, of one index of the axis."""
-        rule, source = self.rule, self.source
-        return Metadata(
-            layout=layout,
-            rule=rule,
-            missing=self.missing,
-            fingerprint={STREAM: {"axis": self.axis}, **self.said(layout)},
-            attributes=source.attributes,
-            dimension_names=source.dimension_names,
-            name=variable.name,
-            version=2,
-        )
-
-    def said(self, layout: Layout) -> dict[str, Any]:
-        """What makes it this stream, in words of a fingerprint."""
-        shape = [None if along == self.axis else n for along, n in enumerate(self.source.shape)]
-        source = {"shape": shape, "dtype": str(layout.dtype), "sample": None}
-        return {"source": source, "settings": settings_said(layout, self.rule, self.missing)}
-
-
-def outline_in_store(variable: Variable, metadata: Metadata, axis: int) -> tuple[Outline, Layout]:
-    """That of a stream which goes on behind what is there, and the layout that it has.
-
-    Raises
-    ------
-    ValueError
-        If the array cannot become longer along that axis.
-    """
-    layout, rule = metadata.layout, metadata.rule
-    longer = lengthened(variable, metadata, axis, layout.shape[axis] + 1).layout
-    compressor = layout.compressor
-    settings = Settings(
-        name=variable.name,
-        scale_method=rule.method.name,  # type: ignore[arg-type]
-        axis=rule.granularity.axis,
-        blocks=rule.granularity.blocks,
-        finest=rule.finest,
-        percentile=rule.method.percentile,
-        value_range=rule.method.value_range,
-        missing=metadata.missing,
-        nan_policy=rule.nan_policy,  # type: ignore[arg-type]
-        chunks=longer.chunks,
-        shards=longer.shards,
-        compressors=None if compressor.name is None else {"name": compressor.name, "configuration": compressor.options},
-    )
-    shape = [None if along == axis else n for along, n in enumerate(layout.shape)]
-    return Outline.of(shape, layout.dtype, settings, metadata.attributes, metadata.dimension_names), longer
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How a stream is written, whatever becomes of it.
-
-    Attributes
-    ----------
-    outside : {"raise", "saturate"} or None
-        As for `append_to_zarr`.
-    calibrate : int or None
-        How many indices choose the scales that all share.
-    slabs, seconds
-        After how many slabs, and after how long, a commit comes; None for never.
-    workers : int
-        Units that are written at a time.
-    durable : bool
-        Whether the disk is to hold what is committed.
-    quiet : bool
-        Whether no value stands for a missing one, so that none is looked for.
-    """
-
-    outside: str | None = None
-    calibrate: int | None = None
-    slabs: int | None = None
-    seconds: float | None = None
-    workers: int = 1
-    durable: bool = False
-    quiet: bool = False
-    report: Callable[[Any], None] = lambda _: None
-
-    def check(self, rule: Rule, axis: int) -> None:
-        """Refuse a stream whose scales nobody can know, or that needs no values for them."""
-        shared = rule.granularity.length(axis) is None
-        if not shared or rule.method.needs == "nothing":
-            if self.calibrate is not None:
-                why = "the value_range says" if shared else f"each part of axis {axis} has its own, which"
-                raise ValueError(f"calibrate chooses scales that all values along axis {axis} share, but {why} them")
-        elif self.calibrate is None:
-            raise ValueError(
-                f"all values along axis {axis} share their scales, which cannot be chosen before the last has come: pass "
-                "value_range=(low, high), or to an Int4Writer calibrate=n, by whose first n indices they are chosen; or "
-                f"let parts of axis {axis} have scales of their own, by blocks= or axis={axis}"
-            )
 
 
 # The stream -----------------------------------------------------------------------------------------------------------
@@ -273,7 +83,9 @@ class Stream:
         Why nothing more can be written, once that is so.
     """
 
-    def __init__(self, variable: Variable, axis: int, wishes: Wishes, metadata: Metadata, anew: Metadata) -> None:
+    def __init__(
+        self, variable: Variable, axis: int, wishes: Wishes, metadata: Metadata, anew: Metadata | None
+    ) -> None:
         """Become the writer of a variable that has these metadata; where nothing of it is committed, begin it `anew`.
 
         What another has written and not committed is removed.
@@ -309,7 +121,7 @@ class Stream:
             self.lock.close()
             raise
 
-    def take_over(self, anew: Metadata) -> None:
+    def take_over(self, anew: Metadata | None) -> None:
         """Replace the journal of who was here last, and remove what that has not committed."""
         keys, variable, before, run = self.variable.keys, self.variable, self.metadata, self.journal
         with keys.locked(variable.folder):
@@ -324,7 +136,7 @@ class Stream:
         if left not in (None, run):
             self.growing().undo()
             variable.sweep()
-        if not self.start and anew.to_json() != now.to_json():
+        if not self.start and anew is not None and anew.to_json() != now.to_json():
             self.advance(anew)
         if not self.is_settled and self.fixed and self.metadata.rule.method.needs == "nothing":
             self.settle(self.settled(np.zeros(self.metadata.layout.shape, self.dtype)))
@@ -398,18 +210,26 @@ class Stream:
 
         Raises
         ------
+        UndeclaredValuesError
+            If it has values that the dtype does not hold.
         ValueError, TypeError
-            If it has another shape, or values that the dtype does not hold.
+            If it has another shape, or is no array.
         """
         values, shape = as_array(batch, BATCH), self.metadata.layout.shape
         if values.ndim != len(shape) or replace_at(values.shape, self.axis, 1) != replace_at(shape, self.axis, 1):
             like = ", ".join("n" if along == self.axis else str(n) for along, n in enumerate(shape))
             raise ValueError(
-                f"{BATCH} has shape {values.shape}, but must have ({like}{',' * (len(shape) == 1)}), where n may be any "
-                "length; one index alone is a batch of length 1"
+                f"{BATCH} has shape {values.shape}, but must have ({like}{',' * (len(shape) == 1)}), where n may be "
+                "any length; one index alone is a batch of length 1"
             )
         mark = self.metadata.missing if self.dtype.kind in "iu" else None
-        return accepted(values, tuple(slice(0, n) for n in values.shape), BATCH, self.dtype, mark)
+        try:
+            return accepted(values, tuple(slice(0, n) for n in values.shape), BATCH, self.dtype, mark)
+        except UndeclaredValuesError as error:
+            raise UndeclaredValuesError(
+                f"{BATCH} is of {values.dtype}, and {self.variable.where} of {self.dtype}, which does not hold all of "
+                "that. Nothing of it was taken: convert it, by astype"
+            ) from error
 
     def write(self, batch: Any) -> None:
         """Take a batch, whole or, where it is refused, not at all; write and commit what that makes full.
@@ -681,7 +501,7 @@ class Stream:
                 self.growing().finish()
             else:
                 self.variable.remove(self.metadata)
-        self.end("closed")
+        self.end("been closed")
 
     def end(self, why: str) -> None:
         """Let others come. What was not committed is left to the next writer, which removes it."""
@@ -734,11 +554,13 @@ def opened(
         raise StoreError(
             f"{variable.where} is there already, unfinished, of a job that is no stream: finish that first"
         )
-    outline, layout = agreed(variable, found, shape, dtype, given, attributes, dimension_names)
+    outline = agreed(variable, found, shape, dtype, given, attributes, dimension_names)
     variable = replace(variable, longer=found.version > version_of(name, found.granularity))
+    anew = None
     if found.status != "sealed":
         wishes.check(outline.rule, outline.axis)
-    return Stream(variable, outline.axis, wishes, found, outline.metadata(variable, layout))
+        anew = outline.metadata(variable, outline.layout())
+    return Stream(variable, outline.axis, wishes, found, anew)
 
 
 def agreed(
@@ -749,8 +571,8 @@ def agreed(
     given: dict[str, Any],
     attributes: dict[str, Any] | None,
     dimension_names: tuple[str | None, ...] | None,
-) -> tuple[Outline, Layout]:
-    """The outline of what is there, with which all that is given agrees, and its layout."""
+) -> Outline:
+    """The outline of what is there, with which all that is given agrees."""
     begun = found.fingerprint[STREAM]["axis"] if found.status != "sealed" else None
     growth = Growth.of(found)
     lengths = None if shape is None else tuple(shape)
@@ -780,16 +602,16 @@ def agreed(
     )
     said = there.said(layout)
     unlike = difference(said, asked.said(asked.layout()))
-    if attributes is not None and asked.source.attributes != found.attributes:
+    if attributes is not None and not same(tagged(attributes), tagged(found.attributes)):
         unlike = f"{unlike}, attributes were {found.attributes} and are {attributes}".removeprefix(", ")
-    if dimension_names is not None and asked.source.dimension_names != found.dimension_names:
+    if dimension_names is not None and tuple(dimension_names) != found.dimension_names:
         unlike = f"{unlike}, dimension_names were {found.dimension_names} and are {dimension_names}".removeprefix(", ")
     if unlike:
         raise StoreError(
             f"{variable.where} is there already, of other settings: {unlike}. Leave those out that are to be as they "
             "are there, or name another variable"
         )
-    return replace(asked, source=there.source), layout
+    return there
 
 
 # A stream as a source -------------------------------------------------------------------------------------------------
@@ -859,7 +681,7 @@ def place_of_stream(variable: Variable, new: Metadata, overwrite: bool) -> Metad
         if not overwrite:
             state = "whole" if old.status == "sealed" else "unfinished"
             raise StoreError(
-                f"{variable.where} is there already, {state}, and nobody can tell whether it was made from this stream. "
-                "Pass overwrite=True to replace it, or write behind it with an Int4Writer"
+                f"{variable.where} is there already, {state}, and nobody can tell whether it was made from this "
+                "stream. Pass overwrite=True to replace it, or write behind it with an Int4Writer"
             )
     return variable.overwrite(new)
