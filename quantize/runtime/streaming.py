@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.calibrate import scales_by_rows
+from ..calibration.calibrate import calibrate
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError, UndeclaredValuesError
 from ..io.formats.memory import ArraySource
 from ..io.gate import accepted
 from ..io.source import Held, Source
-from ..numerics.foreign import as_array
+from ..numerics.foreign import as_array, numbers
 from ..numerics.granularity import PER_TENSOR, Granularity
 from ..numerics.grid import index_at
 from ..numerics.scales import Scale, Scales
@@ -400,7 +400,8 @@ class Stream:
             if look is not None and (text := look.before()):
                 warnings.warn(text, QuantizeWarning, stacklevel=2)
             rows = units.scan(0, None)
-            scales = scales_by_rows(values, rule, rows, metadata.missing)
+            known = values if metadata.missing is None else np.ma.masked_equal(values, metadata.missing)
+            scales = calibrate(numbers(known, LABEL), rule, self.wishes.workers)
         scales = units.cleared(scales, rows)
         scale = Scale(*scales.plain()) if rule.granularity.single else names
         return Settled(metadata.at("writing", scale=scale), scales)
@@ -431,8 +432,8 @@ class Stream:
         if not self.is_settled:
             self.settle(self.settled(values))
         tasks = self.tasks(values, self.written)
-        numbers = tasks.growing.slab(self.written // self.slab)
-        parts = [numbers] if tasks.shares else [[number] for number in numbers]
+        units = tasks.growing.slab(self.written // self.slab)
+        parts = [units] if tasks.shares else [[number] for number in units]
         workers = min(self.wishes.workers, len(parts))
         if workers == 1:
             found = [tasks.write(part) for part in parts]
@@ -441,7 +442,7 @@ class Stream:
                 found = list(map(result_of, [pool.submit(tasks.write, part) for part in parts]))
         self.told = functools.reduce(Told.and_then, found, self.told)
         self.written += values.shape[self.axis]
-        done = self.progress.done + len(numbers)
+        done = self.progress.done + len(units)
         self.progress = replace(self.progress, done=done, total=done, nbytes=self.progress.nbytes + values.nbytes)
         self.wishes.report(self.progress)
         if self.written % self.slab == 0:
