@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from stores import field, files, memory_keys
-from zarr.storage import LocalStore, MemoryStore
+from stores import Died, DyingStore, field, files, memory_keys
+from zarr.storage import MemoryStore
 
 from quantize import (
     Int4Writer,
@@ -228,13 +228,13 @@ def test_what_a_writer_left_is_discarded(tmp_path: Path, rows: int) -> None:
     with Int4Writer(tmp_path, (None, 6, 8), np.float32, **BLOCKS) as writer:
         writer.write(VALUES[:11])
     before = files(tmp_path)
-    with suppress(KeyError), Int4Writer(tmp_path) as writer:
+    with suppress(KeyError), Int4Writer(tmp_path, outside="saturate") as writer:
         writer.write(VALUES[:rows])
         raise KeyError
     assert files(tmp_path) != before
     assert discard_append(tmp_path)
     assert files(tmp_path) == before
-    assert append_to_zarr(VALUES, tmp_path).shape[0] == 48
+    assert append_to_zarr(VALUES, tmp_path, outside="saturate").shape[0] == 48
 
 
 def test_a_writer_goes_on_behind_a_run_and_a_run_of_another_kind_behind_it() -> None:
@@ -262,11 +262,11 @@ def test_a_batch_that_is_refused_is_refused_as_a_whole_and_the_writer_goes_on() 
         (VALUES.astype(np.int32), UndeclaredValuesError, "is of int32"),
         (nan, RefusedValuesError, r"1 NaN; the first refused value is at index \(20, 1, 2\)"),
         (np.ma.masked_greater(VALUES, 30), RefusedValuesError, "NaN"),
-        ("text", TypeError, "is of"),
+        ("text", ValueError, r"shape \(\)"),
     ]
     with Int4Writer(store, (None, 6, 8), np.float32, commit_every=1, **BLOCKS) as writer:
         for start, (batch, kind, said) in enumerate(refused):
-            with pytest.raises(kind, match=said) if batch != "text" else pytest.raises((TypeError, ValueError)):
+            with pytest.raises(kind, match=said):
                 writer.write(batch)
             writer.write(VALUES[start : start + 1].astype(np.float64))  # which float32 holds
         writer.write(VALUES[len(refused) :])
@@ -306,15 +306,16 @@ def test_a_group_that_is_committed_keeps_its_scale() -> None:
     before = open_int4(store)[...]
     with Int4Writer(store) as writer:
         with pytest.raises(RefusedValuesError, match=r"outside the range .* at index \(1, 0, 3\)"):
-            writer.write(batch_beyond(VALUES[10:14], 1))
-        writer.write(batch_beyond(np.clip(VALUES[10:14], 10, 10), 2))  # the next block has its own
+            writer.write(batch_beyond(1))
+        writer.write(batch_beyond(2))  # the next block has its own
     found = open_int4(store)[...]
     np.testing.assert_array_equal(found[:10], before)
     assert found[12, 0, 3] > 1e5
 
 
-def batch_beyond(values: np.ndarray, row: int) -> np.ndarray:
-    found = np.full_like(values, 10)
+def batch_beyond(row: int) -> np.ndarray:
+    """Four rows within the range of those before them, but for one value."""
+    found = np.repeat(VALUES[9:10], 4, axis=0)
     found[row, 0, 3] = 1e6
     return found
 
@@ -359,7 +360,7 @@ def test_settings_that_do_not_go_with_a_stream_are_refused(options: dict[str, An
         ({"blocks": 4}, "blocks was"),
         ({"axis": 0}, "axis was None and is 0"),
         ({"chunks": (16, 3, 4)}, "chunks was"),
-        ({"compressors": None}, "compressor"),
+        ({"compressors": None}, "name was zstd and is None"),
         ({"nan_policy": "propagate"}, "nan_policy was raise"),
         ({"missing": -1}, "missing was None"),
         ({"attributes": {"units": "m"}}, "attributes were"),
@@ -459,7 +460,7 @@ def test_a_writer_whose_variable_is_overwritten_writes_nothing_more() -> None:
     quantize_to_zarr(VALUES, store, overwrite=True)
     with pytest.raises(StoreError, match="taken over"):
         writer.write(VALUES[:8])
-    assert verify(store, VALUES).ok
+    assert verify(store, source=VALUES).ok
 
 
 def test_a_beginning_of_a_stream_is_no_array() -> None:
@@ -551,26 +552,10 @@ def test_producers_that_are_killed_lose_no_row_and_write_none_twice(tmp_path: Pa
     assert found == expected == again
 
 
-class Dies(LocalStore):
-    """A store that fails at the write of one number, as a process that dies there, before or after it."""
-
-    def __init__(self, root: Any, at: int, late: bool) -> None:
-        super().__init__(root)
-        self.left, self.late = at, late
-
-    async def set(self, key: str, value: Any) -> None:
-        self.left -= 1
-        if self.left == 0 and self.late:
-            await super().set(key, value)
-        if self.left <= 0:
-            raise KeyboardInterrupt
-        await super().set(key, value)
-
-
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("options", [BLOCKS, {"calibrate": 5, "axis": 1, "chunks": (8, 3, 4), "outside": "saturate"}])
 def test_a_death_at_any_write_costs_nothing_that_was_committed(
-    tmp_path: Path, options: dict[str, Any], late: bool
+    tmp_path: Path, options: dict[str, Any], torn: bool
 ) -> None:
     def feed(store: Any, flushed: bool = True) -> int:
         safe = 0
@@ -588,8 +573,8 @@ def test_a_death_at_any_write_costs_nothing_that_was_committed(
     for at in range(1, 100):
         folder = tmp_path / f"{at}"
         try:
-            feed(Dies(folder, at, late))
-        except KeyboardInterrupt:
+            feed(DyingStore(folder, at, torn))
+        except Died:
             feed(folder)
         else:
             break
@@ -679,7 +664,7 @@ def test_a_stream_that_is_no_array_is_refused(
 def test_what_needs_a_length_refuses_a_stream() -> None:
     store = MemoryStore()
     quantize_to_zarr(VALUES, store, **BLOCKS)
-    for call in (plan, append_to_zarr, lambda source, store: verify(store, source)):
+    for call in (plan, append_to_zarr, lambda source, store: verify(store, source=source)):
         with pytest.raises(TypeError, match="a stream of arrays, a generator"):
             call(batches(VALUES), store)
 
@@ -725,7 +710,7 @@ def test_records_are_read_as_they_were_saved(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("quantize.io.formats.iterables.RECORD_BYTES", most)
         found = list(npy_records(Pipe(records(*arrays)), "a pipe"))  # type: ignore[arg-type]
         np.testing.assert_array_equal(np.concatenate(found), VALUES)
-        assert len(found) > 3 + 20 * (most == 1000)
+        assert len(found) == (3 if most > 1000 else 8)
 
 
 def test_the_command_line_reads_records_from_standard_input(tmp_path: Path) -> None:

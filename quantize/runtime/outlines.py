@@ -136,7 +136,7 @@ class Outline:
     def said(self, layout: Layout) -> dict[str, Any]:
         """What makes it this stream, in words of a fingerprint."""
         shape = [None if along == self.axis else n for along, n in enumerate(self.source.shape)]
-        source = {"shape": shape, "dtype": str(layout.dtype), "sample": None}
+        source = {"shape": shape, "dtype": str(self.source.dtype), "sample": None}
         return {"source": source, "settings": settings_said(layout, self.rule, self.missing)}
 
 
