@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import slow
 from stores import Died, DyingStore, field, files, memory_keys
 from zarr.storage import MemoryStore
 
@@ -552,10 +553,10 @@ def test_producers_that_are_killed_lose_no_row_and_write_none_twice(tmp_path: Pa
     assert found == expected == again
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize(("step", "torn"), [(13, False), slow(1, False), slow(1, True)])
 @pytest.mark.parametrize("options", [BLOCKS, {"calibrate": 5, "axis": 1, "chunks": (8, 3, 4), "outside": "saturate"}])
 def test_a_death_at_any_write_costs_nothing_that_was_committed(
-    tmp_path: Path, options: dict[str, Any], torn: bool
+    tmp_path: Path, options: dict[str, Any], step: int, torn: bool
 ) -> None:
     def feed(store: Any, flushed: bool = True) -> int:
         safe = 0
@@ -570,7 +571,7 @@ def test_a_death_at_any_write_costs_nothing_that_was_committed(
     feed(tmp_path / "whole", False)
     whole = files(tmp_path / "whole")
     del whole["data/zarr.json"]
-    for at in range(1, 100):
+    for at in range(1, 200, step):
         folder = tmp_path / f"{at}"
         try:
             feed(DyingStore(folder, at, torn))
@@ -582,7 +583,7 @@ def test_a_death_at_any_write_costs_nothing_that_was_committed(
         del found["data/zarr.json"]
         assert found == whole, at
         assert verify(folder).ok
-    assert 20 < at < 99
+    assert 20 < at < 190
 
 
 # Streams as sources ---------------------------------------------------------------------------------------------------

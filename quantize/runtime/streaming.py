@@ -135,6 +135,7 @@ class Stream:
             keys.set(self.growing().key, self.journal.to_json())
         if left not in (None, run):
             self.growing().undo()
+        if left not in (None, run) or not self.start:
             variable.sweep()
         if not self.start and anew is not None and anew.to_json() != now.to_json():
             self.advance(anew)
