@@ -23,6 +23,8 @@ class Int4Writer:
     that memory holds one slab and the batch. Readers see what is committed, and nothing else, by `open_int4` and
     `Int4Array.refresh`: whole blocks along the axis at each commit, all of it once the writer is closed.
 
+    What the first values decide stays: scales that all share, and whether blocks keep zeros exact.
+
     A producer that died goes on behind `committed`: no value before it is lost, and none behind it is there. So does a
     `with` block that ends by an exception, after which nothing more is committed.
 
@@ -232,7 +234,7 @@ class Int4Writer:
 def often(every: int | str | None) -> tuple[int | None, float | None]:
     """After how many slabs, or after how many seconds, a commit comes.
 
-    >>> often(4), often("30s"), often("2 min"), often(None)
+    >>> often(4), often("30s"), often("2m"), often(None)
     ((4, None), (None, 30.0), (None, 120.0), (None, None))
     """
     if every is None:
