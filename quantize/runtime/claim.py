@@ -8,6 +8,7 @@ from typing import Any
 
 from ..exceptions import StoreError
 from ..numerics.scales import Rule
+from ..store.growth import Growth, without_growth
 from ..store.layout import Layout
 from ..store.metadata import Metadata
 from ..store.retrying import retried
@@ -40,10 +41,11 @@ class Claim:
             "settings": settings_said(layout, self.plan.rule, self.plan.missing, self.work.units.source.remembered),
         }
 
-    def take(self, overwrite: bool) -> Metadata:
+    def take(self, overwrite: bool) -> tuple[Metadata, bool]:
         """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place.
 
-        The workers of a cluster are asked whether they can do the job.
+        And whether it was this run that began the variable. The workers of a cluster are asked whether they can do the
+        job.
 
         Raises
         ------
@@ -57,13 +59,13 @@ class Claim:
         on_cluster = self.plan.scheduler == "distributed"
         if on_cluster:
             check_workers(self.work.units.source, self.sample)
-        metadata = self.taken(overwrite)
+        metadata, begun = self.taken(overwrite)
         if on_cluster:
             check_destination(self.work.variable, metadata)
-        return metadata
+        return metadata, begun
 
-    def taken(self, overwrite: bool) -> Metadata:
-        variable = self.work.variable
+    def taken(self, overwrite: bool) -> tuple[Metadata, bool]:
+        variable, begun = self.work.variable, False
         new = self.new_metadata()
         variable.mend(new)
         variable.check_place(self.plan.rule.granularity)
@@ -75,7 +77,7 @@ class Claim:
         else:
             if old is None:
                 self.check_disk(self.plan.units)
-                variable.create(new)
+                begun = variable.create(new)
                 old = variable.metadata()
                 if old is None:
                     raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
@@ -83,15 +85,29 @@ class Claim:
                 if not overwrite or self.resumable(old):
                     if old.status != "sealed":
                         self.check_disk(int((~variable.present(old.layout)).sum()))
-                    return old
+                    return old, begun
             elif not overwrite:
+                self.check_not_grown(old)
                 state = "whole" if old.status == "sealed" else "unfinished"
                 raise StoreError(
                     f"{variable.where} is there already, {state}, of another job: "
-                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
+                    f"{difference(without_growth(old), new.fingerprint)}. Pass overwrite=True to replace it"
                 )
         self.check_disk(self.plan.units, variable.keys.size(variable.folder))
-        return variable.overwrite(new)
+        found = variable.overwrite(new)
+        return found, found is new
+
+    def check_not_grown(self, old: Metadata) -> None:
+        """Refuse, with a StoreError, what this very job has made, and has become longer since."""
+        growth, fingerprint = Growth.of(old), self.fingerprint
+        if growth is None or without_growth(old) != fingerprint:
+            return
+        first, now = fingerprint["source"]["shape"], old.layout.shape
+        more = [f"{n - m:,} along axis {axis}" for axis, (m, n) in enumerate(zip(first, now, strict=True)) if n > m]
+        raise StoreError(
+            f"{self.work.variable.where} is there already, whole, of this job, and {' and '.join(more)} were appended "
+            "since. Nothing is left to do: open it. Pass overwrite=True to begin again, without what was appended"
+        )
 
     def new_metadata(self) -> Metadata:
         """The metadata that this job begins with."""

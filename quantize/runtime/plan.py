@@ -83,6 +83,8 @@ class Plan:
         Bytes free at the destination, where that is known.
     notes : tuple of str
         What else there is to know.
+    dimension_names : tuple of str or None, optional
+        Those of the source.
     """
 
     source: str
@@ -100,6 +102,7 @@ class Plan:
     disk: int
     free: int | None
     notes: tuple[str, ...]
+    dimension_names: tuple[str | None, ...] | None = None
 
     @property
     def passes(self) -> int:
@@ -131,10 +134,11 @@ class Plan:
 
     @property
     def scales(self) -> str:
-        """How scales are chosen, and how many blocks have one."""
-        granularity = self.rule.granularity
+        """How scales are chosen, and how many blocks have one, or for which dimension they are."""
+        granularity, names = self.rule.granularity, self.dimension_names
         if granularity.blocks is None:
-            return str(self.rule)
+            name = None if granularity.axis is None or names is None else names[granularity.axis]
+            return f"{self.rule} ({name})" if name else str(self.rule)
         return f"{self.rule.method}, one for each of {granularity.count(self.layout.shape):,} {granularity.plural}"
 
     def to_json(self) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class Plan:
             "kept": self.kept,
             "disk": self.disk,
             "free": self.free,
+            "dimension_names": self.dimension_names,
             "notes": self.notes,
         }
         found: dict[str, Any] = to_json(document)
@@ -335,6 +340,16 @@ def note_on_blocks(source: Source, settings: Settings, rule: Rule, cut: Cut) -> 
     ]
 
 
+def note_on_conditions(keys: Keys) -> list[str]:
+    """What to say of a store in which nothing keeps two jobs apart: no locks, as folders have, and no conditions."""
+    if keys.nearest is not None or not keys.shared or keys.conditional:
+        return []
+    return [
+        "the store has neither locks nor, as far as is known, writes by conditions: do not overwrite what another run "
+        "is writing there"
+    ]
+
+
 def times(number: float) -> str:
     """How often a source is read, in words.
 
@@ -387,6 +402,7 @@ def planned(source: Source, keys: Keys, settings: Settings, variable: Variable |
     notes += note_on_blocks(source, settings, rule, cut)
     if layout.shards is None and layout.units.count >= MANY_FILES:
         notes += note_on_files(layout)
+    notes += note_on_conditions(keys)
     if budget is not None:
         affordable = (budget - overhead) // task
         if affordable < 1:
@@ -424,6 +440,7 @@ def planned(source: Source, keys: Keys, settings: Settings, variable: Variable |
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
         notes=(*said_of_preset, *notes, *source.notes, *missing_note(source, settings)),
+        dimension_names=source.dimension_names,
     )
 
 

@@ -30,7 +30,7 @@ from ..numerics.grid import index_at
 from ..numerics.scales import Scale, Scales
 from ..numerics.statistics import folded, from_row, no_rows
 from ..storage import Variable, drop_consolidated
-from ..store.growth import STREAM, Growth, Journal, is_stream, journal_of, without_growth
+from ..store.growth import JOURNAL_MOST, STREAM, Growth, Journal, is_stream, journal_of, without_growth
 from ..store.keys import Keys
 from ..store.layout import Layout
 from ..store.metadata import Metadata, ScaleNames
@@ -108,7 +108,7 @@ class Stream:
         drop_consolidated(keys)
         with keys.locked(variable.folder):
             if self.left(metadata) is None:
-                keys.set(self.growing().key, run.to_json())
+                self.set_journal()
         try:
             self.lock.enter_context(keys.locked(f"{variable.folder}/{HIDDEN}", wait=0))
         except StoreError as error:
@@ -132,7 +132,7 @@ class Stream:
             self.metadata = now
             self.start = self.written = self.committed_in(now)
             self.journal = replace(run, start=self.start, id=self.lineage)
-            keys.set(self.growing().key, self.journal.to_json())
+            self.set_journal()
         if left not in (None, run):
             self.growing().undo()
         if left not in (None, run) or not self.start:
@@ -141,6 +141,12 @@ class Stream:
             self.advance(anew)
         if not self.is_settled and self.fixed and self.metadata.rule.method.needs == "nothing":
             self.settle(self.settled(np.zeros(self.metadata.layout.shape, self.dtype)))
+
+    def set_journal(self) -> None:
+        keys, key = self.variable.keys, self.growing().key
+        _, tag = keys.tagged(key, JOURNAL_MOST) or (None, None)
+        if keys.replace(key, self.journal.to_json(), tag) is None:
+            raise StoreError(f"{self.variable.where}: another writer came at the same moment; open it again")
 
     def committed_in(self, metadata: Metadata) -> int:
         return metadata.layout.shape[self.axis] if metadata.status == "sealed" else 0
@@ -417,15 +423,19 @@ class Stream:
             for place in range(units.count):
                 own = (*(slice(None),) * axis, *units.region(place))
                 part = Scales(found.scale[own], found.zero_point[own], found.granularity, found.shape)
-                with self.growing().writing():
-                    stored.write(place, part)
+                guard = self.growing().guard()
+                with guard.writing():
+                    stored.write(place, part, guard)
         self.advance(settled.metadata)
 
     def advance(self, metadata: Metadata) -> None:
         """Replace the metadata, of which nothing is committed yet."""
-        with self.variable.keys.locked(self.variable.folder):
-            self.growing().check_stands()
-            self.variable.set(metadata)
+        keys, key = self.variable.keys, self.variable.key
+        with keys.locked(self.variable.folder):
+            _, tag = keys.tagged(key) or (None, None)
+            self.growing().stands()
+            if keys.replace(key, metadata.to_json(), tag) is None:
+                raise StoreError(f"{self.variable.where} was taken over by another process while this wrote to it")
         self.metadata = metadata
 
     def put(self, values: np.ndarray) -> None:
@@ -455,7 +465,7 @@ class Stream:
         """Make what was written part of the array."""
         if self.written == self.start:
             return
-        before, keys = self.metadata, self.variable.keys
+        before = self.metadata
         growing, growth = self.growing(self.written), Growth.of(self.metadata)
         new = Growth(
             self.journal.id,
@@ -469,14 +479,7 @@ class Stream:
             found = described(from_row(self.told.row))
             statistics = found if statistics is None else joined(statistics, found)
         metadata = replace(growing.after, status="sealed", statistics=statistics, fingerprint=new.beside(before))
-        places = (self.variable.folder, *self.variable.beside) if self.wishes.durable else ()
-        growing.describe_scales()
-        for place in places:
-            keys.flush(place)
-        growing.commit(metadata)
-        for place in places[:1]:
-            keys.flush(place, below=False)
-            keys.flush("", below=False)
+        growing.commit(metadata, self.wishes.durable)
         self.metadata, self.start, self.told = metadata, self.written, Told.nothing()
         self.slabs, self.last = 0, time.monotonic()
 
@@ -499,7 +502,7 @@ class Stream:
             self.commit()
             self.wishes.report(replace(self.progress, known=True))
             if self.start:
-                self.growing().check_stands()
+                self.growing().stands()
                 self.growing().finish()
             else:
                 self.variable.remove(self.metadata)
