@@ -15,6 +15,7 @@ from .. import __version__
 from ..calibration.histogram import GrowingHistogram, bins_for
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
+from ..io.attributes import same_units
 from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
 from ..numerics.dtypes import FLOATS
@@ -358,24 +359,8 @@ class Append:
         if is_committed(journal, self.metadata):
             growing.finish()
             return self.metadata
-        tasks = AppendTasks(growing, self.source, self.outside, self.cache)
-        told = Told.nothing()
-
-        def done(task: Task, found: Told) -> None:
-            nonlocal told
-            told = told.and_then(found)
-            count.add(task.numbers)
-
-        slabs = growing.numbers()
-        count = Counter("append", self.after.layout.units, self.source.dtype, 0, self.report, sum(map(len, slabs)))
-        call: Callable[..., Any] = functools.partial(tasks.write, again=begun)
-        if self.plan.scheduler == "distributed":
-            call = functools.partial(on_worker, call, self.source, self.fingerprint["source"]["sample"], __version__)
-        graph = self.source.graph(tasks.in_source(growing.fresh(slabs[0][0]))) is not None
-        listed = (Task(numbers, (numbers,), self.blocks(tasks, numbers)) for numbers in batched(tasks, slabs))
         try:
-            yield Stage("append", call, listed, done, graph)
-            self.check_inside(growing, told)
+            told = yield from self.writing(growing, begun, self.report)
         except RefusedValuesError:
             growing.discard()
             raise
@@ -389,10 +374,38 @@ class Append:
         growing.finish()
         return new
 
+    def writing(self, growing: Growing, begun: bool, report: Callable[[Any], None]) -> Steps[Told]:
+        """Write all that is new, and find out that none of it is refused; nothing is part of the array yet."""
+        tasks = AppendTasks(growing, self.source, self.outside, self.cache)
+        told = Told.nothing()
+
+        def done(task: Task, found: Told) -> None:
+            nonlocal told
+            told = told.and_then(found)
+            count.add(task.numbers)
+
+        slabs = growing.numbers()
+        count = Counter("append", self.after.layout.units, self.source.dtype, 0, report, sum(map(len, slabs)))
+        call: Callable[..., Any] = functools.partial(tasks.write, again=begun)
+        if self.plan.scheduler == "distributed":
+            call = functools.partial(on_worker, call, self.source, self.fingerprint["source"]["sample"], __version__)
+        graph = self.source.graph(tasks.in_source(growing.fresh(slabs[0][0]))) is not None
+        listed = (Task(numbers, (numbers,), self.blocks(tasks, numbers)) for numbers in batched(tasks, slabs))
+        yield Stage("append", call, listed, done, graph)
+        self.check_inside(growing, told)
+        return told
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the source is what was appended last."""
+        growth = Growth.of(self.metadata)
+        return (
+            growth is not None and growth.last == self.fingerprint and self.fingerprint["source"]["sample"] is not None
+        )
+
     def check_new(self) -> None:
         """Refuse what was appended last: a call that is made again once it has come to its end."""
-        growth = Growth.of(self.metadata)
-        if growth is None or growth.last != self.fingerprint or self.fingerprint["source"]["sample"] is None:
+        if not self.is_last:
             return
         first = self.start - self.source.shape[self.axis]
         raise StoreError(
@@ -496,7 +509,7 @@ def check_fits(source: Source, variable: Variable, metadata: Metadata, axis: int
         raise ValueError(f"{source.label} has the dimensions {names}, and {where} {own}")
     for key in LIKE:
         a, b = source.attributes.get(key), metadata.attributes.get(key)
-        if a is not None and b is not None and a != b:
+        if a is not None and b is not None and not same_units(a, b):
             raise ValueError(
                 f"{source.label} has the {key} {a!r}, and {where} {b!r}: convert it, or mend the attribute"
             )

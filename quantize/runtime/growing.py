@@ -21,7 +21,7 @@ from ..numerics.scales import Scales
 from ..storage import Variable, drop_consolidated
 from ..store.chunks import ChunkReader
 from ..store.growth import Growth, Journal, journal_key, journal_of
-from ..store.keys import NUMBER
+from ..store.keys import NUMBER, Keys
 from ..store.metadata import Metadata
 from ..store.side_arrays import ScaleArrays, stored_scales
 from ..store.zarr_json import same
@@ -179,10 +179,10 @@ class Growing:
             keys.set(self.key, given_up.journal.to_json())
         back = replace(given_up, after=self.before)
         stored = stored_scales(keys, self.variable.name, self.before)
-        remove_beyond(self.variable, self.variable.folder, self.axis, self.before.layout.units.counts)
+        remove_beyond(keys, self.variable.folder, self.axis, self.before.layout.units.counts)
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and self.axis in stored.axes:
-                remove_beyond(self.variable, array.name, stored.axes.index(self.axis), array.units.counts)
+                remove_beyond(keys, array.name, stored.axes.index(self.axis), array.units.counts)
         if self.start % self.before.layout.unit[self.axis]:
             for number in back.numbers()[0]:
                 back.write_scales(number, None)
@@ -254,7 +254,7 @@ def under_way(variable: Variable, journal: Journal) -> str:
     )
 
 
-def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, ...]) -> None:
+def remove_beyond(keys: Keys, name: str, axis: int, counts: tuple[int, ...]) -> None:
     """Remove the chunks of a stored array that lie beyond its length along an axis."""
     prefix, beyond = f"{name}/c/", []
     pattern = re.compile("/".join([NUMBER] * len(counts)))
@@ -264,9 +264,9 @@ def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, .
         if len(inside) < len(key) and pattern.fullmatch(inside) and int(inside.split("/")[axis]) >= counts[axis]:
             beyond.append(key)
 
-    variable.keys.each(f"{name}/c", take)
+    keys.each(f"{name}/c", take)
     for key in beyond:
-        variable.keys.delete(key)
+        keys.delete(key)
 
 
 def put(packed: np.ndarray, inside: Region, codes: np.ndarray) -> None:
