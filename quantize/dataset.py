@@ -38,6 +38,7 @@ from .runtime.settings import Settings, SettingsOfAll
 from .runtime.together import together
 from .storage import Variable, drop_consolidated, group_data, listed, names_in, variable_of
 from .store.codec import Compressor
+from .store.growth import JOURNAL
 from .store.keys import Keys
 from .store.manifest import KEY, Manifest, Member, Standing, folder_of_group, is_folder, is_ours, manifest_of
 from .store.metadata import Metadata
@@ -403,6 +404,7 @@ class Collection:
         with keys.locked(""):
             if keys.holds(KEY, marked.to_json()):
                 new = marked.at("writing")
+                keys.delete(JOURNAL)  # of an append to what was there
                 keys.set(KEY, new.to_json())
                 return new
         now = manifest_of(keys)

@@ -21,6 +21,7 @@ from ..numerics.grid import packed_region, shape_of, within
 from ..reading.array import Int4Array
 from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
 from ..runtime.display import reporter
+from ..runtime.growing_collections import documents_ahead
 from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop
 from ..runtime.progress import InTurn, Progress
@@ -315,7 +316,7 @@ def verify_kept(
     differing: list[str] = []
     more = 0
     document = plain.keys.get(plain.metadata_key)
-    if document != plain.document:
+    if document != plain.document and document not in documents_ahead(plain.keys, array.member):
         damaged[plain.metadata_key] = "it is missing" if document is None else "it is not what the manifest says"
 
     def take(number: int, found: Found) -> None:

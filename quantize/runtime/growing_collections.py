@@ -629,6 +629,19 @@ def discard_kept(keys: Keys, folder: str, before: PlainArray, axis: int) -> None
             before.write(number, before.read(grid.region(number)))
 
 
+def documents_ahead(keys: Keys, member: Member) -> Iterator[bytes]:
+    """What the document of an array that is kept may say beside what a manifest does: that it has grown further."""
+    now, journal = manifest_of(keys), journal_of(keys, "")
+    if now is None or member.name not in now:
+        return
+    found = now[member.name]
+    yield found.plain(keys, zarr_attributes(found.attributes, found.dtype)).document
+    axis = None if journal is None else axis_of(journal.job["axis"], found.dimension_names, len(found.shape))
+    if journal is not None and axis is not None and journal.stop is not None:
+        longer = replace(found, shape=replace_at(found.shape, axis, journal.stop))
+        yield longer.plain(keys, zarr_attributes(found.attributes, found.dtype)).document
+
+
 # Whether a source fits ------------------------------------------------------------------------------------------------
 
 
