@@ -148,7 +148,9 @@ def discard_append(store: Any, name: str | None = None) -> bool:
     """
     if name is None and (collection := collection_at(store)) is not None:
         return discarded_of_collection(*collection)
-    return discarded(*sealed_variable(store, name))
+    variable, metadata = sealed_variable(store, name)
+    check_alone_or_part(variable)
+    return discarded(variable, metadata)
 
 
 def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
@@ -200,5 +202,6 @@ def check_alone_or_part(variable: Variable) -> None:
     for group in (variable.keys, *variable.keys.enclosing):
         if own_header(group_data(group) or b""):
             raise StoreError(
-                f"{variable.where} is a variable of the collection {group.label}, whose variables were written together"
+                f"{variable.where} is a variable of the collection {group.label}, whose variables become longer "
+                "together: name the collection alone"
             )

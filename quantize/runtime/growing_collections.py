@@ -259,8 +259,8 @@ def first_difference(one: np.ndarray, other: np.ndarray) -> tuple[int, ...] | No
 def differs(name: str, label: str, how: str, held: Any = None) -> ValueError:
     there = "" if held is None else f", and there {held!s}"
     return ValueError(
-        f"{name} of {label} is not what the collection has: {how}{there}. It has no axis that becomes longer, so it "
-        "must be the same, bit for bit"
+        f"{label} differs from {name} of the collection: {how}{there}. It has no axis that becomes longer, so it must "
+        "be the same, bit for bit"
     )
 
 
