@@ -39,6 +39,7 @@ def append_to_zarr(
     memory: int | str | None = None,
     workers: int | None = None,
     verify: bool = False,
+    durable: bool = False,
     progress: Callable[[Any], None] | bool | None = None,
 ) -> Any:
     """Append the values of an array of any size to one that is quantized. Run it again to go on where a run stopped.
@@ -66,7 +67,7 @@ def append_to_zarr(
         where a `value_range` was given, which says that they saturate.
     again : bool
         Append what was appended last once more. Without it that is refused: it may be a call that had come to its end.
-    memory, workers, verify, progress
+    memory, workers, verify, durable, progress
         As for `quantize_to_zarr`.
 
     Returns
@@ -102,7 +103,7 @@ def append_to_zarr(
         job_of_all = AppendAll.of(
             sources_of(source), replace(keys, verify=verify), manifest, axis, outside, memory, workers
         )
-        return appended_to_collection(job_of_all, again, reporter(progress))
+        return appended_to_collection(job_of_all, again, durable, reporter(progress))
     found, metadata = sealed_variable(store, name)
     variable = replace(found, keys=replace(found.keys, verify=verify))
     check_source(source, variable)
@@ -115,7 +116,7 @@ def append_to_zarr(
     own = axis % len(metadata.layout.shape)
     job = Append.of(as_source(source), variable, metadata, own, outside, reporter(progress), memory, workers)
     job.look()
-    return Int4Array(found, job.run(again))
+    return Int4Array(found, job.run(again, durable))
 
 
 def discard_append(store: Any, name: str | None = None) -> bool:
@@ -166,11 +167,11 @@ def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
     return None if manifest is None else (keys, manifest)
 
 
-def appended_to_collection(job: AppendAll, again: bool, report: Callable[[Any], None]) -> Int4Dataset:
+def appended_to_collection(job: AppendAll, again: bool, durable: bool, report: Callable[[Any], None]) -> Int4Dataset:
     plan = plan_of_all(job)
     report(plan)
     job.look()
-    return Int4Dataset(job.keys, job.run(plan, again, Totals(report, plan).of))
+    return Int4Dataset(job.keys, job.run(plan, again, durable, Totals(report, plan).of))
 
 
 def plan_of_all(job: AppendAll) -> DatasetPlan:

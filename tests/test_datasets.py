@@ -4,6 +4,7 @@ import functools
 import shutil
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path

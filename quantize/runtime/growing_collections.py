@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -25,9 +25,10 @@ from ..io.source import Source
 from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, within
 from ..storage import Variable, drop_consolidated, listed, sealed_member, variable_of
-from ..store.growth import JOURNAL, Growth, Journal, journal_key, journal_of
+from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_key, journal_of
+from ..store.guard import WriteGuard
 from ..store.keys import Keys
-from ..store.manifest import KEY, Manifest, Member, manifest_of
+from ..store.manifest import KEY, MOST, Manifest, Member, manifest_of
 from ..store.metadata import Metadata
 from ..store.places import APPENDED, HIDDEN
 from ..store.plain_arrays import PlainArray
@@ -36,9 +37,9 @@ from ..store.side_arrays import stored_scales
 from ..store.zarr_json import checksum, same
 from .appending import LIKE, Append, origin_as, replace_slice
 from .dataset_plan import DatasetPlan
-from .growing import Growing, is_committed, remove_beyond, replace_at
+from .growing import LOST, Growing, is_committed, remove_beyond, replace_at
 from .job import Stage, Steps
-from .kept import BATCH, digest_of
+from .kept import BATCH, cannot_be_kept, digest_of
 from .pool import Stop
 from .progress import Progress
 from .schedulers import Task
@@ -55,7 +56,7 @@ Report = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
-class Guard:
+class Right:
     """The right of an append to write: its journal is there, and the manifest is the one that it began from.
 
     It travels to where tasks run.
@@ -65,20 +66,12 @@ class Guard:
     journal: Journal
     head: bytes
 
-    @contextmanager
-    def writing(self, folder: str, shared: bool = True) -> Iterator[None]:
-        """Around a write in the folder of a variable, which nothing else guards.
+    def of(self, folder: str) -> WriteGuard:
+        """That of a task which writes in the folder of a variable."""
+        return WriteGuard(self.keys, folder, self.stands)
 
-        Raises
-        ------
-        StoreError
-            If this job is no longer at it.
-        """
-        with self.keys.locked(folder, shared=shared):
-            self.check_stands()
-            yield
-
-    def check_stands(self) -> None:
+    def stands(self) -> bool:
+        """True; raises a `StoreError` if this job is no longer at it."""
         keys = self.keys
         manifest = bytes(keys.view(KEY, 0, len(self.head)) or b"")
         if manifest != self.head or not keys.holds(JOURNAL, self.journal.to_json()):
@@ -86,18 +79,18 @@ class Guard:
                 f"{keys.label} was taken over while something was appended to it: another process has overwritten it, "
                 "appended to it or discarded this. Nothing of it is part of the collection"
             )
+        return True
 
 
 @dataclass(frozen=True)
 class AppendRaw:
     """The tasks that write the values behind those of what is kept; they travel to where they run."""
 
-    name: str
     raw: RawArray
     before: PlainArray
     after: PlainArray
     axis: int
-    guard: Guard
+    right: Right
     stop: Stop
 
     @property
@@ -113,19 +106,27 @@ class AppendRaw:
 
     def chunks(self, numbers: list[int], again: bool = False) -> None:
         """Write some chunks; with `again` not those with new values alone that are there."""
+        guard = self.right.of(self.after.folder)
         for number in numbers:
             if self.stop.is_set():
                 raise StoppedError
-            if again and self.is_written(number):
+            if again and not self.after.keys.verify and self.is_written(number):
                 continue
-            with of_variable(self.name):
+            try:
                 data = self.after.encoded(self.values(number))
-            with self.guard.writing(self.after.folder):
-                self.after.set(number, data)
+            except ValueError as error:
+                raise cannot_be_kept(self.raw, error) from error
+            with guard.writing():
+                guard.put(self.after.key(number), data)
+                if self.has_old(number):  # it stays as it was written, whatever becomes of this job
+                    guard.written.clear()
+        guard.stands()
+
+    def has_old(self, number: int) -> bool:
+        return bool(self.after.grid.region(number)[self.axis].start < self.start)
 
     def is_written(self, number: int) -> bool:
-        new = self.after.grid.region(number)[self.axis].start >= self.start
-        return new and self.after.keys.view(self.after.key(number), 0, 1) is not None
+        return not self.has_old(number) and self.after.keys.view(self.after.key(number), 0, 1) is not None
 
     def values(self, number: int) -> np.ndarray:
         """Those of a chunk: what was there, bit for bit, and what is new."""
@@ -144,15 +145,19 @@ class AppendRaw:
         yield stage("append", call, numbers, self.after.nbytes // max(self.after.grid.count, 1), report, self.raw)
         return {}
 
-    def describe(self) -> None:
+    def describe(self, durable: bool) -> None:
         """Let its document say the new length."""
-        with self.guard.writing(self.after.folder, shared=False):
-            put_document(self.after)
+        describe(self.after, self.right)
+        if durable:
+            self.after.keys.flush_files({self.after.metadata_key, *map(self.after.key, self.numbers())})
 
 
-def put_document(plain: PlainArray) -> None:
-    if not plain.keys.holds(plain.metadata_key, plain.document):
-        plain.keys.set(plain.metadata_key, plain.document)
+def describe(plain: PlainArray, right: Right) -> None:
+    """Write the document of what is kept."""
+    with plain.keys.locked(plain.folder):
+        right.stands()
+        if not plain.keys.holds(plain.metadata_key, plain.document):
+            plain.keys.settle(plain.metadata_key, plain.document, right.stands)
 
 
 def stage(
@@ -377,41 +382,75 @@ class AppendAll:
         for append in self.quantized.values():
             append.look()
 
-    def run(self, plan: DatasetPlan, again: bool, reports: Callable[[str], Report]) -> Manifest:
+    def run(self, plan: DatasetPlan, again: bool, durable: bool, reports: Callable[[str], Report]) -> Manifest:
         """All of it: the manifest then; `reports` has for each variable what is told how far it is."""
         checks = {name: other.steps(reports(name)) for name, other in self.others.items()}
         together(checks, plan.scheduler, plan.limit, self.stop)
-        journal, begun = self.begin(again)
+        try:
+            journal, begun = self.begin(again)
+        except StoreError as error:
+            return self.by_another(error)
         if self.manifest.has_run(journal.run):  # all that a run which died had left to do was to close the journal
             return self.manifest
-        guard = Guard(self.keys, journal, self.manifest.head)
-        plain = {name: self.raw(name, guard) for name in self.kept}
+        right = Right(self.keys, journal, self.manifest.head)
+        plain = {name: self.raw(name, right) for name in self.kept}
         jobs: dict[str, Steps[Any]] = {
-            name: self.writing(append, guard, begun, reports(name)) for name, append in self.quantized.items()
+            name: self.writing(append, right, begun, reports(name)) for name, append in self.quantized.items()
         }
         jobs |= {name: one.steps(begun, reports(name)) for name, one in plain.items()}
         try:
             metadata = together(jobs, plan.scheduler, plan.limit, self.stop)
             for raw in plain.values():
-                raw.describe()
+                raw.describe(durable)
             for name, append in self.quantized.items():
-                self.describe(append, journal, metadata[name])
+                self.describe(append, journal, metadata[name], durable)
             grown = self.grown(journal, metadata)
-            with self.keys.locked(""):
-                guard.check_stands()
-                self.keys.set(KEY, grown.to_json())
+            self.commit(right, grown, durable)
         except RefusedValuesError:
             discard(self.keys, self.manifest, journal)
             raise
-        except StoreError:
-            now = manifest_of(self.keys)
-            if now is not None and now.has_run(journal.run):  # another run of this job has done it
-                return now
-            raise
+        except StoreError as error:
+            return self.by_another(error)
         if begun:
             self.keys.sweep("")  # what killed writers left
-        finish(self.keys, grown)
+        finish(self.keys, grown, journal.run)
         return grown
+
+    def by_another(self, error: StoreError) -> Manifest:
+        """The manifest, where another run of this job has come to its end meanwhile.
+
+        Raises
+        ------
+        StoreError
+            The `error`, if none has.
+        """
+        now, old = manifest_of(self.keys), self.manifest
+        if now is None or now.status != "sealed" or not now.continues(old.job, old.lineage):
+            raise error
+        for name in self.axes:
+            found, before = now[name].appended, old[name].appended
+            if found.get("last") != self.last[name] or found["commits"] != before.get("commits", 0) + 1:
+                raise error
+        return now
+
+    def commit(self, right: Right, grown: Manifest, durable: bool) -> None:
+        """Make what was written part of the collection.
+
+        Raises
+        ------
+        StoreError
+            If this job is no longer at it.
+        """
+        keys = self.keys
+        if durable:
+            keys.flush_files([JOURNAL])
+        with keys.locked(""):
+            tag = keys.tag(KEY, MOST)
+            right.stands()  # so the tag is that of what it was
+            if keys.replace(KEY, grown.to_json(), tag) is None:
+                raise StoreError(f"{keys.label} was written by another process while this was appended to it")
+        if durable:
+            keys.flush_files([KEY])
 
     # Its journal
 
@@ -426,27 +465,33 @@ class AppendAll:
         keys, manifest, wanted = self.keys, self.manifest, self.wanted
         drop_consolidated(keys)
         with keys.locked(""):
-            if not keys.holds(KEY, manifest.to_json()):
+            tag = keys.tag(KEY, MOST)
+            if not keys.holds(KEY, manifest.to_json()):  # others have written it in another form, or another
                 now = manifest_of(keys)
-                if now is None or now.to_json() != manifest.to_json():
+                own = now is not None and now.to_json() == manifest.to_json()
+                if not own or keys.replace(KEY, manifest.to_json(), tag) is None:
                     raise StoreError(f"{keys.label} was changed by another process since it was opened: run again")
-                keys.set(KEY, manifest.to_json())  # which others have written in another form
-            found = journal_of(keys, "")
+            found, tag = journal_of(keys, ""), keys.tag(JOURNAL, JOURNAL_MOST)
             if found is not None and manifest.has_run(found.run):
-                finish(keys, manifest)
-                if found.job["sources"] == wanted.job["sources"]:
+                close(keys, manifest, found.run)
+                if found.job["sources"] == wanted.job["sources"]:  # a call that came to its end but for this
+                    keys.delete(JOURNAL)
+                    keys.remove_empty(HIDDEN)
                     return found, True
-                found = None
-            elif found is not None and found.job.get("of") != manifest.job:  # that one was overwritten since
-                keys.delete(JOURNAL)
-                found = None
+            elif found is not None and found.job.get("of") == manifest.job:
+                tag = None
+            if (found is None or tag is not None) and not again:
+                self.check_new()
             if found is None:
-                if not again:
-                    self.check_new()
                 keys.set_new(JOURNAL, wanted.to_json())
-                found = journal_of(keys, "")
-                if found == wanted:
+            elif tag is not None:  # what it spoke of is done, or was overwritten
+                keys.replace(JOURNAL, wanted.to_json(), tag)
+            found = journal_of(keys, "")
+            if found == wanted:
+                if keys.holds(KEY, manifest.to_json()):
                     return wanted, False
+                keys.delete(JOURNAL)
+                raise StoreError(f"{keys.label} was written by another process meanwhile; look at it, and append again")
         if found is None:
             raise StoreError(f"{keys.label}: the journal is not there after it was written: the store loses writes")
         if not found.discarding and same(found.job, wanted.job):
@@ -467,20 +512,20 @@ class AppendAll:
 
     # Its variables
 
-    def raw(self, name: str, guard: Guard) -> AppendRaw:
+    def raw(self, name: str, right: Right) -> AppendRaw:
         member, axis = self.manifest[name], self.axes[name]
         longer = replace(member, shape=replace_at(member.shape, axis, member.shape[axis] + self.length))
         before, after = (one.plain(self.keys, zarr_attributes(one.attributes, one.dtype)) for one in (member, longer))
-        return AppendRaw(name, self.kept[name], before, after, axis, guard, self.stop)
+        return AppendRaw(self.kept[name], before, after, axis, right, self.stop)
 
-    def writing(self, append: Append, guard: Guard, begun: bool, report: Report) -> Steps[Metadata]:
+    def writing(self, append: Append, right: Right, begun: bool, report: Report) -> Steps[Metadata]:
         """Write all that is new of what is quantized; the metadata that will say so."""
-        variable, journal = append.variable, self.journal_of(append, guard.journal)
+        variable, journal = append.variable, self.journal_of(append, right.journal)
         now = variable.metadata()
         if now is not None and is_committed(journal, now):
             return now
         growing = Growing(variable, append.metadata, append.after, journal, append.start)
-        self.open(growing, guard)
+        self.open(growing, right)
         try:
             told = yield from append.writing(growing, begun, report)
         except StoreError:
@@ -495,14 +540,15 @@ class AppendAll:
         stop = append.after.layout.shape[append.axis]
         return Journal(journal.run, append.axis, append.start, stop, journal.id, append.fingerprint)
 
-    def open(self, growing: Growing, guard: Guard) -> None:
+    def open(self, growing: Growing, right: Right) -> None:
         """Keep the metadata as they are, and then write the journal."""
         variable = growing.variable
         whole = {before_key(variable): growing.before.to_json(), growing.key: growing.journal.to_json()}
-        with guard.writing(self.folder(variable)):
+        with self.keys.locked(self.folder(variable), shared=True):
+            right.stands()
             for key, data in whole.items():
                 if not variable.keys.holds(key, data):
-                    variable.keys.set(key, data)
+                    variable.keys.settle(key, data, right.stands)
 
     def folder(self, variable: Variable) -> str:
         """Where a variable lies in the collection."""
@@ -510,13 +556,16 @@ class AppendAll:
             self.manifest[name].folder for name, append in self.quantized.items() if append.variable == variable
         )
 
-    def describe(self, append: Append, journal: Journal, metadata: Metadata) -> None:
+    def describe(self, append: Append, journal: Journal, metadata: Metadata, durable: bool) -> None:
         """Let the metadata of a variable say the new length."""
         variable = append.variable
         growing = Growing(variable, append.metadata, append.after, self.journal_of(append, journal), append.start)
-        if variable.keys.holds(variable.key, metadata.to_json()):
-            return
-        growing.commit(metadata)
+        try:
+            if not variable.keys.holds(variable.key, metadata.to_json()):
+                growing.commit(metadata, durable)
+        except StoreError:
+            if not variable.keys.holds(variable.key, metadata.to_json()):  # by another run of this job
+                raise
 
     def grown(self, journal: Journal, metadata: Mapping[str, Metadata]) -> Manifest:
         """The manifest by which what was written is part of the collection."""
@@ -544,15 +593,30 @@ def before_key(variable: Variable) -> str:
     return f"{variable.folder}/{BEFORE}"
 
 
-def finish(keys: Keys, manifest: Manifest) -> None:
-    """Close the journals: what they spoke of is part of the collection, or gone."""
+def close(keys: Keys, manifest: Manifest, run: str) -> None:
+    """Remove the journals of the variables, those of one try alone: what they spoke of is part of them, or gone."""
     for member in manifest.members:
-        if member.kind == "int4":
-            variable = variable_of(keys, member.path)
-            with keys.locked(member.folder):  # whoever writes a journal under this lock has seen that it may
-                for key in (before_key(variable), journal_key(variable.folder)):
-                    variable.keys.delete(key)
-    keys.delete(JOURNAL)
+        if member.kind != "int4":
+            continue
+        variable = variable_of(keys, member.path)
+        inside, hidden = variable.keys, f"{variable.folder}/{HIDDEN}"
+        with keys.locked(member.folder):  # whoever writes a journal has this locked, and has seen that it may
+            found = journal_of(inside, variable.folder)
+            if found is None or found.run == run:
+                inside.delete(before_key(variable))
+                inside.delete(journal_key(variable.folder))
+        inside.sweep(hidden, variable.folder, below=False)
+        inside.remove_empty(hidden)
+
+
+def finish(keys: Keys, manifest: Manifest, run: str) -> None:
+    """Close the journals of one try: what they spoke of is part of the collection, or gone."""
+    close(keys, manifest, run)
+    with keys.locked(""):
+        found = journal_of(keys, "")
+        if found is not None and found.run == run:  # and not another's, who came before
+            keys.delete(JOURNAL)
+    keys.sweep(HIDDEN, below=False)
     keys.remove_empty(HIDDEN)
 
 
@@ -570,76 +634,89 @@ def under_way(keys: Keys, journal: Journal) -> str:
 
 
 def discarded_of_collection(keys: Keys, manifest: Manifest) -> bool:
-    """Give up what is under way at a sealed collection; whether something was."""
-    journal = journal_of(keys, "")
+    """Give up what is under way at a sealed collection, be its journal damaged; whether something was."""
+    try:
+        journal = journal_of(keys, "")
+    except StoreError:
+        journal = Journal(uuid.uuid4().hex, 0, 0, None, "", {LOST: True, "of": manifest.job})
     if journal is None:
         return False
-    if manifest.has_run(journal.run):
-        finish(keys, manifest)
-        return False
-    if journal.job.get("of") != manifest.job:  # of a collection that was overwritten since
-        keys.delete(JOURNAL)
+    if manifest.has_run(journal.run) or journal.job.get("of") != manifest.job:  # done, or it was overwritten since
+        finish(keys, manifest, journal.run)
         return False
     discard(keys, manifest, journal)
     return True
 
 
 def discard(keys: Keys, manifest: Manifest, journal: Journal) -> None:
-    """Remove what was written: the store then is, byte by byte, what it was."""
+    """Remove what was written: the store then is, byte by byte, what it was.
+
+    Raises
+    ------
+    StoreError
+        If it is part of the collection, or another is at it.
+    """
     given_up = replace(journal, discarding=True)
-    guard = Guard(keys, journal, manifest.head)
+    right = Right(keys, given_up, manifest.head)
     with keys.locked(""):
-        if bytes(keys.view(KEY, 0, len(guard.head)) or b"") != guard.head:
+        tag = keys.tag(JOURNAL, JOURNAL_MOST)
+        whole = bytes(keys.view(KEY, 0, len(right.head)) or b"") == right.head
+        if not whole or keys.replace(JOURNAL, given_up.to_json(), tag) is None:
             raise StoreError(f"{keys.label} is being written by another process; look at it again")
-        keys.set(JOURNAL, given_up.to_json())  # who writes under the journal sees this
-    for member in manifest.members:
+    for member in manifest.members:  # who writes under the journal sees that it was given up
         if member.kind == "int4":
             discard_quantized(keys, member)
             continue
-        axis = axis_of(journal.job["axis"], member.dimension_names, len(member.shape))
-        if axis is not None:
-            discard_kept(
-                keys, member.folder, member.plain(keys, zarr_attributes(member.attributes, member.dtype)), axis
-            )
+        plain = member.plain(keys, zarr_attributes(member.attributes, member.dtype))
+        lost = LOST in journal.job
+        one = None if lost else axis_of(journal.job["axis"], member.dimension_names, len(member.shape))
+        for axis in range(len(member.shape)) if lost else () if one is None else (one,):
+            discard_kept(plain, axis, right)
     keys.sweep("")
-    finish(keys, manifest)
+    finish(keys, manifest, journal.run)
 
 
 def discard_quantized(keys: Keys, member: Member) -> None:
     variable = variable_of(keys, member.path)
     journal = journal_of(variable.keys, variable.folder)
-    before = variable.keys.get(before_key(variable))
-    if journal is None or before is None:
+    if journal is None or member.appended.get("run") == journal.run:
         return
+    before = variable.keys.get(before_key(variable)) or variable.keys.get(variable.key) or b""
     metadata = Metadata.from_json(before, f"{variable.keys.label}/{before_key(variable)}")
     with keys.locked(member.folder):
+        tag = variable.keys.tag(variable.key)
         if not variable.keys.holds(variable.key, before):
-            variable.keys.set(variable.key, before)
+            variable.keys.replace(variable.key, before, tag)
     Growing(variable, metadata, metadata, journal, journal.start).discard()
 
 
-def discard_kept(keys: Keys, folder: str, before: PlainArray, axis: int) -> None:
-    with keys.locked(folder):  # whoever writes under the journal has ended, or will see that it was given up
-        put_document(before)
-    grid = before.grid
-    remove_beyond(keys, folder, axis, grid.counts)
+def discard_kept(before: PlainArray, axis: int, right: Right) -> None:
+    describe(before, right)
+    grid, guard = before.grid, right.of(before.folder)
+    remove_beyond(before.keys, before.folder, axis, grid.counts)
     if before.shape[axis] % grid.box[axis]:
         last = replace_slice(tuple(slice(0, n) for n in grid.shape), axis, grid.shape[axis] - 1, grid.shape[axis])
         for number, _ in grid.touched(last):
-            before.write(number, before.read(grid.region(number)))
+            with guard.writing():
+                guard.put(before.key(number), before.encoded(before.read(grid.region(number))))
+                guard.written.clear()
 
 
-def documents_ahead(keys: Keys, member: Member) -> Iterator[bytes]:
-    """What the document of an array that is kept may say beside what a manifest does: that it has grown further."""
-    now, journal = manifest_of(keys), journal_of(keys, "")
+def is_ahead(keys: Keys, member: Member, document: bytes | None) -> bool:
+    """Whether the document of an array that is kept says that it has grown further than a manifest says."""
+    now, journal = manifest_of(keys), None
+    with suppress(StoreError):  # a damaged one is damage of its own
+        journal = journal_of(keys, "")
     if now is None or member.name not in now:
-        return
+        return False
     found = now[member.name]
-    yield found.plain(keys, zarr_attributes(found.attributes, found.dtype)).document
+    if document == found.plain(keys, zarr_attributes(found.attributes, found.dtype)).document:
+        return True
     axis = None if journal is None else axis_of(journal.job["axis"], found.dimension_names, len(found.shape))
     if journal is not None and axis is not None and journal.stop is not None:
         longer = replace(found, shape=replace_at(found.shape, axis, journal.stop))
-        yield longer.plain(keys, zarr_attributes(found.attributes, found.dtype)).document
+        return document == longer.plain(keys, zarr_attributes(found.attributes, found.dtype)).document
+    return False
 
 
 # Whether a source fits ------------------------------------------------------------------------------------------------
