@@ -19,7 +19,7 @@ import xarray
 from collections_of_arrays import Tree
 from marks import mostly_slow, slow
 from stores import Died, DyingStore, Held, WatchedStore, field, files
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from quantize import (
     StoreError,
@@ -32,6 +32,8 @@ from quantize import (
 )
 from quantize.io.raw import RawArray
 from quantize.reading.dataset import Int4Dataset
+from quantize.store.keys import Keys
+from quantize.store.manifest import sealed_manifest
 
 
 class Days(Tree):
@@ -497,3 +499,44 @@ def test_an_append_writes_as_many_files_whatever_the_length(tmp_path: Path) -> N
         counts.append((len(store.put), len(store.got)))
     assert counts[0] == counts[1]
     assert counts[0][0] <= 2 * 3 + 12  # a chunk, scales and zero points for each day
+
+
+class TornStore(LocalStore):
+    """A folder that now and then gives the beginning of a document alone."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(root)
+        self.lot, self.torn = random.Random(1), 0
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        found = await super().get(key, *args, **options)
+        if found is None or not key.endswith(".json") or self.lot.random() < 0.5:
+            return found
+        self.torn += 1
+        return found[: self.lot.randrange(len(found))]
+
+
+def test_readers_of_a_store_that_tears_documents_read_on(
+    tmp_path: Path, first: tuple[Path, dict[str, np.ndarray]]
+) -> None:
+    shutil.copytree(first[0], tmp_path / "z")
+    store = TornStore(tmp_path / "z")
+    reader = Int4Dataset(Keys.of(store), sealed_manifest(Keys.of(tmp_path / "z")))
+    arrays = {name: reader[name] for name in ("ids", "lat")}
+    append(tmp_path / "z", *REST)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array[...], first[1][name])
+    assert len(reader.refresh()["ids"]) == 11
+    assert store.torn > 0
+
+
+def test_a_damaged_journal_is_named_and_discarded(tmp_path: Path, first: tuple[Path, dict[str, np.ndarray]]) -> None:
+    shutil.copytree(first[0], tmp_path / "z")
+    with pytest.raises(Died):
+        append(DyingStore(tmp_path / "z", 40, False), *REST)
+    (tmp_path / "z/.int4/append.json").write_text("{")
+    assert [place for place, _ in verify(tmp_path / "z").damaged] == [".int4/append.json"]
+    with pytest.raises(StoreError, match=r"append\.json is damaged: .*: discard it, and append again"):
+        append(tmp_path / "z", *REST)
+    assert discard_append(tmp_path / "z")
+    assert files(tmp_path / "z") == files(first[0])

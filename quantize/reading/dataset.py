@@ -15,7 +15,7 @@ from ..io.attributes import zarr_attributes
 from ..numerics.grid import Region, Shape
 from ..storage import sealed_member, variable_of
 from ..store.keys import Keys, stored_bytes
-from ..store.manifest import Manifest, Member, Standing, manifest_of, sealed_manifest
+from ..store.manifest import Manifest, Member, Standing, manifest_of, read_again, sealed_manifest
 from .array import Int4Array, opened_array
 from .indexing import Indexer, Selection, outer, plain, pointwise
 from .summary import dtype_said
@@ -166,9 +166,8 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
         >>> dataset["day"].shape, dataset.refresh()["day"].shape
         ((5,), (7,))
         """
-        now = sealed_manifest(self.keys_of_store)
-        old = self.manifest
-        if now is None or not (now.job == old.job or now.continues(old.job, old.lineage)):
+        old, now = self.manifest, read_again(self.keys_of_store)[1]
+        if now is None or now.status != "sealed" or not (now.job == old.job or now.continues(old.job, old.lineage)):
             raise StoreError(f"{self.path} was overwritten or removed since it was opened; open it again")
         self.standing = Standing.of(self.keys_of_store, now)
         self._opened = {name: array for name, array in self._opened.items() if now[name] == old[name]}

@@ -456,14 +456,6 @@ class Append:
         self.check_inside(growing, told)
         return told
 
-    @property
-    def is_last(self) -> bool:
-        """Whether the source is what was appended last."""
-        growth = Growth.of(self.metadata)
-        return (
-            growth is not None and growth.last == self.fingerprint and self.fingerprint["source"]["sample"] is not None
-        )
-
     def by_another(self, error: StoreError) -> Metadata:
         """The metadata, where another run of this job has come to its end meanwhile.
 
@@ -482,7 +474,8 @@ class Append:
 
     def check_new(self) -> None:
         """Refuse what was appended last: a call that is made again once it has come to its end."""
-        if not self.is_last:
+        growth = Growth.of(self.metadata)
+        if growth is None or growth.last != self.fingerprint or self.fingerprint["source"]["sample"] is None:
             return
         first = self.start - self.source.shape[self.axis]
         raise StoreError(

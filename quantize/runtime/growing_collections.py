@@ -395,7 +395,7 @@ class AppendAll:
         right = Right(self.keys, journal, self.manifest.head)
         plain = {name: self.raw(name, right) for name in self.kept}
         jobs: dict[str, Steps[Any]] = {
-            name: self.writing(append, right, begun, reports(name)) for name, append in self.quantized.items()
+            name: self.writing(name, append, right, begun, reports(name)) for name, append in self.quantized.items()
         }
         jobs |= {name: one.steps(begun, reports(name)) for name, one in plain.items()}
         try:
@@ -463,6 +463,7 @@ class AppendAll:
             If another job is under way, or this is what was appended last; if the collection is not what it was.
         """
         keys, manifest, wanted = self.keys, self.manifest, self.wanted
+        keys.check_writable()
         drop_consolidated(keys)
         with keys.locked(""):
             tag = keys.tag(KEY, MOST)
@@ -474,7 +475,7 @@ class AppendAll:
             found, tag = journal_of(keys, ""), keys.tag(JOURNAL, JOURNAL_MOST)
             if found is not None and manifest.has_run(found.run):
                 close(keys, manifest, found.run)
-                if found.job["sources"] == wanted.job["sources"]:  # a call that came to its end but for this
+                if found.job.get("sources") == wanted.job["sources"]:  # a call that came to its end but for this
                     keys.delete(JOURNAL)
                     keys.remove_empty(HIDDEN)
                     return found, True
@@ -501,7 +502,7 @@ class AppendAll:
     def check_new(self) -> None:
         """Refuse what was appended last: a call that is made again once it has come to its end."""
         lasts = {name: self.manifest[name].appended.get("last") for name in self.axes}
-        if lasts != self.last:
+        if lasts != self.last or all(one["source"]["sample"] is None for one in self.last.values()):
             return
         first = self.start - self.length
         raise StoreError(
@@ -518,14 +519,14 @@ class AppendAll:
         before, after = (one.plain(self.keys, zarr_attributes(one.attributes, one.dtype)) for one in (member, longer))
         return AppendRaw(self.kept[name], before, after, axis, right, self.stop)
 
-    def writing(self, append: Append, right: Right, begun: bool, report: Report) -> Steps[Metadata]:
+    def writing(self, name: str, append: Append, right: Right, begun: bool, report: Report) -> Steps[Metadata]:
         """Write all that is new of what is quantized; the metadata that will say so."""
         variable, journal = append.variable, self.journal_of(append, right.journal)
         now = variable.metadata()
         if now is not None and is_committed(journal, now):
             return now
         growing = Growing(variable, append.metadata, append.after, journal, append.start)
-        self.open(growing, right)
+        self.open(self.manifest[name].folder, growing, right)
         try:
             told = yield from append.writing(growing, begun, report)
         except StoreError:
@@ -540,21 +541,15 @@ class AppendAll:
         stop = append.after.layout.shape[append.axis]
         return Journal(journal.run, append.axis, append.start, stop, journal.id, append.fingerprint)
 
-    def open(self, growing: Growing, right: Right) -> None:
-        """Keep the metadata as they are, and then write the journal."""
+    def open(self, folder: str, growing: Growing, right: Right) -> None:
+        """Keep the metadata of a variable as they are, and then write its journal."""
         variable = growing.variable
         whole = {before_key(variable): growing.before.to_json(), growing.key: growing.journal.to_json()}
-        with self.keys.locked(self.folder(variable), shared=True):
+        with self.keys.locked(folder, shared=True):
             right.stands()
             for key, data in whole.items():
                 if not variable.keys.holds(key, data):
                     variable.keys.settle(key, data, right.stands)
-
-    def folder(self, variable: Variable) -> str:
-        """Where a variable lies in the collection."""
-        return next(
-            self.manifest[name].folder for name, append in self.quantized.items() if append.variable == variable
-        )
 
     def describe(self, append: Append, journal: Journal, metadata: Metadata, durable: bool) -> None:
         """Let the metadata of a variable say the new length."""
@@ -620,11 +615,17 @@ def finish(keys: Keys, manifest: Manifest, run: str) -> None:
     keys.remove_empty(HIDDEN)
 
 
+def axis_said(journal: Journal) -> int | str:
+    """The axis, as who appends gave it."""
+    found = journal.job.get("axis")
+    return found if isinstance(found, int | str) else journal.axis
+
+
 def under_way(keys: Keys, journal: Journal) -> str:
     """What to say of a journal that another job has left, or is at."""
-    length = (journal.stop or journal.start) - journal.start
+    length, axis = (journal.stop or journal.start) - journal.start, axis_said(journal)
     return (
-        f"{keys.label}: an append of {length:,} along {said_of(journal.job['axis'])}, from index {journal.start:,} on, "
+        f"{keys.label}: an append of {length:,} along {said_of(axis)}, from index {journal.start:,} on, "
         "is under way or was killed. Run that again to go on with it, or discard it: quantize append --discard STORE, "
         "or discard_append(store)"
     )
@@ -669,7 +670,7 @@ def discard(keys: Keys, manifest: Manifest, journal: Journal) -> None:
             continue
         plain = member.plain(keys, zarr_attributes(member.attributes, member.dtype))
         lost = LOST in journal.job
-        one = None if lost else axis_of(journal.job["axis"], member.dimension_names, len(member.shape))
+        one = None if lost else axis_of(axis_said(journal), member.dimension_names, len(member.shape))
         for axis in range(len(member.shape)) if lost else () if one is None else (one,):
             discard_kept(plain, axis, right)
     keys.sweep("")
@@ -712,7 +713,7 @@ def is_ahead(keys: Keys, member: Member, document: bytes | None) -> bool:
     found = now[member.name]
     if document == found.plain(keys, zarr_attributes(found.attributes, found.dtype)).document:
         return True
-    axis = None if journal is None else axis_of(journal.job["axis"], found.dimension_names, len(found.shape))
+    axis = None if journal is None else axis_of(axis_said(journal), found.dimension_names, len(found.shape))
     if journal is not None and axis is not None and journal.stop is not None:
         longer = replace(found, shape=replace_at(found.shape, axis, journal.stop))
         return document == longer.plain(keys, zarr_attributes(found.attributes, found.dtype)).document

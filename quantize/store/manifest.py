@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ VERSION = 2
 STATUSES = ("replacing", "writing", "sealed")
 MOST = 1 << 28  # bytes of the zarr.json of a group
 KEY = "zarr.json"
+LOOKS = 8  # times: how often a manifest that was opened is read again where it is not whole
+PAUSE = 0.001  # seconds between the first two of these looks, and twice as long between the next
 
 
 @dataclass(frozen=True)
@@ -321,11 +324,7 @@ class Standing:
         for head, status in heads:
             if beginning.startswith(head):
                 return status
-        data = bytes(self.keys.view(KEY, most=MOST) or b"")
-        try:
-            found = Manifest.from_json(data, self.keys.label)
-        except StoreError:
-            return None
+        data, found = read_again(self.keys)
         if found is None or not (found.job == self.job or found.continues(self.job, self.lineage)):
             return None
         head = data[: data.index(found.job.encode()) + len(found.job)]
@@ -378,6 +377,21 @@ def manifest_of(keys: Keys) -> Manifest | None:
     except ValueError:  # a pipe, or longer than any that is written
         return None
     return None if data is None else Manifest.from_json(bytes(data), f"{keys.label}/{KEY}")
+
+
+def read_again(keys: Keys) -> tuple[bytes, Manifest | None]:
+    """The bytes of the manifest, and what they say, where they are whole: a store may give their beginning for once."""
+    pause = PAUSE
+    for look in range(LOOKS):
+        data = bytes(keys.view(KEY, most=MOST) or b"")
+        with suppress(StoreError):
+            found = Manifest.from_json(data, keys.label)
+            if found is not None or not data or data.endswith(b"}"):
+                return data, found
+        if look + 1 < LOOKS:
+            time.sleep(pause)
+            pause *= 2
+    return data, None
 
 
 def is_ours(data: bytes) -> bool:
