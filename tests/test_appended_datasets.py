@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
+import obstore
+import obstore.store
 import pytest
 import xarray
 from collections_of_arrays import Tree
 from marks import mostly_slow, slow
-from stores import Died, DyingStore, Held, WatchedStore, field, files
-from zarr.storage import LocalStore, MemoryStore
+from stores import Died, DyingStore, Held, HeldUp, WatchedStore, field, files
+from zarr.storage import LocalStore, MemoryStore, ObjectStore
 
 from quantize import (
     StoreError,
@@ -315,6 +318,48 @@ def test_killed_at_any_moment_while_others_read(tmp_path: Path, first: tuple[Pat
             discard_append(place)
     assert len(seen) > 2
     assert verify(place, source=Days(days(0, 11))).ok
+
+
+# On object stores, which have no locks -------------------------------------------------------------------------------
+
+
+def objects(store: obstore.store.MemoryStore) -> dict[str, bytes]:
+    """Every key of a store and what it holds."""
+    return {
+        item["path"]: bytes(obstore.get(store, item["path"]).bytes()) for some in obstore.list(store) for item in some
+    }
+
+
+@pytest.mark.parametrize(("meanwhile", "step"), [("the same", 41), *(slow(one, 3) for one in ("the same", "another"))])
+def test_an_append_held_up_at_any_change_while_another_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, grown: tuple[dict[str, bytes], dict[str, np.ndarray]], meanwhile: str, step: int
+) -> None:
+    """What the other made stays as it is."""
+    first, whole = obstore.store.MemoryStore(), obstore.store.MemoryStore()
+    begin(ObjectStore(first), *FIRST)
+    begin(ObjectStore(whole), 0, 6)
+    for at in range(0, 200, step):
+        store = obstore.store.MemoryStore()
+        for key, data in objects(first).items():
+            obstore.put(store, key, data)
+        with monkeypatch.context() as patching:
+            held = HeldUp(patching, ObjectStore(store), at, lambda there: append(there, *REST))
+            if held.run.done():
+                held.pool.shutdown()
+                break
+            if meanwhile == "the same":
+                append(ObjectStore(store), *REST)
+            else:
+                begin(ObjectStore(store), 0, 6, overwrite=True)
+            held.go.set()
+            assert isinstance(held.run.exception(60), StoreError | NoneType)
+            held.pool.shutdown()
+        if meanwhile == "the same":
+            assert_same(values_of(open_int4(ObjectStore(store))), grown[1])
+            assert objects(store).keys() == grown[0].keys(), f"change {at}"
+        elif not held.deletes:
+            assert objects(store) == objects(whole), f"change {at}"
+    assert at > 40
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, within
 from ..storage import Variable, drop_consolidated, listed, sealed_member, variable_of
 from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_key, journal_of
-from ..store.guard import WriteGuard
+from ..store.guard import DoneError, WriteGuard
 from ..store.keys import Keys
 from ..store.manifest import KEY, MOST, Manifest, Member, manifest_of
 from ..store.metadata import Metadata
@@ -75,6 +75,9 @@ class Right:
         keys = self.keys
         manifest = bytes(keys.view(KEY, 0, len(self.head)) or b"")
         if manifest != self.head or not keys.holds(JOURNAL, self.journal.to_json()):
+            now = manifest_of(keys) if manifest != self.head else None
+            if now is not None and now.lineage == self.journal.id:
+                raise DoneError(f"{keys.label} has become longer while something was appended to it")
             raise StoreError(
                 f"{keys.label} was taken over while something was appended to it: another process has overwritten it, "
                 "appended to it or discarded this. Nothing of it is part of the collection"
@@ -543,13 +546,20 @@ class AppendAll:
 
     def open(self, folder: str, growing: Growing, right: Right) -> None:
         """Keep the metadata of a variable as they are, and then write its journal."""
-        variable = growing.variable
-        whole = {before_key(variable): growing.before.to_json(), growing.key: growing.journal.to_json()}
-        with self.keys.locked(folder, shared=True):
+        keys = self.keys
+        whole = {f"{folder}/{BEFORE}": growing.before.to_json(), f"{folder}/{JOURNAL}": growing.journal.to_json()}
+        with keys.locked(folder, shared=True):
             right.stands()
             for key, data in whole.items():
-                if not variable.keys.holds(key, data):
-                    variable.keys.settle(key, data, right.stands)
+                if not keys.holds(key, data):
+                    keys.settle(key, data, right.stands)
+        try:
+            right.stands()
+        except StoreError:
+            for key, data in whole.items():
+                if keys.holds(key, data):
+                    keys.delete(key)
+            raise
 
     def describe(self, append: Append, journal: Journal, metadata: Metadata, durable: bool) -> None:
         """Let the metadata of a variable say the new length."""
