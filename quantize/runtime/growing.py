@@ -62,9 +62,8 @@ class Growing:
         keys = self.variable.keys
         if not keys.holds(self.key, self.journal.to_json()) or not keys.holds(self.variable.key, self.before.to_json()):
             now = self.variable.metadata()
-            if now is not None and continues(now, self.before) and now.layout.shape[self.axis] > self.start:
-                raise DoneError(f"{self.variable.where} has become longer while something was appended to it")
-            raise StoreError(
+            longer = now is not None and continues(now, self.before) and now.layout.shape[self.axis] > self.start
+            raise (DoneError if longer else StoreError)(
                 f"{self.variable.where} was taken over while something was appended to it: another process has "
                 "overwritten it, appended to it or discarded this. Nothing of it is part of the array"
             )

@@ -76,9 +76,8 @@ class Right:
         manifest = bytes(keys.view(KEY, 0, len(self.head)) or b"")
         if manifest != self.head or not keys.holds(JOURNAL, self.journal.to_json()):
             now = manifest_of(keys) if manifest != self.head else None
-            if now is not None and now.lineage == self.journal.id:
-                raise DoneError(f"{keys.label} has become longer while something was appended to it")
-            raise StoreError(
+            longer = now is not None and now.lineage == self.journal.id
+            raise (DoneError if longer else StoreError)(
                 f"{keys.label} was taken over while something was appended to it: another process has overwritten it, "
                 "appended to it or discarded this. Nothing of it is part of the collection"
             )

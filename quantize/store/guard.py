@@ -13,7 +13,7 @@ from .keys import Keys
 
 
 class DoneError(StoreError):
-    """There is nothing more to write: another run of the job has come to its end, by what this one has written too."""
+    """There is nothing more to write: others have come to an end, whose result may hold what this run has written."""
 
 
 class WriteGuard:
