@@ -8,19 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .dataset import Totals, plan_of
 from .exceptions import StoreError
 from .io import as_source, sources_of
-from .io.raw import raw_of
 from .pipeline import check_source
 from .reading.array import Int4Array
 from .reading.dataset import Int4Dataset
 from .runtime.appending import OUTSIDE, Append
-from .runtime.dataset_plan import DatasetPlan
 from .runtime.display import reporter
 from .runtime.growing import discarded
 from .runtime.growing_collections import AppendAll, discarded_of_collection
-from .runtime.selection import Chosen
 from .storage import Variable, group_data, listed, sealed_variable
 from .store.keys import Keys
 from .store.manifest import Manifest, sealed_manifest
@@ -168,17 +164,9 @@ def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
 
 
 def appended_to_collection(job: AppendAll, again: bool, durable: bool, report: Callable[[Any], None]) -> Int4Dataset:
-    plan = plan_of_all(job)
-    report(plan)
+    report(job.plan)
     job.look()
-    return Int4Dataset(job.keys, job.run(plan, again, durable, Totals(report, plan).of))
-
-
-def plan_of_all(job: AppendAll) -> DatasetPlan:
-    found = [Chosen(name, raw_of(append.source)) for name, append in job.quantized.items()]
-    found += [Chosen(name, raw, "it was kept") for name, raw in job.kept.items()]
-    kept = {name: (raw, replace(job.manifest[name], shape=raw.shape)) for name, raw in job.kept.items()}
-    return plan_of(job.label, job.keys, found, dict(job.quantized), kept)
+    return Int4Dataset(job.keys, job.run(again, durable, report))
 
 
 def numbered(axis: int | str, metadata: Metadata) -> int:

@@ -282,6 +282,8 @@ def test_what_was_overwritten_is_appended_to_anew(tmp_path: Path, first: tuple[P
     begin(tmp_path / "z", *FIRST, overwrite=True)
     assert files(tmp_path / "z") == files(first[0])
     assert len(append(tmp_path / "z", 5, 6)["ids"]) == 6
+    with pytest.raises(StoreError, match="whole, of this job, and 1 along axis 1 of blocks were appended since"):
+        begin(tmp_path / "z", *FIRST)
 
 
 APPEND = """

@@ -36,6 +36,7 @@ from ..store.retrying import retried
 from ..store.side_arrays import stored_scales
 from ..store.zarr_json import checksum, same
 from .appending import LIKE, Append, origin_as, replace_slice
+from .collection import Totals, ignore, plan_of
 from .dataset_plan import DatasetPlan
 from .growing import LOST, Growing, is_committed, remove_beyond, replace_at
 from .job import Stage, Steps
@@ -384,8 +385,15 @@ class AppendAll:
         for append in self.quantized.values():
             append.look()
 
-    def run(self, plan: DatasetPlan, again: bool, durable: bool, reports: Callable[[str], Report]) -> Manifest:
-        """All of it: the manifest then; `reports` has for each variable what is told how far it is."""
+    @functools.cached_property
+    def plan(self) -> DatasetPlan:
+        kept = {name: replace(self.manifest[name], shape=raw.shape) for name, raw in self.kept.items()}
+        plans = {name: append.plan for name, append in self.quantized.items()}
+        return plan_of(self.label, self.keys, dict.fromkeys(self.axes, "it was"), plans, kept)
+
+    def run(self, again: bool, durable: bool, report: Report) -> Manifest:
+        """All of it: the manifest then."""
+        plan, reports = self.plan, Totals(report, self.plan).of
         checks = {name: other.steps(reports(name)) for name, other in self.others.items()}
         together(checks, plan.scheduler, plan.limit, self.stop)
         try:
@@ -587,10 +595,6 @@ class AppendAll:
                 continue
             members.append(replace(member, shape=shape, source={**member.source, APPENDED: dict(appended)}))
         return replace(self.manifest, members=tuple(members))
-
-
-def ignore(event: Any) -> None:
-    """Report nothing."""
 
 
 def before_key(variable: Variable) -> str:
