@@ -389,7 +389,7 @@ class AppendAll:
     def plan(self) -> DatasetPlan:
         kept = {name: replace(self.manifest[name], shape=raw.shape) for name, raw in self.kept.items()}
         plans = {name: append.plan for name, append in self.quantized.items()}
-        return plan_of(self.label, self.keys, dict.fromkeys(self.axes, "it was"), plans, kept)
+        return plan_of(self.label, self.keys, dict.fromkeys(self.axes, "as before"), plans, kept)
 
     def run(self, again: bool, durable: bool, report: Report) -> Manifest:
         """All of it: the manifest then."""
