@@ -22,7 +22,7 @@ from ..storage import Variable, drop_consolidated
 from ..store.chunks import ChunkReader
 from ..store.growth import JOURNAL_MOST, Growth, Journal, journal_key, journal_of
 from ..store.guard import WriteGuard
-from ..store.keys import NUMBER
+from ..store.keys import NUMBER, Keys
 from ..store.metadata import Metadata
 from ..store.places import HIDDEN
 from ..store.side_arrays import ScaleArrays, SideArray, stored_scales
@@ -260,11 +260,11 @@ class Growing:
         """Remove what lies beyond the array along an axis, and write the last units as they were."""
         layout = self.before.layout
         stored = stored_scales(self.variable.keys, self.variable.name, self.before)
-        remove_beyond(self.variable, self.variable.folder, axis, self.kept(layout.units.counts, axis))
+        remove_beyond(self.variable.keys, self.variable.folder, axis, self.kept(layout.units.counts, axis))
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and axis in stored.axes:
                 place = stored.axes.index(axis)
-                remove_beyond(self.variable, array.name, place, self.kept(array.units.counts, place))
+                remove_beyond(self.variable.keys, array.name, place, self.kept(array.units.counts, place))
         if not self.start:
             return
         back = replace(self, journal=replace(self.journal, axis=axis), start=layout.shape[axis])
@@ -346,7 +346,7 @@ def under_way(variable: Variable, journal: Journal) -> str:
     )
 
 
-def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, ...]) -> None:
+def remove_beyond(keys: Keys, name: str, axis: int, counts: tuple[int, ...]) -> None:
     """Remove the chunks of a stored array that lie beyond its length along an axis."""
     prefix, beyond = f"{name}/c/", []
     pattern = re.compile("/".join([NUMBER] * len(counts)))
@@ -356,12 +356,12 @@ def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, .
         if len(inside) < len(key) and pattern.fullmatch(inside) and int(inside.split("/")[axis]) >= counts[axis]:
             beyond.append(key)
 
-    variable.keys.each(f"{name}/c", take)
+    keys.each(f"{name}/c", take)
     for key in beyond:
-        variable.keys.delete(key)
+        keys.delete(key)
     folders = {key.rsplit("/", n)[0] for key in beyond for n in range(1, len(counts))}
     for folder in sorted(folders, key=len, reverse=True):
-        variable.keys.remove_empty(folder)
+        keys.remove_empty(folder)
 
 
 def put(packed: np.ndarray, inside: Region, codes: np.ndarray) -> None:
