@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .exceptions import StoreError
 from .io import as_source
+from .numerics.names import OUTSIDE, Outside
 from .pipeline import check_source
 from .reading.array import Int4Array
-from .runtime.appending import OUTSIDE, Append
+from .runtime.appending import Append
 from .runtime.display import reporter
 from .runtime.growing import discarded
 from .runtime.plan import Plan
@@ -27,7 +28,7 @@ def append_to_zarr(
     *,
     name: str | None = None,
     axis: int = 0,
-    outside: Literal["raise", "saturate"] | None = None,
+    outside: Outside | None = None,
     again: bool = False,
     memory: int | str | None = None,
     workers: int | None = None,

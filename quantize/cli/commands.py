@@ -20,6 +20,7 @@ import click
 
 from .. import __version__
 from .options import (
+    APPEND,
     FLOATS,
     JOB,
     JSON,
@@ -287,6 +288,71 @@ def run_part(
 
 
 @main.command()
+@APPEND
+@click.pass_obj
+def append(
+    arguments: list[str],
+    /,
+    places: tuple[str, ...],
+    discard: bool,
+    name: str | None,
+    scheduler: str | None,
+    strict: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Append SRC to what STORE holds. Run again to go on where it stopped.
+
+    Until its last write, and after a death at any moment, STORE reads as it did. What it holds stays bit for bit, with
+    its scales: new values get codes by these where they share them, and scales of their own where not.
+    """
+    if len(places) != (1 if discard else 2):
+        form = "--discard STORE, with no SRC" if discard else "SRC STORE"
+        raise click.UsageError(f"it takes {form}, and got {shlex.join(places) or 'nothing'}")
+    if discard:
+        give_up(places[0], name, as_json)
+        return
+    source, store = places
+    began = time.monotonic()
+    kept = f"{store} still reads as it did before"
+    with (
+        stoppable(),
+        resumable(shlex.join(["quantize", *arguments]), kept) as display,
+        cluster(scheduler),
+        warned(strict, main),
+    ):
+        from ..appending import append_to_zarr
+        from ..runtime.display import duration
+
+        array = append_to_zarr(source, store, name=name, progress=display, **settings)
+    elapsed = time.monotonic() - began
+    from ..reading import summary
+
+    planned = display.account.plan
+    new = " x ".join(map(str, planned.layout.shape))
+    where = f"{array.path}/{array.name}"
+    done = f"appended {new} values to {where} in {duration(elapsed)}: its shape is {array.shape}"
+    if display.account.last is None:
+        done = f"nothing to do: {source} has been appended to {where} already, whose shape is {array.shape}"
+    worked = display.account.last is not None
+    say(as_json, {**summary.summary(array), "worked": worked, "elapsed": elapsed}, done)
+
+
+def give_up(store: str, name: str | None, as_json: bool) -> None:
+    """Give up an append that did not come to its end."""
+    from ..appending import discard_append
+    from ..reading.array import opened_array
+
+    with stoppable():
+        discarded = discard_append(store, name)
+        array = opened_array(store, name)
+    where = f"{array.path}/{array.name}"
+    done = f"discarded what was being appended to {where}" if discarded else f"nothing was being appended to {where}"
+    document = {"path": array.path, "name": array.name, "shape": array.shape, "discarded": discarded}
+    say(as_json, document, f"{done}: its shape is {array.shape}")
+
+
+@main.command()
 @STORE
 @NAME
 @click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
@@ -409,11 +475,24 @@ def verify(store: str, source: str | None, name: str | None, scheduler: str | No
         found = verify(store, name, source, progress=display)
     text = str(found)
     say(as_json, found.to_json(), text.replace("with the codes of the source", f"with the codes of {source}"))
+    tell_under_way(store, name)
     if found.damaged:
         complain(f"{store} is damaged: restore it from a copy, or quantize its source again with --overwrite")
     elif found.differing:
         complain(f"{store} was not made from what {source} holds now: quantize it again with --overwrite")
     return DONE if found.ok else WRONG
+
+
+def tell_under_way(store: str, name: str | None) -> None:
+    """Say that something is being appended to a variable, which is no part of it yet, where that is so."""
+    from ..exceptions import StoreError
+    from ..reading.array import opened_array
+    from ..reading.summary import under_way
+
+    with contextlib.suppress(StoreError):  # of what is no single variable, or damaged, which has been said
+        now = under_way(opened_array(store, name))
+        if now is not None:
+            tell(f"note: under way, and no part of the array yet: {now}")
 
 
 @main.command()
@@ -436,6 +515,7 @@ def report(
     with stoppable(), repeatable() as display, cluster(scheduler):
         found = write_report(store, source, output, name=name, overwrite=overwrite, progress=display)
     say(as_json, {"path": output, **found.to_json()}, f"{found}\n\nwrote {output}: open it in a browser")
+    tell_under_way(store, name)
     if not found.figures.within_bound:
         complain(f"{store} does not hold what {source} holds now: quantize it again with --overwrite")
     return DONE if found.figures.within_bound else WRONG
@@ -642,8 +722,11 @@ def scheduler_address(scheduler: str) -> str:
 
 
 @contextlib.contextmanager
-def resumable(command: str) -> Iterator[Display]:
-    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on."""
+def resumable(command: str, kept: str = "") -> Iterator[Display]:
+    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on.
+
+    `kept` is what to say besides of what there is meanwhile.
+    """
     from ..exceptions import WorkersError
 
     display = Display()
@@ -654,7 +737,8 @@ def resumable(command: str) -> Iterator[Display]:
         full = isinstance(error, OSError) and error.errno in DISK_FULL
         if display.account.last is None and not isinstance(error, KeyboardInterrupt) and not full:
             raise
-        raise Unfinished(f"{message(error, main)} ({display.account.place()}). To go on, run\n  {command}") from error
+        said = f"{message(error, main)} ({display.account.place()}). {kept and kept + '. '}"
+        raise Unfinished(f"{said}To go on, run\n  {command}") from error
 
 
 @contextlib.contextmanager

@@ -10,8 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from dask.utils import format_bytes
 
+from ..exceptions import StoreError
 from ..numerics.grid import Shape
+from ..runtime.growing import is_committed
 from ..runtime.tables import html_facts, lined_up
+from ..storage import Variable
+from ..store.growth import Growth, journal_of
 from ..store.metadata import Metadata
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
@@ -20,6 +24,7 @@ SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and
 class Summarized(Protocol):
     """What this file needs of an `Int4Array`, which it cannot import: the array shows itself by this file."""
 
+    variable: Variable
     path: str
     name: str
     shape: Shape
@@ -49,7 +54,9 @@ def summary(array: Summarized) -> dict[str, Any]:
     """A sealed variable as a dictionary.
 
     With a scale for each index of an axis, `scale` and `zero_point` are each a dictionary with the smallest and the
-    largest, which are None where there are more than a million, and `max_error` is half the largest scale.
+    largest, which are None where there are more than a million, and `max_error` is half the largest scale. `statistics`
+    are those of pass 1, None where there was none; `appended` is None where nothing was; `under_way` is the text of what
+    is being appended, or None.
 
     Examples
     --------
@@ -77,9 +84,38 @@ def summary(array: Summarized) -> dict[str, Any]:
         "nan_code": array.nan_code,
         "missing": array.missing,
         "max_error": None if largest is None else largest / 2,
+        "statistics": array.metadata.statistics,
+        "appended": appended(array.metadata),
+        "under_way": under_way(array),
         "nbytes": array.nbytes,
         "nbytes_stored": array.nbytes_stored,
     }
+
+
+def appended(metadata: Metadata) -> dict[str, Any] | None:
+    """How often something was appended, along which axis the last, and how many of the values saturated."""
+    growth = Growth.of(metadata)
+    return growth and {"times": growth.commits, "axis": growth.axis, "saturated": growth.saturated}
+
+
+def under_way(array: Summarized) -> str | None:
+    """What an append or a writer is at, or was when it died, and what to do; None where there is none."""
+    try:
+        journal = journal_of(array.variable.keys, array.variable.folder)
+    except StoreError as error:
+        return str(error)
+    if journal is None or is_committed(journal, array.metadata):
+        return None
+    length = array.shape[journal.axis]
+    discard = "discard it with quantize append --discard"
+    if journal.discarding:
+        return f"an append from index {length:,} of axis {journal.axis} on was given up, not all of it: {discard}"
+    if journal.stop is None:
+        return f"a writer, along axis {journal.axis}; {length:,} of it are safe. If it died, open it again, or {discard}"
+    return (
+        f"an append of {journal.stop - journal.start:,}, from index {length:,} of axis {journal.axis} on. If it died, run "
+        f"it again, or {discard}"
+    )
 
 
 def extremes(array: Summarized, name: str, most: int) -> Any:
@@ -101,11 +137,34 @@ def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
         ("shape", f"{array.shape} {array.dtype}, {format_bytes(array.nbytes)}"),
         ("chunks", f"{array.chunks}" + (f" in shards {array.shards}" if array.shards else "")),
         *scale_facts(array, most),
+        *value_facts(array.metadata),
     ]
     if array.nan_code is not None:
         value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
         found.append(("missing", f"code {array.nan_code}, read back as {value}"))
     found.append(("stored", f"{format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value"))
+    return [*found, *growth_facts(array)]
+
+
+def value_facts(metadata: Metadata) -> list[tuple[str, str]]:
+    """What pass 1 found, of what was appended too."""
+    found = metadata.statistics
+    if found is None or found["min"] is None:
+        return []
+    missing = f", {found['missing']:,} missing" if found["missing"] else ""
+    return [("values", f"{found['count']:,} from {found['min']:.6g} to {found['max']:.6g}{missing}")]
+
+
+def growth_facts(array: Summarized) -> list[tuple[str, str]]:
+    """What was appended, and what is being."""
+    done, now = appended(array.metadata), under_way(array)
+    found = []
+    if done is not None:
+        times = "once" if done["times"] == 1 else f"{done['times']:,} times"
+        beyond = f", {done['saturated']:,} values saturated" if done["saturated"] else ""
+        found.append(("appended", f"{times}, the last along axis {done['axis']}{beyond}"))
+    if now is not None:
+        found.append(("under way", now))
     return found
 
 
