@@ -323,15 +323,20 @@ def append(
     ):
         from ..appending import append_to_zarr
         from ..runtime.display import duration
+        from ..runtime.plan import Plan
 
         array = append_to_zarr(source, store, name=name, progress=display, **settings)
     elapsed = time.monotonic() - began
     from ..reading import summary
 
     planned = display.account.plan
+    assert isinstance(planned, Plan)
     new = " x ".join(map(str, planned.layout.shape))
     where = f"{array.path}/{array.name}"
     done = f"appended {new} values to {where} in {duration(elapsed)}: its shape is {array.shape}"
+    growth = summary.appended(array.metadata)
+    if growth and growth["saturated"]:
+        done += f". {growth['saturated']:,} of all that was appended saturated"
     if display.account.last is None:
         done = f"nothing to do: {source} has been appended to {where} already, whose shape is {array.shape}"
     worked = display.account.last is not None
@@ -492,7 +497,7 @@ def tell_under_way(store: str, name: str | None) -> None:
     with contextlib.suppress(StoreError):  # of what is no single variable, or damaged, which has been said
         now = under_way(opened_array(store, name))
         if now is not None:
-            tell(f"note: under way, and no part of the array yet: {now}")
+            tell(f"note: not part of the array yet, and not looked at: {now['said']}")
 
 
 @main.command()

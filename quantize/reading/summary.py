@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,8 +56,8 @@ def summary(array: Summarized) -> dict[str, Any]:
 
     With a scale for each index of an axis, `scale` and `zero_point` are each a dictionary with the smallest and the
     largest, which are None where there are more than a million, and `max_error` is half the largest scale. `statistics`
-    are those of pass 1, None where there was none; `appended` is None where nothing was; `under_way` is the text of what
-    is being appended, or None.
+    are those of pass 1 and of what was appended, None where there was no pass 1. `appended` and `under_way` tell what
+    was appended and what is being, with what to do about it, None where there is nothing to tell.
 
     Examples
     --------
@@ -95,27 +96,31 @@ def summary(array: Summarized) -> dict[str, Any]:
 def appended(metadata: Metadata) -> dict[str, Any] | None:
     """How often something was appended, along which axis the last, and how many of the values saturated."""
     growth = Growth.of(metadata)
-    return growth and {"times": growth.commits, "axis": growth.axis, "saturated": growth.saturated}
+    return None if growth is None else {"times": growth.commits, "axis": growth.axis, "saturated": growth.saturated}
 
 
-def under_way(array: Summarized) -> str | None:
-    """What an append or a writer is at, or was when it died, and what to do; None where there is none."""
+def under_way(array: Summarized) -> dict[str, Any] | None:
+    """What is being appended, or was when it died, and from where on; None where nothing is."""
     try:
         journal = journal_of(array.variable.keys, array.variable.folder)
     except StoreError as error:
-        return str(error)
+        return {"what": "damaged", "axis": None, "start": None, "stop": None, "said": str(error)}
     if journal is None or is_committed(journal, array.metadata):
         return None
-    length = array.shape[journal.axis]
-    discard = "discard it with quantize append --discard"
+    axis, start, stop = journal.axis, array.shape[journal.axis], journal.stop
+    place = f"along axis {axis}, behind index {start - 1:,}"
+    named = "" if array.name == "data" else f" --name {shlex.quote(array.name)}"
+    discard = f"quantize append --discard {shlex.quote(array.path)}{named}"
     if journal.discarding:
-        return f"an append from index {length:,} of axis {journal.axis} on was given up, not all of it: {discard}"
-    if journal.stop is None:
-        return f"a writer, along axis {journal.axis}; {length:,} of it are safe. If it died, open it again, or {discard}"
-    return (
-        f"an append of {journal.stop - journal.start:,}, from index {length:,} of axis {journal.axis} on. If it died, run "
-        f"it again, or {discard}"
-    )
+        what, said = "discard", f"an append {place}, which was given up, but not all of it is removed: {discard}"
+    elif stop is None:
+        what, said = "writer", f"a writer {place}. If it died, start it again, or discard the rest: {discard}"
+    else:
+        what, said = (
+            "append",
+            f"an append of {stop - start:,} {place}. If it died, run it again, or discard it: {discard}",
+        )
+    return {"what": what, "axis": axis, "start": start, "stop": stop, "said": said}
 
 
 def extremes(array: Summarized, name: str, most: int) -> Any:
@@ -142,8 +147,13 @@ def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
     if array.nan_code is not None:
         value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
         found.append(("missing", f"code {array.nan_code}, read back as {value}"))
-    found.append(("stored", f"{format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value"))
-    return [*found, *growth_facts(array)]
+    now = under_way(array)
+    smaller = f"{times:.1f} times smaller, {bits:.2f} bits a value" if now is None else "with what is under way"
+    found.append(("stored", f"{format_bytes(stored)}, {smaller}"))
+    found += growth_facts(array.metadata)
+    if now is not None:
+        found.append(("under way", now["said"]))
+    return found
 
 
 def value_facts(metadata: Metadata) -> list[tuple[str, str]]:
@@ -155,17 +165,14 @@ def value_facts(metadata: Metadata) -> list[tuple[str, str]]:
     return [("values", f"{found['count']:,} from {found['min']:.6g} to {found['max']:.6g}{missing}")]
 
 
-def growth_facts(array: Summarized) -> list[tuple[str, str]]:
-    """What was appended, and what is being."""
-    done, now = appended(array.metadata), under_way(array)
-    found = []
-    if done is not None:
-        times = "once" if done["times"] == 1 else f"{done['times']:,} times"
-        beyond = f", {done['saturated']:,} values saturated" if done["saturated"] else ""
-        found.append(("appended", f"{times}, the last along axis {done['axis']}{beyond}"))
-    if now is not None:
-        found.append(("under way", now))
-    return found
+def growth_facts(metadata: Metadata) -> list[tuple[str, str]]:
+    """What was appended."""
+    found = appended(metadata)
+    if found is None:
+        return []
+    times = "once" if found["times"] == 1 else f"{found['times']:,} times"
+    beyond = f", {found['saturated']:,} values of it saturated" if found["saturated"] else ""
+    return [("appended", f"{times}, the last along axis {found['axis']}{beyond}")]
 
 
 def scale_facts(array: Summarized, most: int) -> list[tuple[str, str]]:
