@@ -246,12 +246,6 @@ class AppendTasks:
             )
 
 
-def shares(after: Metadata, axis: int) -> bool:
-    """Whether new values share new scales with those of other units beside them."""
-    granularity = after.granularity
-    return granularity.length(axis) is not None and not granularity.complete(after.layout.units)
-
-
 def scales_for(scales: Scales, shape: tuple[int, ...]) -> Scales:
     """The scales of indices of an axis, for the part of their values that a unit has."""
     return Scales(scales.scale, scales.zero_point, scales.granularity, shape)
@@ -450,6 +444,12 @@ def batched(tasks: AppendTasks, slabs: list[list[int]]) -> Iterator[list[int]]:
     numbers = [number for slab in slabs for number in slab]
     size = batch_size(len(numbers))
     yield from (numbers[i : i + size] for i in range(0, len(numbers), size))
+
+
+def shares(after: Metadata, axis: int) -> bool:
+    """Whether new values share new scales with those of other units beside them."""
+    granularity = after.granularity
+    return granularity.length(axis) is not None and not granularity.complete(after.layout.units)
 
 
 def lengthened(variable: Variable, metadata: Metadata, axis: int, length: int) -> Metadata:

@@ -205,7 +205,7 @@ def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Jour
     with keys.locked(variable.folder):
         found = journal_of(keys, variable.folder)
         if found is not None and is_committed(found, metadata):
-            if same(found.job, wanted.job):  # it died between its commit and the end
+            if same(found.job, wanted.job):  # a call that came to its end but for this
                 return found, True
             keys.delete(key)
             found = None
