@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable
 from statistics import mean
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,22 +133,37 @@ def timed_and_kept(function: Callable[[], object]) -> Callable[[], float]:
 
 
 def block_rows(size: Size) -> list[dict[str, Any]]:
-    """Whole stores of blocks against one with a scale for all."""
+    """Whole stores of blocks against one with a scale for all, by the clock and by CPU time."""
     with TemporaryDirectory() as folder:
         cases = {}
         for blocks in [None, *BLOCKS]:
             seal(f"{folder}/{blocks}", (size.whole, COLUMNS), blocks=blocks)
-            cases[blocks] = timed_and_kept(functools.partial(open_int4(f"{folder}/{blocks}").__getitem__, ...))
-        found = interleaved(cases, size.repeats)
+            cases[blocks] = times_of(functools.partial(open_int4(f"{folder}/{blocks}").__getitem__, ...))
+        both = interleaved(cases, size.repeats)
+    found, cpu = ({blocks: [times[i] for times in both[blocks]] for blocks in both} for i in (0, 1))
     return [
         {
             "blocks": str(blocks),
             OURS: milliseconds(found[blocks]),
             "one scale": milliseconds(found[None]),
+            "by CPU time": ratio(cpu[None], cpu[blocks]),
             **at_least(ratio(found[None], found[blocks]), LEAST_OF_ONE),
         }
         for blocks in BLOCKS
     ]
+
+
+def times_of(function: Callable[[], object]) -> Callable[[], tuple[float, float]]:
+    """As `timed_and_kept`, with the seconds that all processors spent on it."""
+
+    def seconds() -> tuple[float, float]:
+        start, before = perf_counter(), process_time()
+        held = function()
+        taken = perf_counter() - start, process_time() - before
+        del held
+        return taken
+
+    return seconds
 
 
 def row_of_blocks(size: Size) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ from .runtime.together import together
 from .storage import Variable, drop_consolidated, group_data, listed, names_in, variable_of
 from .store.codec import Compressor
 from .store.keys import Keys
-from .store.manifest import KEY, Manifest, Member, Standing, folder_of_group, is_folder, is_ours, manifest_of
+from .store.manifest import KEY, MOST, Manifest, Member, Standing, folder_of_group, is_folder, is_ours, manifest_of
 from .store.metadata import Metadata
 from .store.places import name_of
 from .store.plain_arrays import default_chunk
@@ -349,6 +349,7 @@ class Collection:
         """As `take`, of a place that has a manifest, and before anything is removed. Others wait meanwhile."""
         keys = self.keys
         self.check_cases(new)
+        tag = keys.tag(KEY, MOST)
         try:
             old = manifest_of(keys)
         except StoreError:
@@ -360,7 +361,7 @@ class Collection:
                 raise StoreError(f"{keys.label} is no collection of this library: name another destination")
             if old.job == new.job and not (overwrite and old.status == "sealed"):
                 if old.status != "sealed" and not keys.holds(KEY, old.to_json()):
-                    keys.set(KEY, old.to_json())  # without what others have put there, as consolidated metadata
+                    keys.replace(KEY, old.to_json(), tag)  # without what others put there, as consolidated metadata
                 return old
             if not overwrite:
                 state = "whole" if old.status == "sealed" else "unfinished"
@@ -370,19 +371,20 @@ class Collection:
                 )
             places = [*old.folders, *old.replaced]
         marked = new.at("replacing", tuple(sorted({*places, *new.folders})))
-        keys.set(KEY, marked.to_json())
+        if keys.replace(KEY, marked.to_json(), tag) is None:  # others have changed it since
+            return self.taken(new, overwrite)
         return marked
 
     def mend(self, new: Manifest) -> None:
         """Write the manifest again where the store took only its beginning, and that shows that it is this job's."""
-        found = group_data(self.keys)
+        found, tag = self.keys.tagged(KEY, MOST) or (None, None)
         if found is None or found.endswith(b"\n}"):  # as a whole one ends, and no beginning
             return
         for whole in (new, new.at("sealed")):
             if whole.to_json().startswith(found) and (
                 found.startswith(whole.head) or not any(is_folder(name) for name in names_in(self.keys) if name != KEY)
             ):
-                self.keys.set(KEY, new.to_json())
+                self.keys.replace(KEY, new.to_json(), tag)
                 return
 
     def without_replaced(self, marked: Manifest) -> Manifest:
@@ -401,9 +403,9 @@ class Collection:
                 keys.delete(f"{place}/zarr.json")
                 keys.delete_all(place)
         with keys.locked(""):
-            if keys.holds(KEY, marked.to_json()):
-                new = marked.at("writing")
-                keys.set(KEY, new.to_json())
+            found, tag = keys.tagged(KEY, MOST) or (None, None)
+            new = marked.at("writing")
+            if found == marked.to_json() and keys.replace(KEY, new.to_json(), tag) is not None:
                 return new
         now = manifest_of(keys)
         if now is None or now.job != marked.job or now.replaced:
@@ -450,9 +452,7 @@ class Collection:
         with standing.changing() as stands:
             for path in manifest.group_paths[1:] if stands else ():
                 key = f"{folder_of_group(path)}/zarr.json"
-                self.keys.set_new(key, group_document())
-                if not self.keys.holds(key, group_document()):  # torn, or others have put something there
-                    self.keys.set(key, group_document())
+                self.keys.settle(key, group_document(), standing.stands)
 
     def seal(self, standing: Standing, sealed: Manifest, durable: bool) -> None:
         """Mark the collection whole, once each variable is.
@@ -467,9 +467,7 @@ class Collection:
         drop_consolidated(keys)  # of groups that it lies in: others may have written them since
         if durable:
             keys.flush("")
-        with keys.locked(""):
-            if standing.stands():
-                keys.set(KEY, sealed.to_json())
+        standing.seal(sealed)
         if durable:
             keys.flush("", below=False)
 

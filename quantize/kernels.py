@@ -909,33 +909,41 @@ def unpack_rows_of_blocks_loop(codes, values, rows, scales, zero_points, limits,
     """Write the values row by row; False, and not all of them, where some must be reckoned in float64, and cut."""
     near, missing = np.zeros(2 * LANES, values.dtype), as_number(np.nan, values[0])
     size, whole, short = rows.length // 2, rows.n // rows.length, rows.n % rows.length
-    for row in range(rows.owners.shape[0]):
-        place = row * rows.n
+    row: Any = 0
+    while row < rows.owners.shape[0]:
+        below = row + 1  # the rows down to there are of the same blocks
+        while below < rows.owners.shape[0] and rows.owners[below] == rows.owners[row]:
+            below += 1
         for first in range(0, whole, LANES):
             n, owner = min(LANES, whole - first), rows.owners[row] + first
             own = scales[owner : owner + n], zero_points[owner : owner + n]
             if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
                 return False
-            for lane in range(n):
-                scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
-                for j in range(0, size - AT_ONCE + 1, AT_ONCE):
-                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
-                if size > AT_ONCE and size % AT_ONCE:  # some are written twice
-                    j = size - AT_ONCE
-                    write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
-                if size < AT_ONCE:
-                    write_levels_of_half(codes, begin, values, place, zero_point, scale, 0, nan_code)
-                if HALF < size < AT_ONCE:
-                    j = size - HALF
-                    write_levels_of_half(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
-                place += rows.length
+            for each in range(row, below):
+                place = each * rows.n + first * rows.length
+                for lane in range(n):
+                    scale, zero_point, begin = near[STEP + lane], near[ZERO + lane], place >> 1
+                    for j in range(0, size - AT_ONCE + 1, AT_ONCE):
+                        write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                    if size > AT_ONCE and size % AT_ONCE:  # some are written twice
+                        j = size - AT_ONCE
+                        write_levels_of_bytes(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                    if size < AT_ONCE:
+                        write_levels_of_half(codes, begin, values, place, zero_point, scale, 0, nan_code)
+                    if HALF < size < AT_ONCE:
+                        j = size - HALF
+                        write_levels_of_half(codes, begin + j, values, place + 2 * j, zero_point, scale, 0, nan_code)
+                    place += rows.length
         if short:
             owner = rows.owners[row] + whole
             own = scales[owner : owner + 1], zero_points[owner : owner + 1]
             if not prepare_levels(*own, limits, near[STEP:], near[ZERO:]):
                 return False
-            pairs, out = codes[place >> 1 : (place + short) >> 1], values[place : place + short]
-            write_pairs(pairs, out, near[ZERO], near[STEP], nan_code, missing)
+            for each in range(row, below):
+                place = each * rows.n + whole * rows.length
+                pairs, out = codes[place >> 1 : (place + short) >> 1], values[place : place + short]
+                write_pairs(pairs, out, near[ZERO], near[STEP], nan_code, missing)
+        row = below
     return True
 
 

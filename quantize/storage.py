@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from .exceptions import REMEDY, StoreError, UnfinishedStoreError
 from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
+from .store.guard import WriteGuard
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
 from .store.manifest import Member, Standing, folder_of_group, manifest_of
@@ -81,7 +82,10 @@ class Variable:
         StoreError
             If what is there is damaged, of a newer version or not ours.
         """
-        data = self.keys.get(self.key)
+        return self.metadata_of(self.keys.get(self.key))
+
+    def metadata_of(self, data: bytes | None) -> Metadata | None:
+        """As `metadata`, of these bytes of its key."""
         if data is None:
             return None
         found = Metadata.from_json(data, f"{self.keys.label}/{self.key}")
@@ -99,14 +103,20 @@ class Variable:
 
     # Life
 
-    def create(self, metadata: Metadata) -> None:
-        """Make the group where there is none, and the variable in it; `check_place` comes before."""
+    def guard(self, metadata: Metadata) -> WriteGuard:
+        """The right of a task to write as long as these are the metadata."""
+        return WriteGuard(self.keys, self.folder, functools.partial(self.stands, metadata))
+
+    def create(self, metadata: Metadata) -> bool:
+        """Make the group where there is none, and the variable in it; `check_place` comes before.
+
+        Whether it has these metadata then, where the store can tell.
+        """
         if not self.member:
             drop_consolidated(self.keys)
             self.keys.set_new("zarr.json", group_document())
         with self.standing_still() as stands:
-            if stands:
-                self.keys.set_new(self.key, metadata.to_json())
+            return stands and self.keys.set_new(self.key, metadata.to_json())
 
     @contextmanager
     def standing_still(self) -> Iterator[bool]:
@@ -124,10 +134,10 @@ class Variable:
         """Write the metadata of the group and the new variable again where the store took only their beginning."""
         group = () if self.member else (("zarr.json", group_document()),)
         for key, whole in (*group, (self.key, new.to_json())):
-            found = self.keys.get(key)
-            torn = found is not None and len(found) < len(whole) and whole.startswith(found)
+            found, tag = self.keys.tagged(key) or (whole, None)
+            torn = len(found) < len(whole) and whole.startswith(found)
             if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.folder}/c/")):
-                self.keys.set(key, whole)
+                self.keys.replace(key, whole, tag)
 
     def check_place(self, granularity: Granularity = PER_TENSOR) -> None:
         """Refuse a place that is not one to create the variable in, and its scales where arrays hold them.
@@ -142,7 +152,8 @@ class Variable:
         keys.check_place(self.folder, *self.beside)
         if not self.member:
             self.check_group()
-        new = keys.get(self.key) is None
+        # What lies in a new one's place in a collection may have been put there by a run that was held up.
+        new = keys.get(self.key) is None and not (self.member and keys.conditional)
         scan, histogram, *scales = self.beside
         for name in (self.folder, scan, histogram):
             if new and keys.holds_keys(f"{name}/") and keys.get(self.key) is None:
@@ -216,26 +227,26 @@ class Variable:
         if not self.member:
             drop_consolidated(self.keys)
         mark = replace(new, fingerprint={"overwriting": new.fingerprint, "run": uuid.uuid4().hex})
-        with self.standing_still():
-            self.set(mark)  # whoever looks from now on stops
+        self.set_mark(mark)  # whoever looks from now on stops
         with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
             if done := self.begun_by_another(new):
                 return done
-            self.set(mark)
+            self.set_mark(mark)
         self.delete_scales()
         for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.folder}/c")
             self.delete_scans()
             with self.keys.locked(self.folder):
-                if not self.keys.holds(self.key, mark.to_json()):
+                now, tag = self.keys.tagged(self.key) or (None, None)
+                places = f"{self.folder}/c", *self.beside[:2], f"{self.folder}/{HIDDEN}"
+                left = [place for place in places if self.keys.holds_keys(f"{place}/")]
+                own = now == mark.to_json()
+                if own and not left and self.keys.replace(self.key, new.to_json(), tag) is not None:
+                    return new
+                if not (own and left):
                     if done := self.begun_by_another(new):
                         return done
                     raise StoreError(f"{self.where} was taken over by another job while this one was overwriting it")
-                places = f"{self.folder}/c", *self.beside[:2], f"{self.folder}/{HIDDEN}"
-                left = [place for place in places if self.keys.holds_keys(f"{place}/")]
-                if not left:
-                    self.set(new)
-                    return new
         raise StoreError(f"{self.keys.label}/{left[0]} still holds files after they were deleted; run again")
 
     def begun_by_another(self, new: Metadata) -> Metadata | None:
@@ -246,8 +257,14 @@ class Variable:
                 return now
         return None
 
-    def set(self, metadata: Metadata) -> None:
-        self.keys.set(self.key, metadata.to_json())
+    def set_mark(self, mark: Metadata) -> None:
+        """Replace whatever metadata there are; in a collection those that were there while that was this run's."""
+
+        def marked(data: bytes | None) -> bytes:
+            with self.standing_still():
+                return mark.to_json()
+
+        self.keys.change(self.key, marked)
 
     def is_sealed(self, metadata: Metadata) -> bool:
         """Whether another run of the job with these metadata has sealed the variable meanwhile.
@@ -257,7 +274,11 @@ class Variable:
         StoreError
             If another job has taken the variable's place.
         """
-        now = self.metadata()
+        return self.says_sealed(self.keys.get(self.key), metadata)
+
+    def says_sealed(self, data: bytes | None, metadata: Metadata) -> bool:
+        """As `is_sealed`, of these bytes of its key."""
+        now = self.metadata_of(data)
         if now is None or now.fingerprint != metadata.fingerprint:
             raise StoreError(f"{self.where} was taken over by another job while this run was at it")
         return now.status == "sealed"
@@ -277,10 +298,7 @@ class Variable:
         # Alone in the group, or one run of this job might take the seal of another away; and not while an overwriting
         # run marks the variable, which would go on with chunks that are not its own.
         with self.keys.locked(""), self.keys.locked(self.folder, shared=True):
-            if self.is_sealed(metadata):
-                return False
-            self.set(new)
-            return True
+            return self.keys.change(self.key, lambda data: None if self.says_sealed(data, metadata) else new.to_json())
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
@@ -353,23 +371,19 @@ class Variable:
         """Which units are written, shape ``(units,)``."""
         return present(self.keys, self.folder, layout.units)
 
-    def write(self, layout: Layout, number: int, packed: np.ndarray) -> np.ndarray:
-        """Encode a whole unit, 0 outside the array, and write it in one `set`; what was written.
-
-        The bytes lie in a buffer that this thread uses again for the next unit.
-        """
+    def write(self, layout: Layout, number: int, packed: np.ndarray, guard: WriteGuard) -> None:
+        """Encode a whole unit, 0 outside the array, and write it at once."""
         if layout.shard_codec is None:
             data = layout.chunk_codec.encode(packed)
         else:
             data = layout.shard_codec.encode(packed, packed_shape(shape_of(layout.units.region(number))))
         key = self.chunk_key(layout, number)
         try:
-            self.keys.set(key, data)
+            guard.put(key, data)
         except OSError:
             if self.keys.verify:
                 self.keys.delete(key)  # or what is torn would pass for done
             raise
-        return data
 
     def packed(self) -> zarr.Array[Any]:
         """The packed codes as Zarr's own array."""
@@ -404,12 +418,14 @@ def drop_consolidated(keys: Keys) -> None:
     They hold the documents of the variables once more, and readers that go by them would join the old scale to new
     codes. What else the groups hold stays.
     """
+
+    def kept(data: bytes | None) -> bytes | None:
+        found = None if data is None else without_consolidated(data)
+        return None if found == data else found
+
     for group in (keys, *keys.enclosing):
         with group.locked(""):
-            data = group_data(group)
-            kept = None if data is None else without_consolidated(data)
-            if kept is not None and kept != data:
-                group.set("zarr.json", kept)
+            group.change("zarr.json", kept, GROUP_MOST)
 
 
 def group_data(keys: Keys) -> bytes | None:

@@ -4,17 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore
 
 from quantize import StoreError, dequantize_from_packed_int4, open_int4, quantize_to_packed_int4, quantize_to_zarr
+from quantize.store.below import Below
+from quantize.store.keys import Keys
 
 
 def expected(values: np.ndarray, dtype: Any = None, **options: Any) -> tuple[np.ndarray, np.ndarray, float, int]:
@@ -188,6 +193,63 @@ def mended_deaths(values: np.ndarray, folder: Path, torn: bool, **job: Any) -> i
             assert read == ([] if torn else [at - 1])
             return at
     raise AssertionError("the job makes more than 100 changes")
+
+
+class HeldUp:
+    """A run in a thread of its own that is held up just before a change of its store, and may be killed just after.
+
+    Changes are counted from 0. `run` gets the store, by which its changes are told from those of others.
+    """
+
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        store: Any,
+        at: int,
+        run: Callable[[Any], Any],
+        killed: bool = False,
+    ) -> None:
+        self.store, self.at, self.killed = store, at, killed
+        self.changes: list[tuple[str, str]] = []  # the method and the key of each, up to the one that it is held up in
+        self.waits, self.go = threading.Event(), threading.Event()
+        for name in ("_put_if", "delete", "delete_all"):
+            patch.setattr(Keys, name, self.watched(name, getattr(Keys, name)))
+        self.pool = ThreadPoolExecutor(1)
+        self.run: Future[Any] = self.pool.submit(run, store)
+        self.run.add_done_callback(lambda _: self.waits.set())
+        assert self.waits.wait(60)
+
+    def watched(self, name: str, method: Any) -> Any:
+        def change(keys: Keys, *arguments: Any) -> Any:
+            store = keys.store
+            while isinstance(store, Below):
+                store = store._store
+            if store is not self.store:
+                return method(keys, *arguments)
+            if self.killed and len(self.changes) > self.at:
+                raise Died
+            self.changes.append((name, arguments[0]))
+            if len(self.changes) != self.at + 1:
+                return method(keys, *arguments)
+            self.waits.set()
+            assert self.go.wait(60)
+            found = method(keys, *arguments)
+            if self.killed:
+                raise Died
+            return found
+
+        return change
+
+    @property
+    def deletes(self) -> bool:
+        return self.changes[self.at][0] != "_put_if"
+
+    def end(self) -> None:
+        """Let it go on to its end, which is not a good one."""
+        self.go.set()
+        with pytest.raises((Died, StoreError)):
+            self.run.result(60)
+        self.pool.shutdown()
 
 
 OVERWRITE = """

@@ -25,6 +25,7 @@ from quantize.quality.verify import verify
 from quantize.runtime.scans import Scans, batch_size
 from quantize.storage import Variable, variables
 from quantize.store.codec import with_crc32c
+from quantize.store.guard import WriteGuard
 from quantize.store.keys import Keys
 from quantize.store.layout import Layout
 from quantize.store.zarr_json import group_document
@@ -435,8 +436,9 @@ def test_rows_of_pass_1_survive_or_are_none(tmp_path: Path) -> None:
     variable = Variable(Keys.of(tmp_path), "data")
     scans = Scans(variable, Layout((1025, 2), np.dtype(np.float32), (1, 2)), Rule())
     rows = np.arange(32).reshape(4, 1, 8)
-    scans.create()
-    scans.set(64, rows[:1], None)
+    guard = WriteGuard(variable.keys, variable.folder, lambda: True)
+    scans.create(guard)
+    scans.set(64, rows[:1], None, guard)
     np.testing.assert_array_equal(scans.get(64), rows[:1])
     assert scans.get(0) is None
     path = tmp_path / "data_scan" / "c" / "64"

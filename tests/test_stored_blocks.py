@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numcodecs.blosc import Blosc
 from strategies import FLOATS, LAYOUTS, arrays, some_dtypes_at_once
 from test_blocks import with_blocks
 from zarr.storage import MemoryStore
@@ -171,3 +173,19 @@ def test_one_row_reads_the_scales_that_it_needs(tmp_path: Path, dtype: Any) -> N
     with pytest.raises(DamagedChunkError, match=r"data/\.int4/scale/c/0/0, inner chunk \(0, 0\)"):
         open_int4(tmp_path)[3]
     assert not verify(tmp_path).ok
+
+
+def test_scales_are_read_whatever_the_length_of_the_blocks_of_blosc(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((512, 1024), np.float32)
+    array = quantize_to_zarr(values, tmp_path / "z", blocks=16)
+    wanted = array[...]
+    for name, size in (("scale", 2), ("zero_point", 4)):
+        path = tmp_path / f"z/data/.int4/{name}/c/0/0"
+        stored, plain = path.read_bytes(), zarr.open_array(path.parents[2], mode="r")[...]
+        others = [Blosc("zstd", 1, Blosc.SHUFFLE, length, size).encode(plain) for length in (0, 1 << 12)]
+        lengths = [int.from_bytes(data[8:12], "little") for data in (stored, *others)]
+        assert lengths[0] == plain.nbytes > lengths[1] > lengths[2]
+        for data in others:
+            path.write_bytes(data + google_crc32c.value(data).to_bytes(4, "little"))
+            np.testing.assert_array_equal(open_int4(tmp_path / "z")[...], wanted)
+    assert verify(tmp_path / "z", source=values).ok

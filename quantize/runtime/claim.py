@@ -54,10 +54,11 @@ class Claim:
             },
         }
 
-    def take(self, overwrite: bool) -> Metadata:
+    def take(self, overwrite: bool) -> tuple[Metadata, bool]:
         """The metadata to go on from: a new variable's, this job's own, or with `overwrite` one in another's place.
 
-        The workers of a cluster are asked whether they can do the job.
+        And whether it was this run that began the variable. The workers of a cluster are asked whether they can do the
+        job.
 
         Raises
         ------
@@ -71,13 +72,13 @@ class Claim:
         on_cluster = self.plan.scheduler == "distributed"
         if on_cluster:
             check_workers(self.work.units.source, self.sample)
-        metadata = self.taken(overwrite)
+        metadata, begun = self.taken(overwrite)
         if on_cluster:
             check_destination(self.work.variable, metadata)
-        return metadata
+        return metadata, begun
 
-    def taken(self, overwrite: bool) -> Metadata:
-        variable = self.work.variable
+    def taken(self, overwrite: bool) -> tuple[Metadata, bool]:
+        variable, begun = self.work.variable, False
         new = self.new_metadata()
         variable.mend(new)
         variable.check_place(self.plan.rule.granularity)
@@ -89,7 +90,7 @@ class Claim:
         else:
             if old is None:
                 self.check_disk(self.plan.units)
-                variable.create(new)
+                begun = variable.create(new)
                 old = variable.metadata()
                 if old is None:
                     raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
@@ -97,7 +98,7 @@ class Claim:
                 if not overwrite or self.resumable(old):
                     if old.status != "sealed":
                         self.check_disk(int((~variable.present(old.layout)).sum()))
-                    return old
+                    return old, begun
             elif not overwrite:
                 state = "whole" if old.status == "sealed" else "unfinished"
                 raise StoreError(
@@ -105,7 +106,8 @@ class Claim:
                     f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
                 )
         self.check_disk(self.plan.units, variable.keys.size(variable.folder))
-        return variable.overwrite(new)
+        found = variable.overwrite(new)
+        return found, found is new
 
     def new_metadata(self) -> Metadata:
         """The metadata that this job begins with."""

@@ -26,7 +26,7 @@ from .plan import Plan
 from .progress import Counter, Progress
 from .schedulers import Task, run_tasks
 from .settings import Settings
-from .tasks import Tasks, WriteGuard
+from .tasks import Tasks
 from .units import UnitCache, Units
 
 
@@ -130,10 +130,13 @@ class Job:
         keys = self.work.variable.keys
         if self.look is not None and (overwrite or keys.get(self.work.variable.key) is None):  # a run that begins
             self.tell(self.look.before())
-        metadata = self.claim.take(overwrite)
+        metadata, begun = self.claim.take(overwrite)
+        # What lies in the place of a variable that this run has just begun is none of its own, where it may be that of
+        # a run that was held up: it is replaced.
+        alien = begun and keys.conditional
         try:
             if metadata.status == "scanning":
-                yield from self.scan(metadata)
+                yield from self.scan(metadata, alien)
                 if not self.alone and not self.is_scanned(metadata):
                     return None
                 try:
@@ -143,22 +146,27 @@ class Job:
                         self.work.variable.remove(metadata)
                     raise
             if metadata.status != "sealed":
-                yield from self.write(metadata)
+                yield from self.write(metadata, alien)
         except StoreError as error:
             metadata = self.written_by_another(error)
         if metadata.status == "sealed":
             yield from self.check_sealed(metadata)
         return metadata
 
-    def scan(self, metadata: Metadata) -> Steps[None]:
-        """Pass 1, if there is one: scan those of this run's batches of which the store has no statistics."""
+    def scan(self, metadata: Metadata, alien: bool) -> Steps[None]:
+        """Pass 1, if there is one: scan those of this run's batches of which the store has no statistics.
+
+        None that are `alien` count.
+        """
         if self.plan.passes == 1:
             return
-        with WriteGuard(self.work.variable, metadata).writing() as stands:
+        guard = self.work.variable.guard(metadata)
+        with guard.writing() as stands:
             if stands:
-                self.work.scans.create()
+                self.work.scans.create(guard)
+        guard.stands()
         todo = self.own_units.copy()
-        for batch in np.flatnonzero(self.scanned()):
+        for batch in () if alien else np.flatnonzero(self.scanned()):
             todo[self.work.scans.batches.numbers(int(batch))] = False
         yield self.over("scan", functools.partial(self.work.scan_batch, metadata=metadata), todo)
 
@@ -183,9 +191,11 @@ class Job:
             If the rule takes no code for some values.
         """
         rule, variable = self.plan.rule, self.work.variable
-        with WriteGuard(variable, metadata).writing() as stands:
+        guard = variable.guard(metadata)
+        with guard.writing() as stands:
             if stands:
-                stored_scales(variable.keys, variable.name, metadata).create()
+                stored_scales(variable.keys, variable.name, metadata).create(guard)
+        guard.stands()
         scale: Scale | ScaleNames = ScaleNames.of(variable.name, metadata.version)
         statistics = None
         if self.plan.passes == 2:
@@ -265,9 +275,9 @@ class Job:
         yield self.stage("scale", functools.partial(self.work.choose_scale_chunk, metadata=metadata), tasks, done)
         return np.stack(rows)
 
-    def write(self, metadata: Metadata) -> Steps[None]:
-        """Pass 2: write those of this run's units that are not there yet."""
-        present = self.work.variable.present(self.plan.layout)
+    def write(self, metadata: Metadata, alien: bool) -> Steps[None]:
+        """Pass 2: write those of this run's units that are not there yet, where they are not `alien`."""
+        present = np.zeros(self.plan.units, bool) if alien else self.work.variable.present(self.plan.layout)
         if self.work.variable.keys.verify:
             yield from self.check_present(metadata, present)
         try:

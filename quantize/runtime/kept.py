@@ -14,6 +14,7 @@ from ..exceptions import DamagedChunkError, SourceError
 from ..io.raw import RawArray
 from ..numerics.dtypes import TEXT
 from ..numerics.grid import Region
+from ..store.guard import WriteGuard
 from ..store.manifest import Standing
 from ..store.plain_arrays import PlainArray, encoded
 from ..store.retrying import retried
@@ -47,6 +48,7 @@ class Copy:
         SourceError
             If there are texts that cannot be kept.
         """
+        guard = WriteGuard(self.plain.keys, self.plain.folder, self.standing.stands)
         for number in numbers:
             if self.stop.is_set():
                 raise StoppedError
@@ -55,10 +57,11 @@ class Copy:
                 data = self.plain.encoded(values)
             except ValueError as error:
                 raise cannot_be_kept(self.raw, error) from error
-            with self.plain.keys.locked(self.plain.folder, shared=True):
-                if not self.standing.stands():
+            with guard.writing() as stands:
+                if not stands:
                     return
-                self.plain.set(number, data)
+                guard.put(self.plain.key(number), data)
+        guard.stands()
 
     def steps(self, report: Callable[[Any], None]) -> Steps[None]:
         """Copy what is not there yet; with `verify` what is there is read first.
@@ -69,9 +72,9 @@ class Copy:
             With `verify`, if the collection was whole before, and this is not.
         """
         with self.standing.changing() as stands:
-            if stands:
-                self.plain.create()
-        present = self.plain.present()
+            begun = stands and self.plain.create(self.standing.stands)
+        # What lies in the place of what this run has just begun may be of a run that was held up: it is replaced.
+        present = np.zeros(self.plain.grid.count, bool) if begun else self.plain.present()
         if self.plain.keys.verify:
             yield from self.check_present(present, report)
             if not stands and not present.all():

@@ -378,6 +378,16 @@ def note_on_blocks(source: Source, settings: Settings, rule: Rule, cut: Cut) -> 
     ]
 
 
+def note_on_conditions(keys: Keys) -> list[str]:
+    """What to say of a store in which nothing keeps two jobs apart: no locks, as folders have, and no conditions."""
+    if keys.nearest is not None or not keys.shared or keys.conditional:
+        return []
+    return [
+        "the store has neither locks nor, as far as is known, writes by conditions: do not overwrite what another run "
+        "is writing there"
+    ]
+
+
 def times(number: float) -> str:
     """How often a source is read, in words.
 
@@ -430,6 +440,7 @@ def planned(source: Source, keys: Keys, settings: Settings, variable: Variable |
     notes += note_on_blocks(source, settings, rule, cut)
     if layout.shards is None and layout.units.count >= MANY_FILES:
         notes += note_on_files(layout)
+    notes += note_on_conditions(keys)
     if budget is not None:
         affordable = (budget - overhead) // task
         if affordable < 1:

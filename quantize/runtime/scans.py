@@ -15,6 +15,7 @@ from ..numerics.scales import Rule
 from ..numerics.statistics import ROW
 from ..storage import Variable
 from ..store.codec import Compressor
+from ..store.guard import WriteGuard
 from ..store.layout import Layout
 from ..store.side_arrays import SideArray, owns
 
@@ -80,24 +81,21 @@ class Scans:
         name = self.variable.beside[1]
         return SideArray(self.variable.keys, self.variable.name, name, shape, (length,), dtype, Compressor())
 
-    def create(self) -> None:
+    def create(self, guard: WriteGuard) -> None:
         if self.bins is not None:
-            self.histograms.create()
-        self.rows.create()
+            self.histograms.create(guard)
+        self.rows.create(guard)
 
     def exist(self) -> bool:
         return owns(self.variable.keys, self.variable.beside[0])
 
-    def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None) -> np.ndarray:
-        """Keep the rows of the units of a batch, shape ``(units, groups, row_length)``, and before them its histogram.
-
-        What was written of the rows, in a buffer used again.
-        """
+    def set(self, batch: int, rows: np.ndarray, histogram: Histogram | None, guard: WriteGuard) -> None:
+        """Keep the rows of the units of a batch, shape ``(units, groups, row_length)``, its histogram before them."""
         if histogram is not None:
-            self.histograms.set(batch, histogram.counts.reshape(-1))
+            self.histograms.set(batch, histogram.counts.reshape(-1), guard)
         whole = np.zeros((len(rows), self.groups_per_unit, self.row_length), np.int64)
         whole[:, : rows.shape[1]] = rows
-        return self.rows.set(batch, whole.reshape(-1))
+        self.rows.set(batch, whole.reshape(-1), guard)
 
     def get(self, batch: int) -> np.ndarray | None:
         """The rows of a batch, None where there are none, or a killed writer's damaged ones."""

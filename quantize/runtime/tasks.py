@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -55,11 +54,11 @@ class Tasks:
             place = np.stack([histogram.histogram.unit.view(np.int64), histogram.histogram.origin], axis=1)
             rows = np.concatenate([rows, np.broadcast_to(place, (len(rows), *place.shape))], axis=2)
         counted = None if histogram is None else histogram.histogram
-        guard = WriteGuard(self.variable, metadata)
+        guard = self.variable.guard(metadata)
         with guard.writing() as stands:
             units.heed_stop()
             if stands:
-                guard.last = scans.rows.key(batch), scans.set(batch, rows, counted)
+                scans.set(batch, rows, counted, guard)
         guard.stands()
 
     def choose_scale_chunk(self, block: int, *, metadata: Metadata) -> np.ndarray:
@@ -73,10 +72,12 @@ class Tasks:
             If part of pass 1 is lost.
         """
         rows, scales = self.scales_of_batches(block)
-        with WriteGuard(self.variable, metadata).writing() as stands:
+        guard = self.variable.guard(metadata)
+        with guard.writing() as stands:
             self.units.heed_stop()
             if stands:
-                stored_scales(self.variable.keys, self.variable.name, metadata).write(block, scales)
+                stored_scales(self.variable.keys, self.variable.name, metadata).write(block, scales, guard)
+        guard.stands()
         return folded(rows)
 
     def scales_of_batches(self, block: int) -> tuple[np.ndarray, Scales]:
@@ -143,7 +144,7 @@ class Tasks:
             raise StoreError(f"{self.variable.where} has lost part of pass 1; pass overwrite=True to begin again")
         known = None if once and stored.arrays else stored.read(layout.units.region(numbers[0]))
         places = {number: place for place, number in enumerate(self.scans.batches.numbers(batch))}
-        guard = WriteGuard(self.variable, metadata)
+        guard = self.variable.guard(metadata)
         for number, block in paired(numbers, blocks):
             if known is None:
                 packed, now, scales = units.scale_and_pack(number, block, metadata.keep_zero)
@@ -158,14 +159,14 @@ class Tasks:
                 else:
                     self.check_unchanged(number, rows[places[number]][:, :ROW], now)
                 if known is None:
-                    stored.write(self.scans.batches.block(batch), scales)
-                guard.last = self.variable.chunk_key(layout, number), self.variable.write(layout, number, packed)
+                    stored.write(self.scans.batches.block(batch), scales, guard)
+                self.variable.write(layout, number, packed, guard)
         guard.stands()
 
     def damaged_units(self, batch: int, numbers: list[int], *, metadata: Metadata) -> list[int]:
         """Those of some units that are not whole: removed before the seal, so that they do not pass for done."""
         reader = ChunkReader(self.variable.keys, self.variable.name, metadata)
-        guard, layout = WriteGuard(self.variable, metadata), self.units.layout
+        guard, layout = self.variable.guard(metadata), self.units.layout
         found = []
         for number in numbers:
             region = layout.units.region(number)
@@ -201,42 +202,6 @@ class Tasks:
                 f"{self.units.rule.refusal(statistics, index, self.units.missing)}{self.units.source.missing_said}. "
                 "The store stays unfinished"
             )
-
-
-class WriteGuard:
-    """The right of one task to write: looked at before each chunk and after the last.
-
-    A run that overwrites first marks the variable, waits for who has it locked, and then deletes what is there. So only
-    where nothing can be locked, what was written between the last look that found no mark and the first that found one
-    may be left: `last`, its key and its bytes.
-    """
-
-    def __init__(self, variable: Variable, metadata: Metadata) -> None:
-        self.variable, self.metadata = variable, metadata
-        self.last: tuple[str, np.ndarray] | None = None
-
-    @contextmanager
-    def writing(self) -> Iterator[bool]:
-        """Around a write: whether there is something to write, as `stands` says and raises."""
-        with self.variable.keys.locked(self.variable.folder, shared=True) as locked:
-            yield self.stands()
-        if locked:
-            self.last = None
-
-    def stands(self) -> bool:
-        """Whether there still is something to write: not if another run of the same job has sealed the variable.
-
-        Raises
-        ------
-        StoreError
-            If another job has taken the variable's place; what this task wrote last is gone then.
-        """
-        try:
-            return self.variable.stands(self.metadata)
-        except StoreError:
-            if self.last is not None and self.variable.keys.holds(*self.last):
-                self.variable.keys.delete(self.last[0])
-            raise
 
 
 def paired(numbers: list[int], blocks: list[np.ndarray] | None) -> Iterator[tuple[int, np.ndarray | None]]:

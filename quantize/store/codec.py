@@ -8,6 +8,7 @@ Chunks: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/ (zstd, gzip, blos
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,9 @@ CHOICES = {"shuffle": SHUFFLES, "cname": ("blosclz", "lz4", "lz4hc", "zlib", "zs
 class Compressor:
     """A compressor by its Zarr name, with its full configuration; without a name nothing is compressed.
 
+    A `blocksize` of 0 leaves the length of blosc's blocks to who writes: `block` bytes, or as many as blosc takes. Each
+    chunk tells it.
+
     Raises
     ------
     ValueError
@@ -46,6 +50,7 @@ class Compressor:
 
     name: str | None = "zstd"
     options: dict[str, Any] = field(default_factory=dict)
+    block: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
         if self.name is not None and self.name not in OPTIONS:
@@ -73,7 +78,7 @@ class Compressor:
                     self.options["cname"],
                     self.options["clevel"],
                     SHUFFLES[self.options["shuffle"]],
-                    self.options["blocksize"],
+                    self.options["blocksize"] or self.block,
                     self.options["typesize"],
                 )
             case _:
@@ -96,7 +101,7 @@ class Compressor:
                 return gunzipped(data, size)
             case _:
                 # https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst: uncompressed and compressed size
-                if len(data) < 16 or (np.frombuffer(data, "<u4", 3, 4)[[0, 2]] != (size, len(data))).any():
+                if len(data) < 16 or struct.unpack_from("<I4xI", data, 4) != (size, len(data)):
                     raise ValueError(f"the blosc header does not tell of {size} bytes in {len(data)}")
                 return decoded(Blosc(), data, size)
 

@@ -14,14 +14,15 @@ import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
+from zarr.buffer import cpu
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
@@ -30,6 +31,7 @@ from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
 from ..numerics.names import ZIP, check_suffix
 from .below import Below
+from .conditions import UnableError, conditions_of
 from .metadata import METADATA_MOST
 from .retrying import naming, retried
 
@@ -45,6 +47,7 @@ LEFTOVER = re.compile(r".*\.[0-9a-f]{32}\.partial")  # the name of a file that a
 NUMBER = "(?:0|[1-9][0-9]*)"  # in the key of a chunk, along one axis
 
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for who writes into it
+BINARY = getattr(os, "O_BINARY", 0)  # or Windows would take some bytes for ends of lines
 
 # Stores that give what there is of a range that goes beyond the value. Of others nothing is asked beyond it.
 CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
@@ -58,8 +61,11 @@ LOCK_PAUSE, LONGEST_LOCK_PAUSE = 0.001, 0.1  # seconds between two looks at a lo
 
 NODES_ALONE = ("icechunk",)  # packages whose stores list no part of an array
 ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
+TURNS = 6  # times that a write by a condition meets others, before it gives up
 
 Part = RangeByteRequest | SuffixByteRequest
+
+T = TypeVar("T")
 
 logger = logging.getLogger("quantize")
 
@@ -288,13 +294,18 @@ class Keys:
         # A copy: a store may keep what it is given, and the array is used again.
         sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(bytes(data))))
 
-    def set_new(self, key: str, data: bytes) -> None:
-        """Set a key unless it is there already."""
-        self._set_new(key, data)
+    def set_new(self, key: str, data: bytes) -> bool:
+        """Set a key unless it is there already. Whether it has these bytes then, where the store takes conditions."""
+        made = False
+        if self.conditional:
+            made = self.create(key, data)
+        else:
+            self._set_new(key, data)
         if self.verify:
-            found = self.get(key) or b""
+            found, tag = self.tagged(key) or (b"", None)
             if len(found) < len(data) and data.startswith(found):  # lost or torn, and not what another has set
-                self.set(key, data)
+                self.replace(key, data, tag)
+        return made
 
     @retried
     def _set_new(self, key: str, data: bytes) -> None:
@@ -318,6 +329,139 @@ class Keys:
         except ValueError:  # longer, or no file
             return False
         return found is not None and np.array_equal(np.frombuffer(found, np.uint8), own)
+
+    # Writes by a condition
+
+    @property
+    def conditional(self) -> bool:
+        """Whether `create` and `replace` are one step, in the store. Else they are a look and a write, to be locked."""
+        return conditions_of(self.store) is not None
+
+    def tagged(self, key: str, most: int | None = METADATA_MOST) -> tuple[bytes, Any] | None:
+        """All bytes of a key and its tag, by which `replace` knows this version of it; None where there is none.
+
+        Raises
+        ------
+        StoreError
+            If it holds more bytes than `most`.
+        """
+        try:
+            if conditions := conditions_of(self.store):
+                found = self._of(key, conditions.view)
+                check_size(0 if found is None else len(found[0]), most)
+                return found
+            view = self.view(key, most=most)
+            return None if view is None else (bytes(view), bytes(view))
+        except ValueError as error:
+            raise StoreError(f"{self.label}/{key} is damaged: {error}. {REMEDY}") from error
+
+    @retried
+    def _of(self, key: str, ask: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+        with naming(f"{self.label}/{key}"):
+            return sync(ask(key))
+
+    def tag(self, key: str, most: int | None = METADATA_MOST) -> Any:
+        """The tag alone; None where there is no such key."""
+        if conditions := conditions_of(self.store):
+            return self._of(key, conditions.tag)
+        found = self.tagged(key, most)
+        return None if found is None else found[1]
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Set a key that is not there. Whether it holds these bytes then: it does too if another has set the same.
+
+        Who must know that it was no other puts something in that is its own.
+        """
+        for _ in range(TURNS):
+            if self._put_if(key, data, None) is not None:
+                return True
+            if (found := self.tagged(key, None)) is not None:  # its own, where the answer to a first attempt was lost
+                return found[0] == data
+        raise self._contended(key)
+
+    def replace(self, key: str, data: bytes, tag: Any) -> Any:
+        """Set a key that has this tag, or with None is not there: its new one, or None if that is not so any more."""
+        new = self._put_if(key, data, tag)
+        if new is None and (found := self.tagged(key, None)) is not None and found[0] == data:
+            return found[1]
+        return new
+
+    def put(self, key: str, data: bytes | np.ndarray, stands: Callable[[], bool]) -> Any:
+        """Set a key that mostly is not there, as long as `stands` says that it is the caller's to set.
+
+        What is there otherwise, as of a run that was held up, is replaced; but where all writers do this, nothing that
+        was put since `stands` was asked. Where the store takes no conditions it is just set.
+
+        Returns
+        -------
+        tag, or None
+            By which `still` knows what was written; None where the key held these bytes before, or was not set.
+        """
+        if not self.conditional:
+            self.set(key, data)
+            return data
+        whole = bytes(data)
+        for _ in range(TURNS):
+            own = self._put_if(key, whole, None)
+            if own is None:
+                found = self.tagged(key, None)
+                if found is None:
+                    continue
+                if found[0] == whole or not stands():
+                    return None
+                own = self._put_if(key, whole, found[1])
+            if own is not None and (not self.verify or self.holds(key, whole)):
+                return own
+        raise self._contended(key)
+
+    def change(self, key: str, new: Callable[[bytes | None], bytes | None], most: int | None = METADATA_MOST) -> bool:
+        """Set a key to what `new` makes of its bytes, again if others change it meanwhile; not where that is None."""
+        for _ in range(TURNS):
+            data, tag = self.tagged(key, most) or (None, None)
+            made = new(data)
+            if made is None:
+                return False
+            if self.replace(key, made, tag) is not None:
+                return True
+        raise self._contended(key)
+
+    def settle(self, key: str, document: bytes, stands: Callable[[], bool]) -> bool:
+        """Set a document whatever is there, torn perhaps, or put there by others; whether it was not there before.
+
+        As `put` does, and as it can that is known only where the store takes conditions.
+        """
+        if self.conditional:
+            return self.put(key, document, stands) is not None
+        self.set_new(key, document)
+        if not self.holds(key, document):
+            self.set(key, document)
+        return False
+
+    def still(self, key: str, tag: Any) -> bool:
+        """Whether a key holds what `put` has written."""
+        return self.tag(key) == tag if self.conditional else self.holds(key, tag)
+
+    def _put_if(self, key: str, data: bytes, tag: Any) -> Any:
+        """Set a key that has this tag, or with None is not there: its new one, or None where that does not hold.
+
+        It does not either where an earlier attempt has set it and the answer was lost.
+        """
+        if conditions := conditions_of(self.store):
+            try:
+                return self._of(key, functools.partial(conditions.put, data=data, tag=tag))
+            except UnableError:
+                logger.warning(
+                    "%s takes no conditions with its writes: of two jobs that write at once nothing stops one that is "
+                    "held up from writing into what the other has made",
+                    self.label,
+                )
+        if self.tag(key, None) != tag:
+            return None
+        self.set(key, data)
+        return data
+
+    def _contended(self, key: str) -> OSError:
+        return OSError(errno.EIO, "is changed by others, or not held, again and again", f"{self.label}/{key}")
 
     @retried
     def delete(self, key: str) -> None:
@@ -549,16 +693,16 @@ class LocalKeys(Keys):
 
     def _get(self, key: str, part: Part | None, most: int | None) -> Buffer | None:
         # The store itself would make the folder, wait at a pipe and read a device for ever.
-        size = file_size(f"{self.root}/{key}")
+        path = f"{self.root}/{key}"
+        size = file_size(path)
         if size is None:
             return None
         check_size(size, most)
-        prototype = default_buffer_prototype()
-        if not size:
-            return prototype.buffer.from_bytes(b"")
         if self.synchronous:
-            return self.store.get_sync(key, prototype=prototype, byte_range=part)
-        return sync(self.store.get(key, prototype, part))
+            found = file_bytes(path, part)
+            return None if found is None else cpu.Buffer.from_bytes(found)
+        prototype = default_buffer_prototype()
+        return sync(self.store.get(key, prototype, part)) if size else prototype.buffer.from_bytes(b"")
 
     @retried
     def stamp(self, key: str) -> tuple[Any, ...] | None:
@@ -735,6 +879,29 @@ def file_size(path: str) -> int | None:
     if stat.S_ISDIR(found.st_mode):
         return None
     raise ValueError("it is a pipe, a socket or a device, and no file")
+
+
+def file_bytes(path: str, part: Part | None) -> bytes | None:
+    """Part of the bytes of a file, or all, of one moment; None where there is none.
+
+    As the store's own, with half the calls of the system: of a small chunk these take more time than its bytes.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | BINARY)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    try:
+        size = os.fstat(number).st_size
+        start, stop = (0, size) if part is None else ends(part, size)
+        if start:
+            os.lseek(number, start, os.SEEK_SET)
+        found = b""
+        while start < stop and (more := os.read(number, stop - start)):  # the system gives 2 GiB at a time at most
+            found += more
+            start += len(more)
+        return found
+    finally:
+        os.close(number)
 
 
 def ends(part: Part, size: int) -> tuple[int, int]:

@@ -326,6 +326,11 @@ class Standing:
         with self.keys.locked("", shared=True):
             yield self.stands()
 
+    def seal(self, sealed: Manifest) -> None:
+        """Write the manifest of a collection that is whole, unless another run of the job has; raises as `stands`."""
+        with self.keys.locked(""):
+            self.keys.change(KEY, lambda data: sealed.to_json() if self.stands() else None, MOST)
+
     def check_read(self) -> None:
         """See that what was read was that of the collection that was opened, whether or not all of that is written.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,10 +125,9 @@ class PlainArray:
         document = array_document(self.shape, data_type, self.chunk, codecs, self.attributes, self.dimension_names)
         return serialized({**document, "fill_value": fill})
 
-    def create(self) -> None:
-        self.keys.set_new(self.metadata_key, self.document)
-        if not self.keys.holds(self.metadata_key, self.document):
-            self.keys.set(self.metadata_key, self.document)
+    def create(self, stands: Callable[[], bool] = lambda: True) -> bool:
+        """Write its document, as `Keys.settle` says."""
+        return self.keys.settle(self.metadata_key, self.document, stands)
 
     def encoded(self, values: np.ndarray) -> np.ndarray:
         """The bytes of a chunk, of which the first values along each axis are these.
@@ -150,13 +150,9 @@ class PlainArray:
             plain = np.frombuffer(whole.tobytes(), np.uint8)
         return with_crc32c(self.compressor.compress(plain))
 
-    def set(self, number: int, data: np.ndarray) -> None:
-        """Write the bytes of a chunk."""
-        self.keys.set(self.key(number), data)
-
     def write(self, number: int, values: np.ndarray) -> None:
         """Write a chunk; raises as `encoded` does."""
-        self.set(number, self.encoded(values))
+        self.keys.set(self.key(number), self.encoded(values))
 
     def chunk_values(self, number: int) -> np.ndarray:
         """The values of a chunk, whole.

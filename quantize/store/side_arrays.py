@@ -23,6 +23,7 @@ from ..numerics.scales import (
     ShortScales,
 )
 from .codec import ChunkCodec, Compressor, ShardCodec
+from .guard import WriteGuard
 from .keys import Keys, chunk_key, present
 from .layout import Layout
 from .metadata import Metadata
@@ -39,6 +40,7 @@ from .zarr_json import (
     sharding_document,
 )
 
+BLOSC_BLOCK = 1 << 18  # bytes: of 2^15, which blosc takes itself, scales take twice as long to read, and more room
 LEAST_STORED_ZERO_POINT = ZERO_POINT_BIAS - 4 * MOST_ZERO_POINT  # with it; 32 bits hold none that is too large
 
 
@@ -123,11 +125,11 @@ class SideArray:
         if not same(found, own):
             raise ValueError(f"it is not what belongs to {self.owner}")
 
-    def create(self) -> None:
-        self.keys.set_new(self.metadata_key, self.document())
+    def create(self, guard: WriteGuard) -> None:
+        guard.create(self.metadata_key, self.document())
 
-    def set(self, number: int, values: np.ndarray) -> np.ndarray:
-        """Write a unit, of which only the first values may be there; what was written, in a buffer used again."""
+    def set(self, number: int, values: np.ndarray, guard: WriteGuard) -> None:
+        """Write a unit, of which only the first values may be there."""
         whole = values.astype(self.dtype.newbyteorder("<"), order="C", copy=False)
         if values.shape != self.units.box:
             whole = np.zeros(self.units.box, self.dtype.newbyteorder("<"))
@@ -137,8 +139,7 @@ class SideArray:
             data = self.stored.chunk_codec.encode(plain)
         else:
             data = self.stored.shard_codec.encode(plain, self.in_bytes(values.shape))
-        self.keys.set(self.key(number), data)
-        return data
+        guard.put(self.key(number), data)
 
     def get(self, number: int) -> np.ndarray | None:
         """A whole chunk, None where there is none; a ValueError says what is wrong with one that is damaged."""
@@ -162,7 +163,7 @@ class StoredScales(ABC):
     arrays: tuple[SideArray, ...] = ()
 
     @abstractmethod
-    def create(self) -> None:
+    def create(self, guard: WriteGuard) -> None:
         """Make room for them."""
 
     @abstractmethod
@@ -176,7 +177,7 @@ class StoredScales(ABC):
         """
 
     @abstractmethod
-    def write(self, chunk: int, scales: Scales) -> None:
+    def write(self, chunk: int, scales: Scales, guard: WriteGuard) -> None:
         """Keep those of all units at one place along the axes on which scales differ."""
 
 
@@ -186,14 +187,14 @@ class ScaleInMetadata(StoredScales):
 
     scale: Scale | None
 
-    def create(self) -> None:
+    def create(self, guard: WriteGuard) -> None:
         pass
 
     def read(self, region: Region) -> Scales:
         assert self.scale is not None
         return Scales.one(self.scale, shape_of(region))
 
-    def write(self, chunk: int, scales: Scales) -> None:
+    def write(self, chunk: int, scales: Scales, guard: WriteGuard) -> None:
         pass
 
 
@@ -265,7 +266,7 @@ class ShortForm(ScaleForm):
         if layout.compressor.name is None:
             return layout.compressor
         options = {"typesize": dtype.itemsize, "cname": "zstd", "clevel": 1, "shuffle": "shuffle"}
-        return Compressor("blosc", options)
+        return Compressor("blosc", options, BLOSC_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -327,14 +328,14 @@ class ScaleArrays(StoredScales):
         """How many units each of the arrays has."""
         return self.arrays[0].units.count
 
-    def create(self) -> None:
+    def create(self, guard: WriteGuard) -> None:
         for array in self.arrays:
-            array.create()
+            array.create(guard)
 
-    def write(self, chunk: int, scales: Scales) -> None:
+    def write(self, chunk: int, scales: Scales, guard: WriteGuard) -> None:
         lengths = tuple(scales.scale.shape[axis] for axis in self.axes)
         for array, values in zip(self.arrays, self.form.stored(scales), strict=True):
-            array.set(chunk, values.reshape(lengths))
+            array.set(chunk, values.reshape(lengths), guard)
 
     def read(self, region: Region) -> Scales:
         own = self.granularity.scales_of(region, self.layout.shape)
