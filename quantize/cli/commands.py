@@ -323,38 +323,36 @@ def append(
     ):
         from ..appending import append_to_zarr
         from ..runtime.display import duration
-        from ..runtime.plan import Plan
 
-        array = append_to_zarr(source, store, name=name, progress=display, **settings)
+        appended = append_to_zarr(source, store, name=name, progress=display, **settings)
     elapsed = time.monotonic() - began
-    from ..reading import summary
-
-    planned = display.account.plan
-    assert isinstance(planned, Plan)
-    new = " x ".join(map(str, planned.layout.shape))
-    where = f"{array.path}/{array.name}"
-    done = f"appended {new} values to {where} in {duration(elapsed)}: its shape is {array.shape}"
-    growth = summary.appended(array.metadata)
-    if growth and growth["saturated"]:
-        done += f". {growth['saturated']:,} of all that was appended saturated"
-    if display.account.last is None:
-        done = f"nothing to do: {source} has been appended to {where} already, whose shape is {array.shape}"
+    document, where, _ = written_as(appended, store)
     worked = display.account.last is not None
-    say(as_json, {**summary.summary(array), "worked": worked, "elapsed": elapsed}, done)
+    done = f"appended {source} to {where} in {duration(elapsed)}"
+    if not worked:
+        done = f"nothing to do: {source} has been appended to {where} already"
+    say(as_json, {**document, "worked": worked, "elapsed": elapsed}, done + lengths_said(document))
+
+
+def lengths_said(document: dict[str, Any]) -> str:
+    """What to say of a variable that has become longer, and is described so; of a collection nothing."""
+    if "shape" not in document:
+        return ""
+    saturated = (document["appended"] or {}).get("saturated")
+    beyond = f". {saturated:,} of all that was appended saturated" if saturated else ""
+    return f": its shape is {document['shape']}{beyond}"
 
 
 def give_up(store: str, name: str | None, as_json: bool) -> None:
     """Give up an append that did not come to its end."""
     from ..appending import discard_append
-    from ..reading.array import opened_array
+    from ..reading.opening import open_int4
 
     with stoppable():
         discarded = discard_append(store, name)
-        array = opened_array(store, name)
-    where = f"{array.path}/{array.name}"
+        document, where, _ = written_as(open_int4(store, name), store)
     done = f"discarded what was being appended to {where}" if discarded else f"nothing was being appended to {where}"
-    document = {"path": array.path, "name": array.name, "shape": array.shape, "discarded": discarded}
-    say(as_json, document, f"{done}: its shape is {array.shape}")
+    say(as_json, {**document, "discarded": discarded}, done + lengths_said(document))
 
 
 @main.command()

@@ -61,9 +61,7 @@ def dies(*_: object) -> None:
 def test_it_says_its_plan_and_in_one_line_what_it_did(store: Path, made: Path) -> None:
     result = quantize("append", made / "b.npy", store, "--workers", "1")
     assert result.exit_code == 0
-    assert re.fullmatch(
-        rf"appended 20 x 50 values to {store}/data in \d\.\d s: its shape is \(60, 50\)\n", result.stdout
-    )
+    assert re.fullmatch(rf"appended {made}/b.npy to {store}/data in \d\.\d s: its shape is \(60, 50\)\n", result.stdout)
     assert "behind index 39 of axis 0, in chunks of (8, 50) values\n" in result.stderr
     assert "scale        the one that is there, 1 pass\n" in result.stderr
     assert "append: 3 of 3 chunks" in result.stderr
