@@ -33,6 +33,7 @@ def append_to_zarr(
     memory: int | str | None = None,
     workers: int | None = None,
     verify: bool = False,
+    durable: bool = False,
     progress: Callable[[Plan | Progress], None] | bool | None = None,
 ) -> Int4Array:
     """Append the values of an array of any size to one that is quantized. Run it again to go on where a run stopped.
@@ -55,7 +56,7 @@ def append_to_zarr(
         where a `value_range` was given, which says that they saturate.
     again : bool
         Append what was appended last once more. Without it that is refused: it may be a call that had come to its end.
-    memory, workers, verify, progress
+    memory, workers, verify, durable, progress
         As for `quantize_to_zarr`.
 
     Returns
@@ -97,7 +98,7 @@ def append_to_zarr(
     own = axis % len(metadata.layout.shape)
     job = Append.of(as_source(source), variable, metadata, own, outside, reporter(progress), memory, workers)
     job.look()
-    return Int4Array(found, job.run(again))
+    return Int4Array(found, job.run(again, durable))
 
 
 def discard_append(store: Any, name: str | None = None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import __version__
-from ..calibration.histogram import GrowingHistogram, bins_for
+from ..calibration.histogram import GrowingHistogram, Histogram, bins_for, merged_place
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
 from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
-from ..numerics.dtypes import FLOATS
-from ..numerics.grid import Region, index_at, shape_of, within
+from ..numerics.clearance import may_come_back
+from ..numerics.dtypes import FLOATS, rounded_within
+from ..numerics.grid import Region, index_at, packed_region, shape_of, within
 from ..numerics.scales import Scales
 from ..numerics.statistics import bounds, folded, from_row, no_rows
 from ..numerics.tables import coefficients
@@ -34,10 +36,10 @@ from .job import Stage, Steps, described, driven
 from .look import look_at
 from .plan import AppendPlan, Plan, planned
 from .progress import Counter
-from .scans import batch_size
+from .scans import batch_size, scan_batches
 from .schedulers import Task, run_tasks
 from .settings import Settings
-from .tasks import paired
+from .tasks import PLACES, paired
 from .units import UnitCache, Units
 
 SLACK = 1e-5  # steps: what lies so little further out than half of one is within the range, as in the bound
@@ -80,13 +82,13 @@ class AppendTasks:
     def write(self, numbers: list[int], blocks: list[np.ndarray] | None = None, *, again: bool = False) -> Told:
         """Pack and write some units, with all that is new in them; those that were written are left as they are."""
         growing, told = self.growing, Told.nothing()
-        together = None
+        guard, together = growing.guard(), None
         if self.shares:
             told, together = self.scales_of_all(numbers)
-            with growing.writing():
-                growing.write_scales(numbers[0], together)
+            with guard.writing():
+                growing.write_scales(numbers[0], together, guard)
         for number, block in paired(numbers, blocks):
-            done = again and growing.is_written(number)
+            done = again and not growing.variable.keys.verify and growing.is_written(number)
             packed = None if done else growing.unit(number)
             known, new = self.parted(growing.fresh(number))
             scales, outside = together, 0
@@ -98,11 +100,11 @@ class AppendTasks:
                 told = told if self.shares else told.and_then(found)
             if packed is None or (outside and self.outside == "raise"):
                 continue
-            with growing.writing():
+            with guard.writing():
                 if not self.shares:
-                    growing.write_scales(number, scales)
-                growing.write(number, packed)
-        growing.check_stands()
+                    growing.write_scales(number, scales, guard)
+                growing.write(number, packed, guard)
+        guard.stands()
         return told
 
     @functools.cached_property
@@ -146,6 +148,7 @@ class AppendTasks:
         whole = units.layout.units.region(0)
         table = coefficients(scales, self.source.dtype, units.codes)
         low, high = self.limits(scales)
+        lost = self.as_missing(scales)
         rows, codes, outside, first = units.no_rows(whole), units.room(whole), 0, -1
         for piece, values in units.values(0, block):
             for part, small in units.cached_blocks(piece, values):
@@ -165,6 +168,7 @@ class AppendTasks:
                     outside += count
                 if packed is not None:
                     units.pack_part(small, table, part, whole_shape, codes)
+                    self.check_kept(small, part, region, codes, lost)
             del values, small  # before the next piece is read: it may be of another chunk
         self.check_values(region, folded(rows))
         if packed is not None:
@@ -199,6 +203,32 @@ class AppendTasks:
         more = 0.5 + SLACK
         return (codes.lowest - zero - more) * step, (7 - zero + more) * step
 
+    def as_missing(self, scales: Scales) -> np.ndarray:
+        """Which codes stand for what an integer dtype has for missing ones, by group and code, from -8 on."""
+        steps, zeros = scales.scale.reshape(-1, 1), scales.zero_point.reshape(-1, 1)
+        if not may_come_back(self.after.rule, self.source.dtype, self.after.missing):
+            return np.zeros((len(steps), 16), bool)
+        found: np.ndarray = rounded_within((np.arange(-8, 8) - zeros) * steps, self.source.dtype) == self.after.missing
+        found[:, 0] = False  # the code of missing values
+        return found
+
+    def check_kept(self, values: np.ndarray, part: Region, region: Region, codes: np.ndarray, lost: np.ndarray) -> None:
+        """Refuse values that would come back as the missing one: the scales that are there were not chosen for them."""
+        if not lost.any():
+            return
+        own, shape = codes[packed_region(part)], shape_of(region)
+        nibbles = np.stack([own & 15, own >> 4], axis=-1).reshape(*own.shape[:-1], -1)[..., : values.shape[-1]]
+        groups = np.broadcast_to(self.after.granularity.index_of(shape), shape)[part]
+        found = lost[groups, nibbles ^ 8] & self.is_value(values)
+        if found.any():
+            inside = index_at(int(np.argmax(found)), values.shape)
+            places = zip(inside, part, self.in_source(region), strict=True)
+            raise RefusedValuesError(
+                f"{self.source.label}: by the scale that {self.growing.variable.where} has, the value {values[inside]} "
+                f"at index {tuple(i + a.start + b.start for i, a, b in places)} would come back as {self.after.missing}, "
+                "which stands for missing values. Nothing was appended; quantizing all of it again finds a scale for all"
+            )
+
     def pack_new(
         self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray, scales: Scales | None
     ) -> tuple[Told, Scales]:
@@ -219,17 +249,35 @@ class AppendTasks:
         region = tuple(here if along == axis else slice(0, n) for along, n in enumerate(self.after.layout.shape))
         lengths = replace_at(self.after.layout.unit, axis, here.stop - here.start)
         units = self.units_of(region, lengths)
-        histogram = None
-        if rule.method.needs == "histogram":
-            values = int(np.prod(shape_of(region))) // shape_of(region)[axis]
-            bins = bins_for(rule.granularity, values)
-            histogram = GrowingHistogram(bins, shape_of(region)[axis], rule.granularity, self.after.missing)
-        rows = folded(np.stack([units.scan(i, None, histogram) for i in range(units.layout.units.count)]))
+        rows, counted = self.counted(units, numbers)
         self.check_values(region, folded(rows))
-        counted = None if histogram is None else histogram.histogram
         found = choose(rule, rows, counted, units.heed_stop)
         scales = units.cleared(Scales.of(*found, rule.granularity, shape_of(region)), rows)
         return Told(folded(rows)), scales
+
+    def counted(self, units: Units, numbers: list[int]) -> tuple[np.ndarray, Histogram | None]:
+        """The rows of units beside one another, folded, and their histograms merged, where the rule asks for some.
+
+        As a run would: batch by batch.
+        """
+        axis, rule, layout = self.growing.axis, self.after.rule, self.after.layout
+        batches = scan_batches(layout, rule)
+        groups = units.layout.shape[axis]
+        rows, found = no_rows(groups), []
+        for batch in batches.of_block(layout.units.position(numbers[0])[axis]):
+            own = batches.numbers(batch)
+            histogram = None
+            if rule.method.needs == "histogram":
+                values = batches.size * math.prod(layout.unit) // layout.unit[axis]
+                bins = bins_for(rule.granularity, values)
+                histogram = GrowingHistogram(bins, groups, rule.granularity, self.after.missing)
+            inner = (replace_at(layout.units.position(number), axis, 0) for number in own)
+            scanned = [units.scan(units.layout.units.number(place), None, histogram) for place in inner]
+            told = folded(np.stack(scanned))
+            if histogram is not None:
+                found.append((histogram.histogram, told))
+            rows = folded(np.stack([rows, told]))
+        return rows, merged(found) if found else None
 
     def check_values(self, region: Region, row: np.ndarray) -> None:
         """Refuse values that the rule takes no code for; `row` has where the first is, counted in the region."""
@@ -244,6 +292,17 @@ class AppendTasks:
                 f"{self.source.missing_said}. Nothing was appended to {self.growing.variable.where}, which was made "
                 "without that: leave such values out, or quantize all of it again"
             )
+
+
+def merged(found: list[tuple[Histogram, np.ndarray]]) -> Histogram:
+    """Histograms of parts, and the rows of their values, as one histogram."""
+    shown = np.unique(np.linspace(0, len(found) - 1, min(PLACES, len(found))).astype(int))
+    places = [(found[i][0].unit, found[i][0].origin, found[i][1][:, 2]) for i in shown]
+    bins = found[0][0].bins._replace(dtype=np.int64)  # all parts together
+    whole = Histogram.about(bins, *merged_place(*map(np.stack, zip(*places, strict=True))))
+    for part, rows in found:
+        whole.merge(part, rows)
+    return whole
 
 
 def scales_for(scales: Scales, shape: tuple[int, ...]) -> Scales:
@@ -339,22 +398,27 @@ class Append:
         stop = self.start + self.source.shape[self.axis]
         return Journal(uuid.uuid4().hex, self.axis, self.start, stop, lineage, self.fingerprint)
 
-    def run(self, again: bool = False) -> Metadata:
+    def run(self, again: bool = False, durable: bool = False) -> Metadata:
         """As `steps`, each stage run here."""
-        return driven(self.steps(again), self.run_stage)
+        return driven(self.steps(again, durable), self.run_stage)
 
     def run_stage(self, stage: Stage) -> None:
         run_tasks(stage.call, stage.tasks, stage.done, self.plan.scheduler, self.plan.limit, self.cache.stop)
 
-    def steps(self, again: bool = False) -> Steps[Metadata]:
+    def steps(self, again: bool = False, durable: bool = False) -> Steps[Metadata]:
         """All of it: the metadata then."""
         if not again and journal_of(self.variable.keys, self.variable.folder) is None:
             self.check_new()
-        journal, begun = begin(self.variable, self.metadata, self.wanted)
+        try:
+            journal, begun = begin(self.variable, self.metadata, self.wanted)
+        except StoreError as error:
+            return self.by_another(error)
         growing = Growing(self.variable, self.metadata, self.after, journal, self.start)
         if is_committed(journal, self.metadata):
             growing.finish()
             return self.metadata
+        if begun:
+            self.variable.sweep()
         tasks = AppendTasks(growing, self.source, self.outside, self.cache)
         told = Told.nothing()
 
@@ -373,18 +437,31 @@ class Append:
         try:
             yield Stage("append", call, listed, done, graph)
             self.check_inside(growing, told)
+            new = self.committed(journal, told)
+            growing.commit(new, durable)
         except RefusedValuesError:
             growing.discard()
             raise
-        except StoreError:
-            now = self.variable.metadata()
-            if now is not None and is_committed(journal, now):  # by another run of this job
-                return now
-            raise
-        new = self.committed(journal, told)
-        growing.commit(new)
+        except StoreError as error:
+            return self.by_another(error)
         growing.finish()
         return new
+
+    def by_another(self, error: StoreError) -> Metadata:
+        """The metadata, where another run of this job has come to its end meanwhile.
+
+        Raises
+        ------
+        StoreError
+            The `error`, if none has.
+        """
+        now = self.variable.metadata()
+        growth, mine = None if now is None else Growth.of(now), Growth.of(self.metadata)
+        if now is None or growth is None or growth.last != self.fingerprint:
+            raise error
+        if growth.commits != (mine.commits if mine else 0) + 1 or now.layout != self.after.layout:
+            raise error
+        return now
 
     def check_new(self) -> None:
         """Refuse what was appended last: a call that is made again once it has come to its end."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..exceptions import StoreError
+from ..store.growth import Growth, without_growth
 from ..store.metadata import Metadata
 from ..store.retrying import retried
 from .cluster import check_destination, check_workers
@@ -100,14 +101,27 @@ class Claim:
                         self.check_disk(int((~variable.present(old.layout)).sum()))
                     return old, begun
             elif not overwrite:
+                self.check_not_grown(old)
                 state = "whole" if old.status == "sealed" else "unfinished"
                 raise StoreError(
                     f"{variable.where} is there already, {state}, of another job: "
-                    f"{difference(old.fingerprint, new.fingerprint)}. Pass overwrite=True to replace it"
+                    f"{difference(without_growth(old), new.fingerprint)}. Pass overwrite=True to replace it"
                 )
         self.check_disk(self.plan.units, variable.keys.size(variable.folder))
         found = variable.overwrite(new)
         return found, found is new
+
+    def check_not_grown(self, old: Metadata) -> None:
+        """Refuse, with a StoreError, what this very job has made, and has become longer since."""
+        growth, fingerprint = Growth.of(old), self.fingerprint
+        if growth is None or without_growth(old) != fingerprint:
+            return
+        first, now = fingerprint["source"]["shape"], old.layout.shape
+        more = [f"{n - m:,} along axis {axis}" for axis, (m, n) in enumerate(zip(first, now, strict=True)) if n > m]
+        raise StoreError(
+            f"{self.work.variable.where} is there already, whole, of this job, and {' and '.join(more)} were appended "
+            "since. Nothing is left to do: open it. Pass overwrite=True to begin again, without what was appended"
+        )
 
     def new_metadata(self) -> Metadata:
         """The metadata that this job begins with."""

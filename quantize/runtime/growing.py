@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +20,15 @@ from ..numerics.grid import Region, packed_region, packed_shape, shape_of, withi
 from ..numerics.scales import Scales
 from ..storage import Variable, drop_consolidated
 from ..store.chunks import ChunkReader
-from ..store.growth import Growth, Journal, journal_key, journal_of
+from ..store.growth import JOURNAL_MOST, Growth, Journal, journal_key, journal_of
+from ..store.guard import WriteGuard
 from ..store.keys import NUMBER
 from ..store.metadata import Metadata
-from ..store.side_arrays import ScaleArrays, stored_scales
+from ..store.places import HIDDEN
+from ..store.side_arrays import ScaleArrays, SideArray, stored_scales
 from ..store.zarr_json import same
+
+LOST = "lost"  # a key of the job of a journal that stands for one that was damaged: what was under way is not known
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,19 @@ class Growing:
     def key(self) -> str:
         return journal_key(self.variable.folder)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around a write of something beyond the array's length.
+    def guard(self) -> WriteGuard:
+        """The right of a task to write beyond the array's length, as long as this job is at it."""
+        return WriteGuard(self.variable.keys, self.variable.folder, self.stands)
 
-        Raises
-        ------
-        StoreError
-            If this job is no longer at it.
-        """
-        with self.variable.keys.locked(self.variable.folder, shared=True):
-            self.check_stands()
-            yield
-
-    def check_stands(self) -> None:
+    def stands(self) -> bool:
+        """True; raises a `StoreError` if this job is no longer at it."""
         keys = self.variable.keys
         if not keys.holds(self.key, self.journal.to_json()) or not keys.holds(self.variable.key, self.before.to_json()):
             raise StoreError(
                 f"{self.variable.where} was taken over while something was appended to it: another process has "
                 "overwritten it, appended to it or discarded this. Nothing of it is part of the array"
             )
+        return True
 
     # Regions
 
@@ -125,7 +122,7 @@ class Growing:
         """Without the reader: what it knows of the store's files is of this machine."""
         return {key: value for key, value in self.__dict__.items() if key != "reader"}
 
-    def write_scales(self, number: int, scales: Scales | None) -> None:
+    def write_scales(self, number: int, scales: Scales | None, guard: WriteGuard) -> None:
         """Write the scales of a unit: those that were there, and behind them the new ones, if there are some."""
         stored = stored_scales(self.variable.keys, self.variable.name, self.after)
         if not isinstance(stored, ScaleArrays) or self.axis not in stored.axes:
@@ -134,14 +131,25 @@ class Growing:
         if self.has_old(number):
             before = stored_scales(self.variable.keys, self.variable.name, self.before)
             parts.insert(0, stored.form.stored(before.read(self.old(number))))
-        position = self.after.layout.units.position(number)
-        for array, *entries in zip(stored.arrays, *parts, strict=True):
+        for (array, place), *entries in zip(self.scale_places(stored, number), *parts, strict=True):
             whole = np.concatenate(entries, axis=self.axis)
-            place = array.units.number(tuple(position[axis] for axis in stored.axes))
-            array.set(place, whole.reshape(tuple(whole.shape[axis] for axis in stored.axes)))
+            array.set(place, whole.reshape(tuple(whole.shape[axis] for axis in stored.axes)), guard)
+        self.keep(number, guard)
 
-    def write(self, number: int, packed: np.ndarray) -> None:
-        self.variable.write(self.after.layout, number, packed)
+    def scale_places(self, stored: ScaleArrays, number: int) -> Iterator[tuple[SideArray, int]]:
+        """The arrays of scales, and the number of the unit of each that has those of a unit."""
+        position = self.after.layout.units.position(number)
+        for array in stored.arrays:
+            yield array, array.units.number(tuple(position[axis] for axis in stored.axes))
+
+    def write(self, number: int, packed: np.ndarray, guard: WriteGuard) -> None:
+        self.variable.write(self.after.layout, number, packed, guard)
+        self.keep(number, guard)
+
+    def keep(self, number: int, guard: WriteGuard) -> None:
+        """Have a unit stay as it was written where it holds old values too, whatever becomes of this job."""
+        if self.has_old(number):
+            guard.written.clear()
 
     def is_written(self, number: int) -> bool:
         """Whether a unit that holds new values alone is there."""
@@ -151,44 +159,89 @@ class Growing:
 
     # The end of it
 
-    def describe_scales(self) -> None:
+    def describe_scales(self, guard: WriteGuard) -> None:
         """Write the documents of the arrays of scales, which may be longer than the array says that it is."""
         keys, name = self.variable.keys, self.variable.name
         for array in stored_scales(keys, name, self.after).arrays:
             if not keys.holds(array.metadata_key, array.document()):
-                keys.set(array.metadata_key, array.document())
+                keys.settle(array.metadata_key, array.document(), guard.stands)
 
-    def commit(self, metadata: Metadata) -> None:
-        """Make what was written part of the array."""
-        self.describe_scales()
-        with self.variable.keys.locked(self.variable.folder):
-            self.check_stands()
-            self.variable.set(metadata)
+    def flush(self) -> None:
+        """Have the disk hold all that was written."""
+        variable = self.variable
+        stored = stored_scales(variable.keys, variable.name, self.after)
+        written = {self.key, *(array.metadata_key for array in stored.arrays)}
+        for number in (number for slab in self.numbers() for number in slab):
+            written.add(variable.chunk_key(self.after.layout, number))
+            if isinstance(stored, ScaleArrays):
+                written |= {array.key(place) for array, place in self.scale_places(stored, number)}
+        variable.keys.flush_files(written)
+
+    def commit(self, metadata: Metadata, durable: bool = False) -> None:
+        """Make what was written part of the array.
+
+        Raises
+        ------
+        StoreError
+            If this job is no longer at it.
+        """
+        keys, key = self.variable.keys, self.variable.key
+        self.describe_scales(self.guard())
+        if durable:
+            self.flush()
+        with keys.locked(self.variable.folder):
+            _, tag = keys.tagged(key) or (None, None)
+            self.stands()  # so the tag is that of what it was
+            if keys.replace(key, metadata.to_json(), tag) is None:
+                raise StoreError(f"{self.variable.where} was written by another process while this was appended to it")
+        if durable:
+            keys.flush_files([key])
 
     def finish(self) -> None:
         """Close the journal: what it spoke of is part of the array, or gone."""
-        self.variable.keys.delete(self.key)
+        keys, folder = self.variable.keys, self.variable.folder
+        with keys.locked(folder):
+            if keys.holds(self.key, self.journal.to_json()):  # and not another's, who came before
+                keys.delete(self.key)
+        keys.sweep(f"{folder}/{HIDDEN}", folder, below=False)  # and no listing of all chunks
+        keys.remove_empty(f"{folder}/{HIDDEN}")
 
     def discard(self) -> None:
-        """Remove what was written: the store then is, byte by byte, what it was."""
-        keys = self.variable.keys
-        given_up = replace(self, journal=replace(self.journal, discarding=True))
-        with keys.locked(self.variable.folder):  # whoever writes under the journal has ended, or will see this
-            if not keys.holds(self.variable.key, self.before.to_json()):
-                raise StoreError(f"{self.variable.where} is being written by another process; look at it again")
-            keys.set(self.key, given_up.journal.to_json())
-        back = replace(given_up, after=self.before)
-        stored = stored_scales(keys, self.variable.name, self.before)
-        remove_beyond(self.variable, self.variable.folder, self.axis, self.before.layout.units.counts)
+        """Remove what was written: the store then is, byte by byte, what it was.
+
+        Raises
+        ------
+        StoreError
+            If it is part of the array, or another is at it.
+        """
+        keys, variable = self.variable.keys, self.variable
+        given_up = replace(self, journal=replace(self.journal, discarding=True), after=self.before)
+        with keys.locked(variable.folder):  # whoever writes under the journal has ended, or will see this
+            _, tag = keys.tagged(self.key, JOURNAL_MOST) or (None, None)
+            whole = keys.holds(variable.key, self.before.to_json())
+            if not whole or keys.replace(self.key, given_up.journal.to_json(), tag) is None:
+                raise StoreError(f"{variable.where} is being written by another process; look at it again")
+        guard = given_up.guard()
+        guard.stands()
+        for axis in range(len(self.before.layout.shape)) if LOST in self.journal.job else (self.axis,):
+            given_up.take_back(axis, guard)
+        given_up.describe_scales(guard)
+        variable.sweep()
+        given_up.finish()
+
+    def take_back(self, axis: int, guard: WriteGuard) -> None:
+        """Remove what lies beyond the array along an axis, and write the last units as they were."""
+        layout = self.before.layout
+        stored = stored_scales(self.variable.keys, self.variable.name, self.before)
+        remove_beyond(self.variable, self.variable.folder, axis, layout.units.counts)
         for array in stored.arrays:
-            if isinstance(stored, ScaleArrays) and self.axis in stored.axes:
-                remove_beyond(self.variable, array.name, stored.axes.index(self.axis), array.units.counts)
-        if self.start % self.before.layout.unit[self.axis]:
+            if isinstance(stored, ScaleArrays) and axis in stored.axes:
+                remove_beyond(self.variable, array.name, stored.axes.index(axis), array.units.counts)
+        back = replace(self, journal=replace(self.journal, axis=axis), start=layout.shape[axis])
+        if back.start % layout.unit[axis]:
             for number in back.numbers()[0]:
-                back.write_scales(number, None)
-                back.write(number, back.unit(number))
-        back.describe_scales()
-        back.finish()
+                back.write_scales(number, None, guard)
+                back.write(number, back.unit(number), guard)
 
 
 def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Journal, bool]:
@@ -197,23 +250,25 @@ def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Jour
     Raises
     ------
     StoreError
-        If another job is under way.
+        If another job is under way, or the metadata are others by now.
     """
     keys, key = variable.keys, journal_key(variable.folder)
     if not variable.member:
         drop_consolidated(keys)
     with keys.locked(variable.folder):
-        found = journal_of(keys, variable.folder)
+        found, tag = journal_of(keys, variable.folder), keys.tag(key, JOURNAL_MOST)
         if found is not None and is_committed(found, metadata):
             if same(found.job, wanted.job):  # a call that came to its end but for this
                 return found, True
-            keys.delete(key)
-            found = None
-        if found is None:
+            keys.replace(key, wanted.to_json(), tag)
+        elif found is None:
             keys.set_new(key, wanted.to_json())
-            found = journal_of(keys, variable.folder)
-            if found == wanted:
+        found = journal_of(keys, variable.folder)
+        if found == wanted:
+            if keys.holds(variable.key, metadata.to_json()):
                 return wanted, False
+            keys.delete(key)
+            raise StoreError(f"{variable.where} was written by another process meanwhile; look at it, and append again")
     if found is None:
         raise StoreError(f"{variable.where}: the journal is not there after it was written: the store loses writes")
     if (
@@ -226,8 +281,11 @@ def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Jour
 
 
 def discarded(variable: Variable, metadata: Metadata) -> bool:
-    """Give up what is under way at a sealed variable; whether something was."""
-    journal = journal_of(variable.keys, variable.folder)
+    """Give up what is under way at a sealed variable, be its journal damaged; whether something was."""
+    try:
+        journal = journal_of(variable.keys, variable.folder)
+    except StoreError:
+        journal = Journal(uuid.uuid4().hex, 0, 0, None, "", {LOST: True})
     if journal is None:
         return False
     growing = Growing(variable, metadata, metadata, journal, metadata.layout.shape[journal.axis])
@@ -267,6 +325,9 @@ def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, .
     variable.keys.each(f"{name}/c", take)
     for key in beyond:
         variable.keys.delete(key)
+    folders = {key.rsplit("/", n)[0] for key in beyond for n in range(1, len(counts))}
+    for folder in sorted(folders, key=len, reverse=True):
+        variable.keys.remove_empty(folder)
 
 
 def put(packed: np.ndarray, inside: Region, codes: np.ndarray) -> None:

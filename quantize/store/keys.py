@@ -534,8 +534,11 @@ class Keys:
     def flush(self, prefix: str, below: bool = True) -> None:
         """Have the disk hold the files of a folder, and of all `below` it; other stores hold what they have taken."""
 
-    def sweep(self, *prefixes: str) -> None:
-        """Remove what killed writers left of the metadata of the group, and of all under some prefixes."""
+    def flush_files(self, keys: Iterable[str]) -> None:
+        """As `flush`, of some files and the folders around them."""
+
+    def sweep(self, *prefixes: str, below: bool = True) -> None:
+        """Remove what killed writers left of the metadata of the group, and in some folders, or in all `below` them."""
 
     def remove_empty(self, prefix: str) -> None:
         """Remove a folder in which nothing is left."""
@@ -781,20 +784,19 @@ class LocalKeys(Keys):
         """As for any store: without it a loss of power may undo what was written."""
         for folder, inside, names in os.walk(self.folder / prefix):
             for name in (*names, "."):  # the folder itself last: it has their names
-                try:
-                    number = os.open(os.path.join(folder, name), os.O_RDONLY)
-                except FileNotFoundError:  # another run has removed or renamed it
-                    continue
-                try:
-                    os.fsync(number)
-                finally:
-                    os.close(number)
+                flush_file(os.path.join(folder, name))
             if not below:
                 inside.clear()
 
+    def flush_files(self, keys: Iterable[str]) -> None:
+        paths = {self.folder / key for key in keys}
+        folders = {parent for path in paths for parent in path.parents if parent.is_relative_to(self.folder)}
+        for path in (*sorted(paths), *sorted(folders, reverse=True)):  # folders last: they have the files' names
+            flush_file(path)
+
     @retried
-    def sweep(self, *prefixes: str) -> None:
-        own = [(self.folder / prefix).rglob("*.partial") for prefix in prefixes]
+    def sweep(self, *prefixes: str, below: bool = True) -> None:
+        own = [(self.folder / prefix).glob("**/*.partial" if below else "*.partial") for prefix in prefixes]
         with self.among_others(prefixes[0]):
             for path in itertools.chain(self.folder.glob("zarr.*.partial"), *own):
                 if LEFTOVER.fullmatch(path.name):
@@ -819,6 +821,18 @@ def is_archive(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(ZIP)) == ZIP
+
+
+def flush_file(path: str | Path) -> None:
+    """Have the disk hold a file or a folder, unless another run has removed or renamed it."""
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def open_locked(path: str, shared: bool) -> int | None:
