@@ -21,6 +21,7 @@ import click
 from .. import __version__
 from .options import (
     APPEND,
+    DURABLE,
     FLOATS,
     JOB,
     JSON,
@@ -186,7 +187,7 @@ def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settin
 @JOB
 @OVERWRITE
 @click.option("--verify", is_flag=True, help="Read back every chunk that is written, and those of an earlier run.")
-@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@DURABLE
 @STRICT
 @click.option(
     "--part",
@@ -358,7 +359,7 @@ def give_up(store: str, name: str | None, as_json: bool) -> None:
 @main.command()
 @STORE
 @NAME
-@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@DURABLE
 @JSON
 def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
     """Make STORE readable once all parts of a run are written."""

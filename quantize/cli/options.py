@@ -190,6 +190,7 @@ RAW = click.option(
 )
 FLOATS = click.option("--floats", is_flag=True, help="Turn integers with missing values into floats, NaN for these.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+DURABLE = click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
 SCHEDULER_HELP = "Have the workers of this Dask scheduler do the work; or of the one that wrote FILE."
 SCHEDULER = click.option("--scheduler", metavar="tcp://HOST:PORT|FILE", help=SCHEDULER_HELP)
 RESTORE_SCHEDULER = click.option(
@@ -325,6 +326,7 @@ APPEND = options(
     ),
     click.option("--again", is_flag=True, help="Append what was appended last once more."),
     click.option("--verify", is_flag=True, help="Read back every chunk that is written."),
+    DURABLE,
     MEMORY,
     WORKERS,
     SCHEDULER,

@@ -289,8 +289,8 @@ class AppendTasks:
             index = tuple(i + part.start for i, part in zip(inside, own, strict=True))
             raise RefusedValuesError(
                 f"{self.source.label}: {rule.refusal(statistics, index, self.after.missing)}"
-                f"{self.source.missing_said}. Nothing was appended to {self.growing.variable.where}, which was made "
-                "without that: leave such values out, or quantize all of it again"
+                f"{self.source.missing_said}. Nothing of it was appended to {self.growing.variable.where}, which was "
+                "made without that: leave such values out, or quantize all of it again"
             )
 
 

@@ -235,7 +235,7 @@ class AppendPlan(Plan):
             scale = self.scales + (", those that are there stay" if self.start % length else "")
         reads = "2 passes: new scales, then the codes" if self.reread else "1 pass"
         written = "shards" if layout.shards else "chunks"
-        place = f"behind index {self.start - 1:,} of axis {self.axis}, in {written} of {layout.unit} values"
+        place = f"goes behind index {self.start - 1:,} of axis {self.axis}, in {written} of {layout.unit} values"
         return {**super().facts, "destination": f"{self.destination}  {place}", "scale": f"{scale}, {reads}"}
 
 
