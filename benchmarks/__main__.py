@@ -21,6 +21,7 @@ SECTIONS = {
     "checks": "what it costs to check a source, to decode it, and to hold a store against it",
     "reading": "a store as floats, whole and in parts, against copying and against Zarr's own reads",
     "datasets": "whole datasets and checkpoints, against packed integers and GGUF",
+    "appending": "appends, the last of many against the first, and one against a run",
     "growth": "time, memory and overhead as arrays and the number of chunks grow",
     "checkpoints": "many small tensors as one collection, beside their kernels",
     "startup": "commands, imports and first calls in new processes",

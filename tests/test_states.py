@@ -1,6 +1,7 @@
 """Whatever happens to a store, in whatever order: a read is right or raises an error of ours."""
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,9 +14,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from marks import slow
 from stores import Died, DyingStore, field
+from zarr.storage import MemoryStore
 
-from quantize import QuantizeError, open_int4, quantize_part, quantize_to_zarr, seal
+from quantize import (
+    Int4Array,
+    QuantizeError,
+    append_to_zarr,
+    discard_append,
+    open_int4,
+    quantize_part,
+    quantize_to_zarr,
+    seal,
+)
 from quantize.quality.verify import verify
+from quantize.store.growth import Growth
+from quantize.store.metadata import Metadata
 
 SOURCES = {"a": field((12, 6)), "b": field((12, 6), seed=1)}
 JOBS: dict[str, dict[str, Any]] = {
@@ -28,16 +41,38 @@ JOBS: dict[str, dict[str, Any]] = {
     "blocks": {"chunks": (4, 6), "blocks": (1, 3)},
     "blocks in shards": {"chunks": (2, 6), "shards": (4, 6), "blocks": (2, 3), "scale_method": "mse"},
 }
-EXPECTED: dict[str, np.ndarray] = {}  # the values of each source and job, by the fingerprint of the variable
+MORE = {"c": field((3, 6), seed=2), "d": field((1, 6), seed=3)}  # what is appended
+MOST = 22  # rows, behind which nothing more is
+FIRST: dict[str, tuple[str, str]] = {}  # the source and the job of each fingerprint
+APPENDED: dict[str, tuple[str, str, str]] = {}  # what was appended, in order, by the run that did so last
 
 
 def expect() -> None:
-    """Fill the table, on stores to which nothing happens."""
-    for values in SOURCES.values():
-        for job in JOBS.values():
-            with tempfile.TemporaryDirectory() as folder:
-                array = quantize_to_zarr(values, folder, **job, workers=1)
-                EXPECTED[str(array.metadata.fingerprint)] = array[...]
+    """Fill the table of fingerprints."""
+    for source, values in SOURCES.items():
+        for name, job in JOBS.items():
+            array = quantize_to_zarr(values, MemoryStore(), **job, workers=1)
+            FIRST[str(array.metadata.fingerprint)] = source, name
+
+
+def origin(metadata: Metadata) -> tuple[str, str, str]:
+    """The source and the job that made a variable, and what was appended to it."""
+    growth = Growth.of(metadata)
+    return APPENDED[growth.run] if growth else (*FIRST[str(metadata.fingerprint)], "")
+
+
+@functools.cache
+def values_of(source: str, job: str, appended: str) -> np.ndarray:
+    """What a store holds to which nothing else happens."""
+    store = MemoryStore()
+    array = quantize_to_zarr(SOURCES[source], store, **JOBS[job], workers=1)
+    for more in appended:
+        array = append_to_zarr(MORE[more], store, outside="saturate", again=True, workers=1)
+    return array[...]
+
+
+def assert_right(array: Int4Array, values: np.ndarray) -> None:
+    np.testing.assert_array_equal(values, values_of(*origin(array.metadata)))
 
 
 class Store(RuleBasedStateMachine):
@@ -48,6 +83,7 @@ class Store(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.place = self.folder / "z"
         self.sound = True  # whether nothing was damaged since it was made
+        self.opened: Int4Array | None = None  # some time ago
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -73,7 +109,51 @@ class Store(RuleBasedStateMachine):
             assert death is not None or not (self.sound and overwrite)
         else:
             if self.sound or verify:
-                np.testing.assert_array_equal(array[...], EXPECTED[str(array.metadata.fingerprint)])
+                assert_right(array, array[...])
+
+    def metadata(self) -> Metadata | None:
+        """Those of a variable that is whole."""
+        try:
+            return open_int4(self.place).metadata
+        except (QuantizeError, FileNotFoundError):
+            return None
+
+    @rule(
+        more=st.sampled_from(list(MORE)),
+        death=st.none() | st.integers(0, 12),
+        torn=st.booleans(),
+    )
+    def append(self, more: str, death: int | None, torn: bool) -> None:
+        before = self.metadata()
+        if before is None or before.layout.shape[0] > MOST:
+            return
+        store = self.place if death is None else DyingStore(self.place, death, torn)
+        with contextlib.suppress(QuantizeError, FileNotFoundError, Died):
+            append_to_zarr(MORE[more], store, outside="saturate", again=True, workers=1)
+        after = self.metadata()
+        if after is not None and after.layout.shape != before.layout.shape:
+            growth = Growth.of(after)
+            assert growth is not None
+            source, job, appended = origin(before)
+            APPENDED[growth.run] = source, job, appended + more
+
+    @rule(death=st.none() | st.integers(0, 6))
+    def discard(self, death: int | None) -> None:
+        store = self.place if death is None else DyingStore(self.place, death, torn=False)
+        with contextlib.suppress(QuantizeError, FileNotFoundError, Died):
+            discard_append(store)
+
+    @rule()
+    def open(self) -> None:
+        with contextlib.suppress(QuantizeError, FileNotFoundError):
+            self.opened = open_int4(self.place)
+
+    @rule()
+    def refresh(self) -> None:
+        if self.opened is not None:
+            with contextlib.suppress(QuantizeError):
+                values = self.opened.refresh()[...]
+                assert_right(self.opened, values)
 
     @rule(
         source=st.sampled_from(list(SOURCES)),
@@ -125,14 +205,20 @@ class Store(RuleBasedStateMachine):
             values = array[...]
         except (QuantizeError, FileNotFoundError):
             return
-        np.testing.assert_array_equal(values, EXPECTED[str(array.metadata.fingerprint)])
+        assert_right(array, values)
         if self.sound:
             assert verify(self.place).ok
+
+    @invariant()
+    def an_array_that_was_opened_is_read_right_or_raises(self) -> None:
+        if self.opened is not None:
+            with contextlib.suppress(QuantizeError):
+                assert_right(self.opened, self.opened[...])
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(25, 12), slow(300, 25)], ids=["short", "long"])
 def test_a_read_is_right_or_raises_whatever_happened(examples: int, steps: int) -> None:
-    if not EXPECTED:
+    if not FIRST:
         expect()
     run_state_machine_as_test(
         Store,
