@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .pipeline import quantize_to_zarr as quantize_to_zarr
     from .pipeline import seal as seal
     from .quality.choices import Comparison as Comparison
+    from .quality.choices import DatasetComparison as DatasetComparison
     from .quality.figures import DatasetErrors as DatasetErrors
     from .quality.figures import ErrorFigures as ErrorFigures
     from .quality.measure import measure_error as measure_error
@@ -87,7 +88,7 @@ HOMES = {
     "quality.verify": ("DatasetVerification", "Verification", "verify"),
     "quality.figures": ("DatasetErrors", "ErrorFigures"),
     "quality.measure": ("measure_error",),
-    "quality.choices": ("Comparison",),
+    "quality.choices": ("Comparison", "DatasetComparison"),
     "quality.suggest": ("suggest",),
     "quality.report.report": ("DatasetReport", "Report", "write_report"),
     "runtime.progress": ("Progress",),

@@ -30,7 +30,8 @@ from quantize import (
     quantize_to_zarr,
 )
 from quantize.exceptions import QuantizeWarning
-from quantize.reading.dataset import Int4Dataset, KeptArray, opened_variable
+from quantize.reading.dataset import Int4Dataset, KeptArray
+from quantize.reading.opening import opened_variable
 from quantize.store import keys as keys_of_stores
 from quantize.store.keys import Keys
 from quantize.store.manifest import Manifest, manifest_of

@@ -220,7 +220,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "rows in several chunks": ({"axis": 0, "chunks": [2048, 2048]}, ["array", "private memmap", "plain zarr", "dask"]),
     "blocks": ({"blocks": [1, 32], "scale_method": "mse"}, ["npy", "strided memmap", "sharded zarr", "dask"]),
-    "blocks in 300 MiB": ({"blocks": [1, 32], "scale_method": "mse", "memory": "300MiB"}, ["npy", "zstd zarr"]),
+    "blocks in 320 MiB": ({"blocks": [1, 32], "scale_method": "mse", "memory": "320MiB"}, ["npy", "zstd zarr"]),
     "small tiles in shards": (
         {"blocks": [2, 2], "chunks": [512, 512], "shards": [4096, 2048]},
         ["memmap", "zstd zarr"],

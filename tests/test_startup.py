@@ -20,6 +20,11 @@ def imported_by(code: str) -> set[str]:
         ("import quantize; quantize.__version__, dir(quantize)", set()),
         ("from quantize import quantize_to_int4", {"numpy", "numba", "ml_dtypes"}),
         ("from quantize.numerics.scales import Rule", {"numpy", "ml_dtypes"}),
+        (
+            "import numpy, zarr, quantize\n"
+            "quantize.quantize_to_zarr(numpy.zeros(4, numpy.float32), zarr.storage.MemoryStore())",
+            {"numpy", "ml_dtypes", "numba", "dask", "numcodecs", "zarr"},
+        ),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str, heavy: set[str]) -> None:

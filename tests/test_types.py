@@ -38,7 +38,14 @@ quantize_to_zarr([1.0], "x.zarr", scale_method="minimax")  # type: ignore[arg-ty
 quantize.plan("x.npy", "x.zarr", scale_method="minimax")  # type: ignore[arg-type]
 quantize.plan("x.npy", "x.zarr", chunk=3)  # type: ignore[call-arg]
 
-array = open_int4("x.zarr", "data")
+opened = open_int4("x.zarr", "data")
+assert_type(opened, Int4Array | Any)  # Any: a collection may keep it as it was
+assert_type(opened[:], np.ndarray | Any)
+opened.scales  # type: ignore[union-attr]
+if isinstance(opened, KeptArray):
+    assert_type(opened.nbytes, int)
+
+array = quantize_to_zarr([1.0], "x.zarr")
 assert_type(array, Int4Array)
 assert_type(array[:], np.ndarray)
 assert_type(array[..., ::2], np.ndarray)

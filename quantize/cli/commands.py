@@ -59,7 +59,8 @@ from .terminal import (
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
-    from ..reading.dataset import Int4Dataset, Place
+    from ..reading.dataset import Int4Dataset
+    from ..reading.opening import Place
     from ..runtime.dataset_plan import DatasetPlan
     from ..runtime.plan import Plan
 
@@ -380,7 +381,8 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     """Print what STORE holds: shapes, scales, status; of a collection all variables, or the one of a name."""
     from ..reading import summary
     from ..reading.array import Int4Array
-    from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of
+    from ..reading.dataset import Int4Dataset, KeptArray
+    from ..reading.opening import opened_variable, place_of
     from ..storage import find, variable_of
 
     place = place_of(store, name)
@@ -421,7 +423,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
 
 
 def info_of_unfinished(place: Place, as_json: bool) -> int:
-    from ..reading.dataset import states
+    from ..reading.opening import states
     from ..reading.summary import dtype_said, shape_said
     from ..runtime.tables import lined_up
 
@@ -536,7 +538,7 @@ def read(
     store: str, name: str | None, region: tuple[Any, ...], output: str | None, overwrite: bool, as_json: bool
 ) -> None:
     """Print part of STORE as floats, or write it to a file."""
-    from ..reading.dataset import opened_variable
+    from ..reading.opening import opened_variable
     from .excerpt import Excerpt
 
     excerpt = Excerpt.of(opened_variable(store, name), region)
@@ -567,7 +569,7 @@ def restore(
     """
     from ..io import collection_sink_of, sink_of, writes_one
     from ..io.sink import Sink
-    from ..reading.dataset import place_of
+    from ..reading.opening import place_of
     from ..reading.restore import restore
 
     place = place_of(store, name)

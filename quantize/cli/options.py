@@ -40,6 +40,11 @@ def axis(text: str) -> int | str:
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
 
 
+def axis_or_none(text: str) -> int | str | None:
+    """The same, and ``none`` for one scale for all."""
+    return None if text == "none" else axis(text)
+
+
 def truth(text: str) -> bool:
     """``true`` or ``false``."""
     if text not in ("true", "false"):
@@ -70,7 +75,7 @@ def missing(text: str) -> str | int | float | None:
 
 
 VALUES: dict[str, Callable[[str], Any]] = {  # of a rule, by setting; others are texts
-    "axis": axis,
+    "axis": axis_or_none,
     "blocks": lengths,
     "chunks": lengths,
     "shards": lengths,
@@ -230,7 +235,8 @@ JOB = options(
         multiple=True,
         metavar="PATTERN:SETTING=VALUE,...",
         help="Settings of some variables, named as the options here are: 't2m:axis=latitude,scale_method=mse', "
-        "'*.weight:blocks=1,32', 'dim=time:chunks=time:10'. Repeatable; of several that match, a later one wins.",
+        "'*.weight:blocks=1,32', 'msl:axis=none', "
+        "'dim=time:chunks=time:10'. Repeatable; of several that match, a later one wins.",
     ),
     click.option(
         "--preset",

@@ -30,6 +30,7 @@ class ChunkedSource(Source):
     """
 
     masks = False
+    arenas = 1  # of the allocator, in which freed cells are kept for each thread that reads: its own
 
     def __init__(
         self, label: str, array: Any, attributes: dict[str, Any], names: tuple[str | None, ...] | None
@@ -116,11 +117,11 @@ class ChunkedSource(Source):
         return total
 
     def memory(self, unit: Shape) -> int:
-        """Encoded, decoded and copied out: three cells, and what the allocator keeps of those that were."""
+        """Encoded, decoded and copied out: three cells, and what is kept in each arena of those that were."""
         if self.chunks is None or self.cells is None:
             return 2 * PIECE_BYTES
         cell = max(math.prod(map(min, self.cells.box, unit)), math.prod(self.chunks)) * self.dtype.itemsize
-        return 3 * cell + min(2 * cell, KEPT_BYTES)
+        return 3 * cell + self.arenas * min(2 * cell, KEPT_BYTES)
 
 
 class SharedChunk:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..exceptions import SourceError
 from .content import begins, otherwise
 from .sink import CollectionSink, Sink
 from .source import Source
@@ -68,6 +70,21 @@ class Format:
         if suffix_of(path) not in self.suffixes or os.path.isdir(path) or otherwise(path):
             return ""
         return f" is no {self.files.partition(' ')[0]} file: {begins(path)}"
+
+
+def needed(module: str, extra: str, what: str) -> Any:
+    """A module of an optional library, without which a thing cannot be read; `what` says which thing that is.
+
+    Raises
+    ------
+    SourceError
+        If it is not installed, with the extra that brings it.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise SourceError(f'{what}; reading it needs {name}: pip install "quantize[{extra}]"') from None
 
 
 def library(thing: Any) -> str:

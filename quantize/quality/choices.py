@@ -6,6 +6,8 @@ import math
 import os
 import shlex
 import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from ..numerics.grid import Shape
 from ..numerics.scales import Rule
 from ..runtime.tables import html_lines, html_table
+from ..storage import listed
 from ..store.zarr_json import to_json
 
 
@@ -52,6 +55,8 @@ class Choice:
     recall : float or None
         Where choices are compared for search: the share of the ten nearest rows, by inner product, that are still
         among the ten nearest once rows are restored.
+    value_range : tuple of float, optional
+        The range to give to a run, where the sample holds infinity, which it would refuse.
     """
 
     label: str
@@ -68,6 +73,19 @@ class Choice:
     blocks: Shape | None = None
     speed: str = "fast"
     recall: float | None = None
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of `quantize_to_zarr` that a run needs, beside the policy for missing values."""
+        by_range = self.value_range is not None and self.scale_method in BY_HISTOGRAM
+        found = {
+            "scale_method": None if by_range else self.scale_method,
+            "axis": self.axis,
+            "blocks": self.blocks,
+            "value_range": self.value_range,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name; those that JSON has no number for are None."""
@@ -143,6 +161,125 @@ class Comparison:
         return "\n\n".join("\n".join(part) for part in parts if part)
 
 
+class DatasetComparison(Mapping[str, Comparison]):
+    """Ways to choose scales for each variable that a run quantizes: a mapping of its name to its `Comparison`.
+
+    `str` prints a line for each, with what is recommended; `to_json` gives all figures.
+
+    Attributes
+    ----------
+    kept : int
+        Number of variables that a run keeps as they are.
+    command : str
+        What to run to get what is recommended for each.
+    """
+
+    def __init__(self, variables: Mapping[str, Comparison], kept: int, words: tuple[str, str, str]) -> None:
+        self.variables = dict(variables)
+        self.kept = kept
+        self.command = command_of_all(self.settings, words)
+
+    def __getitem__(self, name: str) -> Comparison:
+        return self.variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variables)
+
+    def __len__(self) -> int:
+        return len(self.variables)
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What is recommended, as `quantize_dataset` takes it: ``rules=found.settings``."""
+        return {name: found.recommended.settings for name, found in self.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else there is to know, each note once, with those that it is of."""
+        names: dict[str, list[str]] = {}
+        for name, found in self.items():
+            for note in found.notes:
+                names.setdefault(note, []).append(name)
+        return tuple(f"{listed(own, 3)}: {note}" for note, own in names.items())
+
+    @property
+    def measured(self) -> str:
+        most = max(found.sampled for found in self.values())
+        kept = f"; kept as they are: {self.kept:,}" if self.kept else ""
+        return f"{len(self):,} variables, each measured on at most {most:,} values{kept}"
+
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """Its head, and a row for each variable, as text."""
+        return [HEAD_OF_ALL, *(line(name, found) for name, found in self.items())]
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures; those that JSON has no number for are None."""
+        return {
+            "variables": {name: found.to_json() for name, found in self.items()},
+            "kept": self.kept,
+            "command": self.command,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        return f"<DatasetComparison of {len(self):,} variables: {self.command}>"
+
+    def _repr_html_(self) -> str:
+        head, *body = self.table
+        notes = [f"note: {note}" for note in self.notes]
+        shown = html_table("DatasetComparison", self.measured, head, body)
+        return shown + html_lines([LEGEND_OF_ALL, *notes, self.command])
+
+    def __str__(self) -> str:
+        lines = [*aligned(self.table), "", *textwrap.wrap(LEGEND_OF_ALL, 100)]
+        notes = [textwrap.fill(f"note: {note}", 100, subsequent_indent="      ") for note in self.notes]
+        parts = [self.measured], lines, notes, ["recommended:", f"  {self.command}"]
+        return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def line(name: str, found: Comparison) -> tuple[str, ...]:
+    """What is recommended for a variable, as text, beside what one scale by minmax gives."""
+    best, simple = found.recommended, found.rows[0]
+    recall = "" if best.recall is None else f"recall@10 {best.recall:.3f}"
+    return (
+        name,
+        decibels(simple.sqnr_db),
+        decibels(best.sqnr_db),
+        f"{best.max_error:.4g}",
+        percent(best.saturated_share),
+        f"{best.compressed_bits_per_value:.2f}",
+        "; ".join(filter(None, [best.label, recall, best.note])),
+    )
+
+
+def command_of_all(settings: Mapping[str, Mapping[str, Any]], words: tuple[str, str, str]) -> str:
+    """What to run: what most variables have in common as options, and a rule for each of the others."""
+    source, stem, option = words
+    texts = {name: rule_text(one) for name, one in settings.items()}
+    common = Counter(texts.values()).most_common(1)[0][0]
+    usual = next(settings[name] for name, text in texts.items() if text == common)
+    parts = [f"--{name.replace('_', '-')} {as_text(value, name)}" for name, value in usual.items()]
+    for name, text in texts.items():
+        if text != common:
+            parts.append(f"--rule {shlex.quote(f'{name}:{text}')}")
+    destination = shlex.quote(f"{stem}-int4.zarr") if stem else "DST"
+    return " ".join(["quantize run", source, destination, *parts]) + option
+
+
+def rule_text(settings: Mapping[str, Any]) -> str:
+    """Settings as a rule has them, complete: those that more is said of elsewhere have one scale where it says none."""
+    one_scale = {} if "axis" in settings or "blocks" in settings else {"axis": "none"}
+    return ",".join(f"{name}={as_text(value)}" for name, value in {**settings, **one_scale}.items())
+
+
+def as_text(value: Any, option: str = "") -> str:
+    """A setting as a rule of the command line has it, or an `option`: of that the ends of a range are two words."""
+    if isinstance(value, tuple):
+        return (" " if option == "value_range" else ",").join(f"{part:.12g}" for part in value)
+    return str(value)
+
+
 def command_words(source: Any, option: str) -> tuple[str, str, str]:
     """Source, stem of the destination and the options that say how to read it, as a shell takes them."""
     if not isinstance(source, str | os.PathLike):
@@ -153,9 +290,10 @@ def command_words(source: Any, option: str) -> tuple[str, str, str]:
     return shlex.quote(path), stem, option
 
 
-def command(rule: Rule, words: tuple[str, str, str], given: str) -> str:
-    """What to run: with a `given` range, as options, that covers what the method finds in the sample."""
+def command(rule: Rule, words: tuple[str, str, str], value_range: tuple[float, float] | None) -> str:
+    """What to run: with a range, where that must be given, that covers what the method finds in the sample."""
     source, stem, missing = words
+    given = "" if value_range is None else f" --value-range {as_text(value_range, 'value_range')}"
     suffix = "".join(rule.granularity.label.replace("blocks of", "blocks").split())
     name = "-".join(filter(None, [stem, rule.method.name, suffix]))
     destination = shlex.quote(f"{name}.zarr") if stem else "DST"
@@ -175,6 +313,12 @@ LEGEND = (
 RECALL = "Recall@10 is the share of the ten nearest rows, by inner product, that are still found among ten."
 
 
+BY_HISTOGRAM = ("percentile", "mse")  # methods that a given range takes the place of
+LEGEND_OF_ALL = (
+    "SQNR is signal to quantization noise, with what is recommended and with one scale by minmax: 6 dB more halve the "
+    "errors. Compressed is in bits a value, codes and scales of blocks as stored."
+)
+HEAD_OF_ALL = ("variable", "minmax", "SQNR", "largest error", "saturated", "compressed", "recommended")
 HEAD = ("scale", "SQNR", "largest error", "saturated", "bits a value", "compressed", "speed", "")
 
 

@@ -20,7 +20,8 @@ from ..numerics.blocks import blocks
 from ..numerics.foreign import numbers
 from ..numerics.grid import Grid, Region, Shape, shape_of, shifted, within
 from ..reading.array import Int4Array, opened_array
-from ..reading.dataset import Int4Dataset, KeptArray, place_of, sealed
+from ..reading.dataset import Int4Dataset, KeptArray
+from ..reading.opening import place_of, sealed
 from ..runtime.display import reporter
 from ..runtime.passes import Pass
 from ..runtime.pool import Stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..exceptions import DeclarationError, QuantizeWarning
-from ..io import as_source
+from ..io import sources_of
 from ..io.decoding import decoded, decoding_of
 from ..io.sampling import SAMPLE_VALUES, sample_of, sampled_places
 from ..io.source import Source
@@ -20,13 +21,16 @@ from ..numerics.grid import Shape
 from ..numerics.names import SCALE_METHODS
 from ..numerics.scales import Rule
 from ..runtime.look import look_at
-from .choices import Choice, Comparison, command_words, percent
+from ..runtime.selection import choose, of_variable
+from ..runtime.settings import Settings
+from .choices import Choice, Comparison, DatasetComparison, command_words, percent
 from .recall import recalls
 from .trial import Sample, try_rules
 
 if TYPE_CHECKING:
     from ..reading.array import Int4Array
 
+LEAST_SAMPLE = 1 << 18  # values: of each of several variables, however many there are
 LEAST_GAIN = 1.0  # dB: what a choice must gain to be recommended over a simpler one
 DB_A_BIT = 6.02  # dB: what a bit a value more must bring, as much as twice the levels would
 ALIKE_DB, ALIKE_BITS = 0.1, 0.02  # choices that differ by no more are as good as one another
@@ -45,14 +49,15 @@ def suggest(
     floats: bool = False,
     bits: float | None = None,
     purpose: Literal["search"] | None = None,
-) -> Comparison:
-    """Try each way to choose scales on a sample, and recommend one.
+) -> Comparison | Any:
+    """Try each way to choose scales on a sample, and recommend one; of several variables, one for each.
 
     Parameters
     ----------
-    source : path, array or Source
+    source : path, array, dataset, group or mapping
         As for `quantize_to_zarr`. At most 4 million of its values are read into the sample: all of a small array, else
-        boxes spread evenly, from a few of its chunks.
+        boxes spread evenly, from a few of its chunks. Of several arrays, as for `quantize_dataset`, those that it would
+        quantize share these, but each has at least 262,144.
     current : Int4Array, optional
         A store that was made from it: the row that says how is marked.
     missing : "declared", None or number
@@ -68,13 +73,14 @@ def suggest(
 
     Returns
     -------
-    Comparison
+    Comparison or DatasetComparison
+        Of several arrays a mapping of names, with one command for all.
 
     Raises
     ------
     ValueError
-        If the source's format is not known, it has no values, or an argument is none of those above; for a search, if
-        there are no rows, or too few.
+        If the source's format is not known, it has no values or nothing to quantize, or an argument is none of those
+        above; for a search, if there are no rows, or too few.
     TypeError
         If the source cannot be read or its dtype cannot be quantized.
     FileNotFoundError
@@ -92,16 +98,46 @@ def suggest(
     >>> found = suggest(values)
     >>> found.recommended.label, found.recommended.command
     ('mse, blocks of 32', 'quantize run SRC DST --scale-method mse --blocks 32')
+    >>> even = np.random.default_rng(0).uniform(size=(64, 64))
+    >>> suggest({"w": values.reshape(100, 1000), "even": even}).settings
+    {'even': {'scale_method': 'minmax'}, 'w': {'scale_method': 'mse', 'blocks': (1, 32)}}
     """
     check_wishes(bits, purpose)
-    origin = decoded(as_source(source), decode, missing, floats)
+    arrays = sources_of(source)
+    if arrays.is_one or current is not None:
+        origin = decoded(arrays.only(), decode, missing, floats)
+        return compared(origin, source, current, missing, bits, purpose, SAMPLE_VALUES)
+    found = choose(arrays, settings=Settings(missing=missing, decode=decode, floats=floats))
+    quantized = [(one.name, one.source) for one in found if one.source is not None]
+    if not quantized:
+        raise ValueError(f"{arrays.label} holds nothing that a run would quantize by itself: name one of its arrays")
+    most, named = max(SAMPLE_VALUES // len(quantized), LEAST_SAMPLE), isinstance(source, str | os.PathLike)
+    comparisons = {}
+    for name, origin in quantized:
+        with of_variable(name):
+            words = f"{arrays.prefix}{name}" if named else source
+            comparisons[name] = compared(origin, words, None, missing, bits, purpose, most)
+    words_of_all = command_words(source, option_words(missing, not decode, floats))
+    return DatasetComparison(comparisons, len(found) - len(quantized), words_of_all)
+
+
+def compared(
+    origin: Source,
+    source: Any,
+    current: Int4Array | None,
+    missing: Any,
+    bits: float | None,
+    purpose: str | None,
+    most: int,
+) -> Comparison:
+    """The choices for a source, with a warning where the look at it finds what nobody wants."""
     chosen = origin.missing_value(missing)
     origin = origin.with_missing(chosen)
     seen = None if missing is None else look_at(origin, chosen)
-    values = sample_of(origin, SAMPLE_VALUES)
+    values = sample_of(origin, most)
     if seen is not None and (doubt := seen.before(values)) is not None:
-        warnings.warn(doubt, QuantizeWarning, stacklevel=2)
-    return compare_rules(origin, source, current, missing, values, bits, purpose)
+        warnings.warn(doubt, QuantizeWarning, stacklevel=3)
+    return compare_rules(origin, source, current, missing, values, bits, purpose, most)
 
 
 def check_wishes(bits: Any, purpose: Any) -> None:
@@ -199,6 +235,11 @@ def reading_options(origin: Source, missing: Any) -> str:
         with contextlib.suppress(DeclarationError):
             raw = decoding_of(origin.attributes, origin.dtype, origin.label, missing=missing) is not None
             missing = "declared" if missing == origin.missing else missing
+    return option_words(missing, raw, floats)
+
+
+def option_words(missing: Any, raw: bool, floats: bool) -> str:
+    """The options of the command line that have values read in a way."""
     option = "" if missing == "declared" else f" --missing {'none' if missing is None else missing}"
     return option + (" --raw" if raw else "") + (" --floats" if floats else "")
 

@@ -274,9 +274,9 @@ def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choic
         scales = Scales(np.asarray(scale), np.asarray(zero_point), granularity, values.shape)
         stored = 8 * stored_bytes(scales, sample.dtype) / values.size
     codec = ChunkCodec(result.packed.shape, Compressor())
-    given = ""
+    given = None
     if whole.infinite and method.value_range is None and granularity.single:
-        given = f" --value-range {(rule.lowest - zero_point) * scale:.12g} {(HIGHEST - zero_point) * scale:.12g}"
+        given = float((rule.lowest - zero_point) * scale), float((HIGHEST - zero_point) * scale)
     return Choice(
         label=rule.label,
         scale_method=method.name,
@@ -290,6 +290,7 @@ def try_rule(grouped: Grouped, rule: Rule, words: tuple[str, str, str]) -> Choic
         note="; ".join(notes),
         blocks=granularity.blocks,
         speed=speed_of(rule, sample.per_group(granularity, sample.shape)),
+        value_range=given,
     )
 
 

@@ -19,7 +19,8 @@ from ..io.source import Source
 from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, shape_of, within
 from ..reading.array import Int4Array
-from ..reading.dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
+from ..reading.dataset import Int4Dataset, KeptArray
+from ..reading.opening import opened_variable, place_of, sealed
 from ..runtime.display import reporter
 from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop
@@ -34,7 +35,7 @@ from ..store.metadata import Metadata
 from ..store.plain_arrays import PlainArray
 from ..store.retrying import retried
 from ..store.side_arrays import SideArray
-from ..store.zarr_json import check_group, consolidated, same
+from ..store.zarr_json import check_group, consolidated, same, tagged
 from .origins import raw_for, source_for
 
 NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
@@ -54,7 +55,8 @@ class Verification:
         Place of each chunk, shard or metadata that is missing or holds other bytes than were written, and what is wrong
         with it. If there are more than a thousand, the last entry says how many more.
     differing : tuple of str
-        Place of each chunk whose codes differ from those of the source.
+        Place of each chunk whose codes differ from those of the source; of what is kept, whose values do, and which
+        attributes and names of dimensions.
     compared : bool
         Whether there was a source to compare with.
     whole : int
@@ -89,7 +91,11 @@ class DatasetVerification(Mapping[str, Verification]):
     """
 
     def __init__(
-        self, variables: Mapping[str, Verification], groups: Sequence[tuple[str, str]], folders: Mapping[str, str]
+        self,
+        variables: Mapping[str, Verification],
+        groups: Sequence[tuple[str, str]],
+        folders: Mapping[str, str],
+        differing_groups: Iterable[str] = (),
     ) -> None:
         self.variables = dict(variables)
         self.chunks = sum(one.chunks for one in variables.values())
@@ -100,7 +106,8 @@ class DatasetVerification(Mapping[str, Verification]):
             f"{folders[name]}{place}": why for name, one in variables.items() for place, why in one.damaged
         }
         self.damaged = tuple(damaged.items())
-        self.differing = tuple(f"{folders[name]}{place}" for name, one in variables.items() for place in one.differing)
+        differing = (f"{folders[name]}{place}" for name, one in variables.items() for place in one.differing)
+        self.differing = (*differing_groups, *differing)
 
     def __getitem__(self, name: str) -> Verification:
         return self.variables[name]
@@ -176,7 +183,8 @@ def verify(
     """Read all that is stored of a sealed variable, and compare its codes with those of the source if one is given.
 
     Of a collection, without a name, that of all its variables: those too that are kept, which must be equal to the
-    source's, bit for bit.
+    source's, bit for bit, with attributes and names of dimensions, and the attributes of its groups. Where a source has
+    neither, as NumPy arrays have not, values alone are compared.
 
     Parameters
     ----------
@@ -263,17 +271,22 @@ def verify_dataset(
     opened = dict(dataset.items())
     grids = (one.plain.grid if isinstance(one, KeptArray) else one.layout.units for one in opened.values())
     reported = InTurn("verify", sum(grid.count for grid in grids), report)
+    says_something = arrays is not None and any(arrays.attributes.values())
     for name, array in opened.items():
+        origin: RawArray | Source | None
         if isinstance(array, KeptArray):
-            found[name] = verify_kept(array, None if arrays is None else arrays.raw(name), workers, reported)
+            origin = None if arrays is None else arrays.raw(name)
+            found[name] = verify_kept(array, origin, workers, reported)
             folders[name] = ""
         else:
             origin = None if arrays is None else arrays[name]
             found[name] = verify_variable(array.variable, array.metadata, origin, workers, reported)
             group = dataset.manifest[name].group
             folders[name] = f"{group}/" if group else ""
+        says_something = says_something or describes(origin)
         reported.next()
-    return DatasetVerification(found, list(damaged_groups(dataset, opened)), folders)
+    other = differing_groups(dataset, arrays) if arrays is not None and says_something else ()
+    return DatasetVerification(found, list(damaged_groups(dataset, opened)), folders, other)
 
 
 def check_names(arrays: Arrays, names: Iterable[str]) -> None:
@@ -300,6 +313,26 @@ def damaged_groups(dataset: Int4Dataset, arrays: Mapping[str, Int4Array | KeptAr
                     check_copy(copies, manifest[name].folder, own)
         except (StoreError, ValueError) as error:
             yield key, reason(error)
+
+
+def differing_groups(dataset: Int4Dataset, arrays: Arrays) -> Iterator[str]:
+    """Which attributes of which groups are not those of the source."""
+    for path in sorted(dataset.groups.keys() | arrays.attributes.keys()):
+        key = "/".join(filter(None, [folder_of_group(tuple(path.split("/")) if path else ()), "zarr.json"]))
+        yield from differing_attributes(key, dataset.groups.get(path, {}), arrays.attributes.get(path, {}))
+
+
+def differing_attributes(key: str, held: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Which attributes are not the source's, or not there, or there alone; `key` is that of the document with them."""
+    one, other = tagged(dict(held)), tagged(dict(given))
+    for name in sorted(one.keys() | other.keys()):
+        if (name in one) != (name in other) or not same(one.get(name), other.get(name)):
+            yield f"{key}: attribute {name!r}"
+
+
+def describes(origin: RawArray | Source | None) -> bool:
+    """Whether a source says anything of itself beside its values."""
+    return origin is not None and (bool(origin.attributes) or origin.dimension_names is not None)
 
 
 def verify_kept(
@@ -333,6 +366,10 @@ def verify_kept(
     wrong = len(differing) + more + len(damaged) - (plain.metadata_key in damaged)
     if more:
         named.append((f"{plain.folder}/c", f"{more:,} more are missing or damaged"))
+    if raw is not None and describes(raw):
+        differing.extend(differing_attributes(plain.metadata_key, array.attributes, raw.attributes))
+        if array.dimension_names != raw.dimension_names:
+            differing.append(f"{plain.metadata_key}: names of dimensions")
     return Verification(
         plain.grid.count, tuple(named), tuple(sorted(differing)), raw is not None, plain.grid.count - wrong
     )

@@ -21,7 +21,8 @@ from ..runtime.pool import Stop
 from ..runtime.progress import InTurn, Progress
 from ..runtime.scans import batch_size
 from .array import Int4Array
-from .dataset import Int4Dataset, KeptArray, opened_variable, place_of, sealed
+from .dataset import Int4Dataset, KeptArray
+from .opening import opened_variable, place_of, sealed
 
 
 def restore(

@@ -83,6 +83,8 @@ class Plan:
         Bytes free at the destination, where that is known.
     notes : tuple of str
         What else there is to know.
+    dimension_names : tuple of str or None, optional
+        Those of the source.
     """
 
     source: str
@@ -100,6 +102,7 @@ class Plan:
     disk: int
     free: int | None
     notes: tuple[str, ...]
+    dimension_names: tuple[str | None, ...] | None = None
 
     @property
     def passes(self) -> int:
@@ -131,10 +134,11 @@ class Plan:
 
     @property
     def scales(self) -> str:
-        """How scales are chosen, and how many blocks have one."""
-        granularity = self.rule.granularity
+        """How scales are chosen, and how many blocks have one, or for which dimension they are."""
+        granularity, names = self.rule.granularity, self.dimension_names
         if granularity.blocks is None:
-            return str(self.rule)
+            name = None if granularity.axis is None or names is None else names[granularity.axis]
+            return f"{self.rule} ({name})" if name else str(self.rule)
         return f"{self.rule.method}, one for each of {granularity.count(self.layout.shape):,} {granularity.plural}"
 
     def to_json(self) -> dict[str, Any]:
@@ -162,6 +166,7 @@ class Plan:
             "kept": self.kept,
             "disk": self.disk,
             "free": self.free,
+            "dimension_names": self.dimension_names,
             "notes": self.notes,
         }
         found: dict[str, Any] = to_json(document)
@@ -478,6 +483,7 @@ def planned(source: Source, keys: Keys, settings: Settings, variable: Variable |
         disk=layout.nbytes_most + METADATA + statistics_disk(layout, rule),
         free=free_bytes(keys),
         notes=(*said_of_preset, *notes, *source.notes, *missing_note(source, settings)),
+        dimension_names=source.dimension_names,
     )
 
 

@@ -425,9 +425,10 @@ def chosen_workers(source: Source | None, keys: Keys, workers: int | None) -> tu
             return "distributed", min(total, workers or total), len(threads), notes
         which = "source" if here else "destination"
         notes.append(f"the {which} lives in this process, so its own threads do the work and not the cluster")
-    get = None
-    with suppress(RuntimeError):  # a client that was closed in its own `with` block leaves Dask set to it
-        get = dask.base.get_scheduler()
+    asked, get = dask.config.get("scheduler", None), None
+    if asked is not None:  # where nothing is set, `get_scheduler` would import all of distributed to look for a client
+        with suppress(RuntimeError):  # a client that was closed in its own `with` block leaves Dask set to it
+            get = dask.base.get_scheduler(scheduler=asked)
     if get is not None and get.__module__ == "dask.local":
         return "synchronous", 1, 1, notes
     return "threads", workers or processors(), 1, notes

@@ -157,7 +157,19 @@ class OfS3fs(Conditions):
 
 
 def conditions_of(store: Store) -> Conditions | None:
-    """How to write into a store by conditions; None where it takes none.
+    """How to write into a store by conditions; None where it takes none."""
+    found = possible(store)
+    return None if found is None or id(found.inner) in unable else found
+
+
+def refuses(store: Store) -> bool:
+    """Whether a store has said that it takes no conditions, though its kind does."""
+    found = possible(store)
+    return found is not None and id(found.inner) in unable
+
+
+def possible(store: Store) -> Conditions | None:
+    """How stores of such a kind are written to by conditions; None where it is of none that takes any.
 
     Not for subclasses of Zarr's own stores: what they do more lies in their coroutines.
     """
@@ -176,4 +188,4 @@ def conditions_of(store: Store) -> Conditions | None:
         prefixes.insert(0, store.path)
     else:
         return None
-    return None if id(inner) in unable else kind(inner, "/".join(prefixes))
+    return kind(inner, "/".join(prefixes))

@@ -31,7 +31,7 @@ from ..exceptions import REMEDY, StoreError
 from ..numerics.grid import Grid
 from ..numerics.names import ZIP, check_suffix
 from .below import Below
-from .conditions import UnableError, conditions_of
+from .conditions import UnableError, conditions_of, refuses
 from .metadata import METADATA_MOST
 from .retrying import naming, retried
 
@@ -297,7 +297,7 @@ class Keys:
     def set_new(self, key: str, data: bytes) -> bool:
         """Set a key unless it is there already. Whether it has these bytes then, where the store takes conditions."""
         made = False
-        if self.conditional:
+        if self.conditional or refuses(self.store):  # which Zarr would ask for a condition too
             made = self.create(key, data)
         else:
             self._set_new(key, data)

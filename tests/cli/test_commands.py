@@ -593,7 +593,7 @@ def test_json_of_restore_and_read_to_a_file(tmp_path, made):
         ("suggest {}/gone.npy", 2, "gone.npy does not exist"),
         ("suggest {}/truth.npy", 2, "dtype bool is not"),
         ("suggest {}/none.npy", 2, "no values to find a scale for"),
-        ("suggest {}/two.zarr", 2, "two.zarr holds several arrays"),
+        ("suggest {}/two.zarr", 2, "two.zarr/b is int4 already"),
         ("suggest {}/a.npy --missing maybe", 2, "'maybe' is not a number, 'declared' or 'none'"),
         ("suggest {}/a.npy --missing 1e99", 2, "missing is 1e[+]99, but must be"),
         ("suggest", 2, "Missing argument 'SRC'. Try 'quantize suggest --help'"),
@@ -726,7 +726,7 @@ def test_a_command_whose_extra_is_missing_says_which(monkeypatch, made, argument
 
 
 def test_a_bug_is_one_line_unless_asked(monkeypatch, made):
-    monkeypatch.setattr("quantize.reading.dataset.opened_variable", lambda *_: 1 / 0)
+    monkeypatch.setattr("quantize.reading.opening.opened_variable", lambda *_: 1 / 0)
     monkeypatch.delenv("QUANTIZE_DEBUG", raising=False)
     result = quantize("read", made / "a.zarr")
     assert result.exit_code == 70

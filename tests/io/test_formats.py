@@ -17,7 +17,7 @@ import zarr
 from stores import Counting, check, field
 from zarr.storage import LocalStore, MemoryStore
 
-from quantize import io, plan, quantize_to_zarr
+from quantize import SourceError, io, plan, quantize_to_zarr
 from quantize.io import KINDS, as_source, sink_of, sources_of
 from quantize.io.arrays import Arrays
 from quantize.io.sink import Sink
@@ -476,3 +476,24 @@ def test_chunks_of_several_lengths(tmp_path: Path) -> None:
         np.testing.assert_array_equal(source.read(WHOLE), VALUES)
         check(quantize_to_zarr(thing, MemoryStore()), VALUES)
         check(quantize_to_zarr(thing, MemoryStore(), chunks=(4, 4, 4)), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "said"),
+    [
+        ("x.h5", "h5py", 'x.h5 is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"'),
+        (
+            "x.parquet",
+            "pyarrow",
+            'x.parquet is a table of Parquet or Arrow; reading it needs pyarrow: pip install "quantize[arrow]"',
+        ),
+    ],
+)
+def test_an_optional_library_that_is_not_there_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str, said: str
+) -> None:
+    magic = b"\x89HDF\r\n\x1a\n" if name == "x.h5" else b"PAR1"
+    (tmp_path / name).write_bytes(magic + bytes(100) + b"PAR1")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(SourceError, match=re.escape(said)):
+        as_source(tmp_path / name)

@@ -82,6 +82,44 @@ def test_what_differs_is_named(sealed: MemoryStore, name: str, other: np.ndarray
     assert verify(sealed, name, SOURCE).ok
 
 
+def described(title: Any = "x", units: Any = "m", names: Any = ("y",), note: Any = None) -> zarr.Group:
+    group = zarr.create_group(MemoryStore(), attributes={"title": title, "version": 1})
+    group.create_array("t", data=SOURCE["w/a"], attributes={"units": "K"}, dimension_names=("y", "x"))
+    sea = group.create_group("sea", attributes={} if note is None else {"note": note})
+    sea.create_array("ids", data=SOURCE["ids"], attributes={"units": units, "valid_max": np.inf}, dimension_names=names)
+    return group
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"),
+    [
+        ({}, ()),
+        ({"title": "y"}, ("zarr.json: attribute 'title'",)),
+        ({"note": ["a"]}, ("sea/zarr.json: attribute 'note'",)),
+        ({"units": 1}, ("sea/ids/zarr.json: attribute 'units'",)),
+        ({"names": ("x",)}, ("sea/ids/zarr.json: names of dimensions",)),
+        ({"names": (None,)}, ("sea/ids/zarr.json: names of dimensions",)),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_it_must_be_the_source_s_too(other: dict[str, Any], differing: tuple[str, ...]) -> None:
+    store = made(described(), MemoryStore())
+    found = verify(store, source=described(**other))
+    assert found.differing == differing
+    assert found.ok == (not differing)
+    assert found.whole == found.chunks
+    assert str(found).startswith("".join(f"not what the source gives: {place}\n" for place in differing))
+    of_ids = tuple(place for place in differing if place.startswith("sea/ids"))
+    assert verify(store, "sea/ids", described(**other)).differing == of_ids
+
+
+def test_values_alone_have_nothing_else_to_compare() -> None:
+    store = made(described(), MemoryStore())
+    values = {"t": SOURCE["w/a"], "sea/ids": SOURCE["ids"]}
+    assert verify(store, source=values).ok
+    assert verify(store, "sea/ids", SOURCE["ids"]).ok
+
+
 def test_another_source_is_refused(sealed: MemoryStore) -> None:
     with pytest.raises(ValueError, match="dict has no ids, which the store has"):
         verify(sealed, source={key: value for key, value in SOURCE.items() if key != "ids"})

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from stores import Counting, WatchedStore, expected, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
 
-from quantize import dequantize_from_int4, open_int4, quantize_to_int4, quantize_to_zarr
+from quantize import dequantize_from_int4, open_int4, quantize_dataset, quantize_to_int4, quantize_to_zarr
 from quantize.cli import commands as cli
+from quantize.cli.options import rule as parsed
 from quantize.io import as_source
 from quantize.io.sampling import sample_of, sampled_places, shares
 from quantize.numerics.granularity import granularity_of
-from quantize.quality.choices import Choice, Comparison, percent
+from quantize.quality.choices import Choice, Comparison, DatasetComparison, percent
 from quantize.quality.suggest import suggest
 from quantize.quality.trial import MOST_GROUPS
 
@@ -480,3 +482,81 @@ def test_a_share_that_is_not_0_or_all_does_not_say_so(share: float) -> None:
 def test_what_cannot_be_compared_is_refused(source: Any, missing: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         suggest(source, missing=missing)
+
+
+# Several variables ----------------------------------------------------------------------------------------------------
+
+
+def several() -> dict[str, Any]:
+    columns = rng().normal(size=(600, 40)) * 10 ** rng().uniform(-2, 2, 40)
+    return {
+        "w": rng().standard_t(4, (100, 1000)).astype(np.float32),
+        "up:w,2": rng().standard_t(4, (70, 1000)).astype(np.float32),
+        "columns": columns.astype(np.float32),
+        "even": rng().uniform(size=(64, 64)),
+        "ids": np.arange(5000),
+    }
+
+
+def test_each_variable_that_a_run_quantizes_has_its_own_comparison() -> None:
+    source = several()
+    found = suggest(source)
+    assert isinstance(found, DatasetComparison)
+    assert (set(found), found.kept) == (set(source) - {"ids"}, 1)
+    for name, own in found.items():
+        alone = suggest(source[name])
+        assert [replace(row, command="") for row in own.rows] == [replace(row, command="") for row in alone.rows]
+        assert own.recommended.label == alone.recommended.label
+    written = quantize_dataset(source, MemoryStore(), rules=found.settings)
+    for name, own in found.items():
+        rule, said = written[name].metadata.rule, own.recommended
+        assert (rule.method.name, rule.granularity.axis) == (said.scale_method, said.axis)
+        assert rule.granularity.blocks == said.blocks
+    assert str(found).startswith("4 variables, each measured on at most 100,000 values; kept as they are: 1\n")
+    assert set(found.to_json()["variables"]) == set(found)
+
+
+def test_one_command_has_a_rule_for_each_that_differs_from_most(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("x.npz", **several())
+    found = suggest("x.npz")
+    words = shlex.split(found.command)
+    assert words[:8] == ["quantize", "run", "x.npz", "x-int4.zarr", "--scale-method", "mse", "--blocks", "1,32"]
+    assert words[8::2] == ["--rule"] * (len(words) // 2 - 4)
+    assert [rule.partition(":")[0] for rule in words[9::2]] == ["columns", "even"]
+    assert CliRunner().invoke(cli.main, words[1:]).exit_code == 0
+    written = open_int4("x-int4.zarr")
+    for name, own in found.items():
+        rule = written[name].metadata.rule
+        assert (rule.method.name, rule.granularity.blocks) == (own.recommended.scale_method, own.recommended.blocks)
+
+
+def test_a_range_is_given_where_values_are_infinite() -> None:
+    values = several()
+    values["even"][3, 4] = np.inf
+    found = suggest({"even": values["even"]} | {"w": values["w"]})
+    assert any(note.startswith("even: the sample holds infinity") for note in found.notes)
+    low, high = found.settings["even"]["value_range"]
+    assert (low, high) == pytest.approx((0, 1), abs=0.1)
+    quantize_dataset(values, MemoryStore(), rules=found.settings)
+
+
+def test_one_scale_for_all_is_said_in_a_rule_where_others_have_blocks() -> None:
+    comparison = suggest(several()["even"])
+    minmax = replace(comparison, recommended=comparison.rows[0])
+    blocks = replace(comparison, recommended=row(comparison, "mse", blocks=(1, 32)))
+    found = DatasetComparison({"a": blocks, "b": minmax, "c": blocks}, 0, ("x.nc", "x", ""))
+    assert found.command == (
+        "quantize run x.nc x-int4.zarr --scale-method mse --blocks 1,32 --rule b:scale_method=minmax,axis=none"
+    )
+    assert parsed("b:scale_method=minmax,axis=none") == ("b", {"scale_method": "minmax", "axis": None})
+
+
+def test_nothing_to_quantize_and_samples_of_many(monkeypatch: Any) -> None:
+    with pytest.raises(ValueError, match="dict holds nothing that a run would quantize by itself"):
+        suggest({"a": np.arange(9), "b": np.arange(3.0)})
+    with pytest.raises(ValueError, match="even: "):
+        suggest({"even": np.zeros((5000, 1, 1)), "w": several()["w"]}, purpose="search")
+    monkeypatch.setattr("quantize.quality.suggest.LEAST_SAMPLE", 1 << 10)
+    monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", 1 << 12)
+    assert [one.sampled <= 1 << 10 for one in suggest(several()).values()] == [True] * 4

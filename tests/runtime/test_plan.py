@@ -350,3 +350,12 @@ def test_a_plan_prints_and_serializes(tmp_path: Path) -> None:
 def test_tasks_take_batches(rows: int, tasks: int) -> None:
     made = plan(Shape((rows, 2)), MemoryStore(), chunks=(1, 2))
     assert (made.units, made.tasks) == (rows, tasks)
+
+
+def test_the_axis_of_scales_is_said_with_its_name() -> None:
+    named = zarr.create_array(MemoryStore(), data=VALUES, dimension_names=("latitude", None))
+    assert plan(named, MemoryStore(), axis=0).scales == "minmax, one for each index of axis 0 (latitude)"
+    assert plan(named, MemoryStore(), axis=1).scales == "minmax, one for each index of axis 1"
+    assert plan(VALUES, MemoryStore(), axis=0).scales == "minmax, one for each index of axis 0"
+    assert plan(named, MemoryStore()).scales == "minmax"
+    assert plan(named, MemoryStore(), axis=0).to_json()["dimension_names"] == ["latitude", None]

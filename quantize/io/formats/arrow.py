@@ -25,7 +25,7 @@ from ...store.retrying import is_temporary
 from ..arrays import Arrays
 from ..chunked import KEPT_BYTES, SharedChunks, parts_along, read_along
 from ..content import check_regular, doubts, head, reason
-from ..format import Format, is_url, library
+from ..format import Format, is_url, library, needed
 from ..raw import LEAVE_OUT, RawArray, cannot_be_kept, kept_dtype
 from ..source import PIECE_BYTES, Source
 from .npy import File
@@ -398,12 +398,7 @@ def columns_of(label: str, paths: Sequence[str]) -> Columns:
     SourceError
         If a file is damaged, or has other columns than the first.
     """
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise SourceError(
-            f'{paths[0]} is a table of Parquet or Arrow; reading it needs pyarrow: pip install "quantize[arrow]"'
-        ) from None
+    needed("pyarrow", "arrow", f"{paths[0]} is a table of Parquet or Arrow")
     schema, groups = None, list[Group]()
     for path in paths:
         check_regular(path)

@@ -19,7 +19,7 @@ from ..arrays import Arrays
 from ..attributes import plain
 from ..chunked import ChunkedSource, chunks_of
 from ..content import head, reason
-from ..format import Format, is_url, library
+from ..format import Format, is_url, library, needed
 from ..hdf5_parts import UNOPENED, Broken, absent_parts, broken_link, check_parts, file_at, is_hdf5, members
 from ..netcdf4 import NO_COORDINATE, NO_VARIABLE, NetCdfSink
 from ..raw import LEAVE_OUT, RawArray, cannot_be_kept, kept_dtype
@@ -304,10 +304,7 @@ class Hdf5(Format):
         if not isinstance(thing, str):
             path = thing.file.filename
             return Datasets(path, thing, f"{path}::{(thing.name or '').rstrip('/')}/")
-        try:
-            import h5py  # noqa: F401
-        except ImportError:
-            raise SourceError(f'{thing} is an HDF5 file; reading it needs h5py: pip install "quantize[hdf5]"') from None
+        needed("h5py", "hdf5", f"{thing} is an HDF5 file")
         return Datasets(thing, file_at(thing), f"{thing}::/")
 
     def refusal(self, path: str) -> str:

@@ -16,7 +16,7 @@ from ...numerics.grid import Batches, Region, Shape, shape_of
 from ..arrays import Arrays
 from ..attributes import plain
 from ..content import head, reason
-from ..format import Format, is_url
+from ..format import Format, is_url, needed
 from ..raw import RawArray
 from ..source import PIECE_BYTES, Source, bytes_of_runs
 from .npy import GAP_BYTES, PAGE_BYTES, File, FileSource, runs
@@ -160,12 +160,7 @@ def opened(path: str) -> tuple[dict[str, Variable], dict[str, Any]]:
     SourceError
         If scipy is not installed, or the file is cut or damaged.
     """
-    try:
-        from scipy.io import netcdf_file
-    except ImportError:
-        raise SourceError(
-            f'{path} is a netCDF-3 file; reading it needs scipy: pip install "quantize[netcdf]"'
-        ) from None
+    netcdf_file = needed("scipy.io", "netcdf", f"{path} is a netCDF-3 file").netcdf_file
     try:
         with open(path, "rb") as file, netcdf_file(Header(file), "r", mmap=True) as header:
             start, whole = header._mm_buf.__array_interface__["data"][0], File(path)

@@ -35,6 +35,8 @@ TWO_BYTES = np.dtype("V2")  # what bfloat16 is called where there is no other na
 class ZarrSource(ChunkedSource):
     """A Zarr array, v2 or v3."""
 
+    arenas = 2  # Zarr reads and decodes in threads of its own, up to two for each that waits: one ends, one begins
+
     def __init__(self, array: Any) -> None:
         from ...store.keys import Keys
 

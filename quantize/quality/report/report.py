@@ -14,7 +14,8 @@ from ...io.sink import check_room, check_target, replacing
 from ...io.source import Source
 from ...numerics.names import check_suffix
 from ...reading.array import Int4Array, opened_array
-from ...reading.dataset import Int4Dataset, place_of
+from ...reading.dataset import Int4Dataset
+from ...reading.opening import place_of
 from ...reading.summary import rows_of
 from ...runtime.display import reporter
 from ...runtime.look import look_at
