@@ -201,7 +201,7 @@ class Plan:
         return html_facts("Plan", self.destination, [*self.facts.items(), *notes])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AppendPlan(Plan):
     """What an append will do and need: a plan of the values that are appended.
 
