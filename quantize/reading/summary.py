@@ -16,7 +16,7 @@ from ..numerics.grid import Shape
 from ..runtime.growing import is_committed
 from ..runtime.tables import html_facts, lined_up
 from ..storage import Variable
-from ..store.growth import Growth, journal_of
+from ..store.growth import APPENDED, JOURNAL, JOURNAL_MOST, Growth, Journal, journal_of
 from ..store.metadata import Metadata
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
@@ -104,23 +104,29 @@ def under_way(array: Summarized) -> dict[str, Any] | None:
     try:
         journal = journal_of(array.variable.keys, array.variable.folder)
     except StoreError as error:
-        return {"what": "damaged", "axis": None, "start": None, "stop": None, "said": str(error)}
+        return damaged_journal(error)
     if journal is None or is_committed(journal, array.metadata):
         return None
-    axis, start, stop = journal.axis, array.shape[journal.axis], journal.stop
-    place = f"along axis {axis}, behind index {start - 1:,}"
     named = "" if array.name == "data" else f" --name {shlex.quote(array.name)}"
-    discard = f"quantize append --discard {shlex.quote(array.path)}{named}"
+    return journal_told(journal, array.shape[journal.axis], f"axis {journal.axis}", shlex.quote(array.path) + named)
+
+
+def damaged_journal(error: StoreError) -> dict[str, Any]:
+    return {"what": "damaged", "axis": None, "start": None, "stop": None, "said": str(error)}
+
+
+def journal_told(journal: Journal, start: int, axis: str, store: str) -> dict[str, Any]:
+    """What a journal says is under way at what is `start` long, and what to do; `store` as a command takes it."""
+    place = f"along {axis}, behind index {start - 1:,}"
+    discard = f"quantize append --discard {store}"
     if journal.discarding:
         what, said = "discard", f"an append {place}, which was given up, but not all of it is removed: {discard}"
-    elif stop is None:
+    elif journal.stop is None:
         what, said = "writer", f"a writer {place}. If it died, start it again, or discard the rest: {discard}"
     else:
-        what, said = (
-            "append",
-            f"an append of {stop - start:,} {place}. If it died, run it again, or discard it: {discard}",
-        )
-    return {"what": what, "axis": axis, "start": start, "stop": stop, "said": said}
+        what, said = "append", f"an append of {journal.stop - start:,} {place}"
+        said += f". If it died, run it again, or discard it: {discard}"
+    return {"what": what, "axis": journal.axis, "start": start, "stop": journal.stop, "said": said}
 
 
 def extremes(array: Summarized, name: str, most: int) -> Any:
@@ -150,7 +156,7 @@ def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
     now = under_way(array)
     smaller = f"{times:.1f} times smaller, {bits:.2f} bits a value" if now is None else "with what is under way"
     found.append(("stored", f"{format_bytes(stored)}, {smaller}"))
-    found += growth_facts(array.metadata)
+    found += growth_facts(appended(array.metadata))
     if now is not None:
         found.append(("under way", now["said"]))
     return found
@@ -165,14 +171,14 @@ def value_facts(metadata: Metadata) -> list[tuple[str, str]]:
     return [("values", f"{found['count']:,} from {found['min']:.6g} to {found['max']:.6g}{missing}")]
 
 
-def growth_facts(metadata: Metadata) -> list[tuple[str, str]]:
+def growth_facts(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What was appended."""
-    found = appended(metadata)
     if found is None:
         return []
     times = "once" if found["times"] == 1 else f"{found['times']:,} times"
+    axis = found["axis"] if isinstance(found["axis"], str) else f"axis {found['axis']}"
     beyond = f", {found['saturated']:,} values of it saturated" if found["saturated"] else ""
-    return [("appended", f"{times}, the last along axis {found['axis']}{beyond}")]
+    return [("appended", f"{times}, the last along {axis}{beyond}")]
 
 
 def scale_facts(array: Summarized, most: int) -> list[tuple[str, str]]:
@@ -304,12 +310,40 @@ def dataset_summary(dataset: Any) -> dict[str, Any]:
     return {
         "path": dataset.path,
         "status": "sealed",
+        "appended": dataset_appended(dataset),
+        "under_way": dataset_under_way(dataset),
         "quantized": sum(one["kind"] == "int4" for one in variables),
         "kept": sum(one["kind"] == "kept" for one in variables),
         "nbytes": sum(one["nbytes"] for one in variables),
         "nbytes_stored": sum(one["nbytes_stored"] for one in variables),
         "variables": variables,
     }
+
+
+def dataset_appended(dataset: Any) -> dict[str, Any] | None:
+    """How often something was appended to a collection, along which axis the last, and how many values saturated."""
+    grown = {member.name: member.source[APPENDED] for member in dataset.manifest.members if APPENDED in member.source}
+    if not grown:
+        return None
+    name, last = max(grown.items(), key=lambda item: int(item[1]["commits"]))
+    names = dataset[name].dimension_names
+    axis = names[last["axis"]] if names and names[last["axis"]] is not None else last["axis"]
+    return {"times": last["commits"], "axis": axis, "saturated": sum(one["saturated"] for one in grown.values())}
+
+
+def dataset_under_way(dataset: Any) -> dict[str, Any] | None:
+    """As `under_way`, of a collection."""
+    try:
+        found = dataset.keys_of_store.view(JOURNAL, most=JOURNAL_MOST)
+        journal = None if found is None else Journal.from_json(bytes(found), f"{dataset.path}/{JOURNAL}")
+    except (StoreError, ValueError) as error:
+        return damaged_journal(StoreError(str(error)))
+    done = [member.source.get(APPENDED, {}).get("run") for member in dataset.manifest.members]
+    if journal is None or journal.run in done:
+        return None
+    axis = journal.job.get("axis", journal.axis)
+    said = f"the dimension {axis}" if isinstance(axis, str) else f"axis {axis}"
+    return journal_told(journal, journal.start, said, shlex.quote(dataset.path))
 
 
 def variable_summary(name: str, array: Any) -> dict[str, Any]:
@@ -333,8 +367,12 @@ def variable_summary(name: str, array: Any) -> dict[str, Any]:
 
 def dataset_description(dataset: Any) -> str:
     """A sealed collection for people: a table of its variables, and totals."""
-    rows = rows_of(dataset)
-    return "\n".join([*lined_up([HEAD, *(row.cells for row in rows)]), "", *totals(rows)])
+    rows, now = rows_of(dataset), dataset_under_way(dataset)
+    found = [*lined_up([HEAD, *(row.cells for row in rows)]), "", *totals(rows)]
+    found += [f"{name:<12}{text}" for name, text in growth_facts(dataset_appended(dataset))]
+    if now is not None:
+        found.append(f"{'under way':<12}{now['said']}")
+    return "\n".join(found)
 
 
 def dataset_totals(dataset: Any) -> str:
