@@ -231,7 +231,7 @@ class Variable:
         with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
             if done := self.begun_by_another(new):
                 return done
-            self.set_mark(mark)
+            self.keys.change(self.key, lambda data: mark.to_json())
         self.delete_scales()
         for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.folder}/c")
