@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from .exceptions import StoreError
-from .io import as_source
+from .io import as_source, sources_of
 from .numerics.names import OUTSIDE, Outside
 from .pipeline import check_source
 from .reading.array import Int4Array
+from .reading.dataset import Int4Dataset
 from .runtime.appending import Append
 from .runtime.display import reporter
 from .runtime.growing import discarded
-from .runtime.plan import Plan
-from .runtime.progress import Progress
-from .storage import Variable, group_data, sealed_variable
+from .runtime.growing_collections import AppendAll, discarded_of_collection
+from .storage import Variable, group_data, listed, sealed_variable
+from .store.keys import Keys
+from .store.manifest import Manifest, sealed_manifest
+from .store.metadata import Metadata
 from .store.zarr_json import own_header
 
 
@@ -27,16 +30,19 @@ def append_to_zarr(
     store: Any,
     *,
     name: str | None = None,
-    axis: int = 0,
+    axis: int | str = 0,
     outside: Outside | None = None,
     again: bool = False,
     memory: int | str | None = None,
     workers: int | None = None,
     verify: bool = False,
     durable: bool = False,
-    progress: Callable[[Plan | Progress], None] | bool | None = None,
-) -> Int4Array:
+    progress: Callable[[Any], None] | bool | None = None,
+) -> Any:
     """Append the values of an array of any size to one that is quantized. Run it again to go on where a run stopped.
+
+    Where the store is a collection, the source is a dataset, and all its variables with the axis become longer
+    together: coordinates, and what else was kept, by their values as they are. All others must be what they were.
 
     One write, the last, makes all of it part of the array: until then, and after a death at any moment, everybody reads
     what there was. The codes that were there stay bit for bit, and so do their scales: new values that share a scale
@@ -44,12 +50,14 @@ def append_to_zarr(
 
     Parameters
     ----------
-    source : path, URL or array
-        As for `quantize_to_zarr`: of the same dtype, and the same shape but for the axis.
+    source : path, URL, array or dataset
+        As for `quantize_to_zarr`, of a collection as for `quantize_dataset`: of the same dtype, and the same shape but
+        for the axis.
     store, name
         As for `open_int4`.
-    axis : int
-        The one that becomes longer.
+    axis : int or str
+        The one that becomes longer, by its number or the name of its dimension. Of a collection whose dimensions have
+        names the name, of another the number that it has in all variables.
     outside : {"raise", "saturate"}, optional
         What becomes of values beyond the range of a scale that is there, by more than half a step: they are refused,
         with how many and where; or they get the nearest level, and are counted in the metadata. By default refused, but
@@ -61,7 +69,7 @@ def append_to_zarr(
 
     Returns
     -------
-    Int4Array
+    Int4Array or Int4Dataset
 
     Raises
     ------
@@ -85,16 +93,23 @@ def append_to_zarr(
     >>> append_to_zarr(days[5:], store).shape
     (7, 100, 64)
     """
+    if outside not in (None, *OUTSIDE):
+        raise ValueError(f"outside is {outside!r}, but must be 'raise' or 'saturate'")
+    if name is None and (collection := collection_at(store)) is not None:
+        keys, manifest = collection
+        job_of_all = AppendAll.of(
+            sources_of(source), replace(keys, verify=verify), manifest, axis, outside, memory, workers
+        )
+        return appended_to_collection(job_of_all, again, durable, reporter(progress))
     found, metadata = sealed_variable(store, name)
     variable = replace(found, keys=replace(found.keys, verify=verify))
     check_source(source, variable)
     check_alone_or_part(variable)
+    axis = numbered(axis, metadata)
     if not -len(metadata.layout.shape) <= axis < len(metadata.layout.shape):
         raise np.exceptions.AxisError(axis, len(metadata.layout.shape))
     if outside is None:
         outside = "raise" if metadata.rule.method.value_range is None else "saturate"
-    if outside not in OUTSIDE:
-        raise ValueError(f"outside is {outside!r}, but must be 'raise' or 'saturate'")
     own = axis % len(metadata.layout.shape)
     job = Append.of(as_source(source), variable, metadata, own, outside, reporter(progress), memory, workers)
     job.look()
@@ -129,7 +144,41 @@ def discard_append(store: Any, name: str | None = None) -> bool:
     >>> discard_append(store)
     False
     """
-    return discarded(*sealed_variable(store, name))
+    if name is None and (collection := collection_at(store)) is not None:
+        return discarded_of_collection(*collection)
+    variable, metadata = sealed_variable(store, name)
+    check_alone_or_part(variable)
+    return discarded(variable, metadata)
+
+
+def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
+    """The sealed collection that a store is; None where it is none.
+
+    Raises
+    ------
+    UnfinishedStoreError
+        If its run has not come to its end.
+    """
+    keys = Keys.of(store)
+    manifest = sealed_manifest(keys) if keys.exists else None
+    return None if manifest is None else (keys, manifest)
+
+
+def appended_to_collection(job: AppendAll, again: bool, durable: bool, report: Callable[[Any], None]) -> Int4Dataset:
+    report(job.plan)
+    job.look()
+    return Int4Dataset(job.keys, job.run(again, durable, report))
+
+
+def numbered(axis: int | str, metadata: Metadata) -> int:
+    """The number of an axis that may be given by the name of its dimension; raises a ValueError where none has it."""
+    if isinstance(axis, int):
+        return axis
+    names = metadata.dimension_names or ()
+    if axis not in names:
+        there = f"there are {listed([name for name in names if name])}" if any(names) else "they have no names"
+        raise ValueError(f"no dimension of the array is called {axis!r}; {there}")
+    return names.index(axis)
 
 
 def check_alone_or_part(variable: Variable) -> None:
@@ -143,5 +192,6 @@ def check_alone_or_part(variable: Variable) -> None:
     for group in (variable.keys, *variable.keys.enclosing):
         if own_header(group_data(group) or b""):
             raise StoreError(
-                f"{variable.where} is a variable of the collection {group.label}, whose variables were written together"
+                f"{variable.where} is a variable of the collection {group.label}, whose variables become longer "
+                "together: name the collection alone"
             )

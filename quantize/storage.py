@@ -20,12 +20,13 @@ from zarr.core.sync import sync
 from .exceptions import REMEDY, StoreError, UnfinishedStoreError
 from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
+from .store.growth import shortened
 from .store.guard import WriteGuard
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
 from .store.manifest import Member, Standing, folder_of_group, manifest_of
 from .store.metadata import Metadata, ScaleNames
-from .store.places import HIDDEN, folder_of, is_plain, name_of, places_of, version_of
+from .store.places import APPENDED, HIDDEN, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
 from .store.side_arrays import owns, stored_scales
 from .store.zarr_json import group_document, node_type, own_header, same, without_consolidated
@@ -480,7 +481,7 @@ def variable_of(keys: Keys, path: tuple[str, ...]) -> Variable:
 
 
 def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
-    """A quantized variable of a sealed collection.
+    """A quantized variable of a sealed collection, as long as the manifest says: it may have grown further.
 
     Raises
     ------
@@ -493,7 +494,8 @@ def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
     if metadata is None or metadata.status != "sealed":
         wrong = "not there" if metadata is None else "unfinished"
     elif not is_of(member, metadata):
-        wrong = "of another job"
+        metadata = shortened(metadata, member.shape, member.source.get(APPENDED))
+        wrong = "of another job" if metadata is None or not is_of(member, metadata) else ""
     if metadata is None or wrong:
         raise StoreError(f"{keys.label} is sealed, but its variable {member.name} is {wrong}. {REMEDY}")
     return variable, metadata

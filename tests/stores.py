@@ -1,5 +1,6 @@
 """What the tests out of core share: what a result must be, stores that watch or fail, folders as bytes."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -163,6 +164,28 @@ class DyingStore(LocalStore):
                     path.unlink()
             else:
                 await super().delete_dir(prefix)
+
+
+class Held(LocalStore):
+    """A folder in which something happens once, just before a key is set for the n-th time, or after all of it."""
+
+    def __init__(self, root: Any, key: str, happens: Callable[[], Any], time: int = 1) -> None:
+        super().__init__(root)
+        self.key, self.happens, self.left = key, happens, time
+
+    async def _look(self, key: str) -> None:
+        self.left -= key == self.key
+        if not self.left and key == self.key:
+            self.left = -1
+            await asyncio.to_thread(self.happens)
+
+    async def set(self, key: str, value: Any) -> None:
+        await self._look(key)
+        await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        await self._look(key)
+        await super().set_if_not_exists(key, value)
 
 
 def mended_deaths(values: np.ndarray, folder: Path, torn: bool, **job: Any) -> int:

@@ -1,6 +1,5 @@
 """Collections of many variables: what one variable promises, all together keep, whatever happens to their run."""
 
-import asyncio
 import functools
 import shutil
 import threading
@@ -16,8 +15,8 @@ import pytest
 import zarr
 from collections_of_arrays import JOB, Tree, everything
 from marks import combined, mostly_slow, slow
-from stores import Died, DyingStore, field, files
-from zarr.storage import LocalStore, MemoryStore
+from stores import Died, DyingStore, Held, field, files
+from zarr.storage import MemoryStore
 
 from quantize import (
     DamagedChunkError,
@@ -110,29 +109,6 @@ def test_a_death_at_any_change_costs_no_byte(
 
 
 # Two at once ----------------------------------------------------------------------------------------------------------
-
-
-class Held(LocalStore):
-    """A folder in which something happens once, just before a key is set for the n-th time, or after all of it."""
-
-    def __init__(self, root: Any, key: str, happens: Callable[[], Any], time: int = 1) -> None:
-        super().__init__(root)
-        self.key, self.happens, self.left = key, happens, time
-
-    async def _look(self, key: str) -> None:
-        self.left -= key == self.key
-        if not self.left and key == self.key:
-            self.left = -1
-            await asyncio.to_thread(self.happens)
-
-    async def set(self, key: str, value: Any) -> None:
-        await self._look(key)
-        await super().set(key, value)
-
-    async def set_if_not_exists(self, key: str, value: Any) -> None:
-        await self._look(key)
-        await super().set_if_not_exists(key, value)
-
 
 PLACES = {
     "the manifest": ("zarr.json", 1),

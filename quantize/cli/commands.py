@@ -396,16 +396,16 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     if place is not None and place.name is not None and place.name in place.manifest:
         member = place.manifest[place.name]
         unlike = member.kind == "kept" or variable_of(place.keys, member.path).metadata() is None
-        opened = opened_variable(store, name) if unlike or place.manifest.status == "sealed" else None
+        opened = opened_variable(store, name) if unlike else None
         if isinstance(opened, KeptArray):
             text = f"{opened.path}/{opened.name}\n{summary.kept_description(opened)}"
             say(as_json, summary.variable_summary(opened.name, opened), text)
             return DONE
-        if opened is not None:
-            return info_of_array(opened, as_json)
     variable, metadata = find(store, name)
     if metadata.status == "sealed":
-        return info_of_array(Int4Array(variable, metadata), as_json)
+        array = Int4Array(variable, metadata)
+        say(as_json, summary.summary(array), f"{array.path}/{array.name}\n{summary.description(array)}")
+        return DONE
     layout = metadata.layout
     document = {
         "path": variable.keys.label,
@@ -420,13 +420,6 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     say(as_json, document, "\n".join(f"{key:<12}{value}" for key, value in document.items()))
     complain(f"{variable.where} is unfinished: run `quantize run` with the same source and settings again to go on")
     return UNFINISHED
-
-
-def info_of_array(array: Int4Array, as_json: bool) -> int:
-    from ..reading.summary import description, summary
-
-    say(as_json, summary(array), f"{array.path}/{array.name}\n{description(array)}")
-    return DONE
 
 
 def info_of_unfinished(place: Place, as_json: bool) -> int:

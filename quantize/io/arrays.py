@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .raw import RawArray, raw_of
 from .source import Source
 
@@ -99,6 +101,10 @@ class Arrays(Mapping[str, Source]):
             If it cannot be kept, saying why and what to do.
         """
         return self.opened_raw(self._arrays[name])
+
+    def raw_like(self, name: str, attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> RawArray:
+        """As `raw`, where a thing may be stored in several ways: as one with these attributes and of this dtype is."""
+        return self.raw(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._arrays

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import math
 import posixpath
+import re
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -155,6 +156,25 @@ class Attributes:
                 )
             found.append(bound if held is None else held)
         return bounded(found[0], taken, low=True), bounded(found[1], taken, low=False)
+
+
+# Units of times whose day begins at midnight, of which nothing may be said, or that in several ways.
+MIDNIGHT = re.compile(
+    r"(\w+?)s? since (\d+)-(\d+)-(\d+)(?:[ T]0+(?::0+){1,2}(?:\.0*)?)?(?: ?(?:UTC|Z|\+00:?00))?", re.IGNORECASE
+)
+
+
+def same_units(one: Any, other: Any) -> bool:
+    """Whether two units are the same; those of times may be written in several ways where the day begins at midnight.
+
+    >>> same_units("days since 2000-01-01", "days since 2000-1-1 00:00:00"), same_units("m", "km")
+    (True, False)
+    """
+    if one == other:
+        return True
+    found = [MIDNIGHT.fullmatch(text.strip()) if isinstance(text, str) else None for text in (one, other)]
+    said = [(match[1].lower(), *map(int, match.groups()[1:])) for match in found if match]
+    return len(said) == 2 and said[0] == said[1]
 
 
 def without(names: Collection[str], attributes: Mapping[str, Any]) -> dict[str, Any]:

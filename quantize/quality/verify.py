@@ -22,6 +22,7 @@ from ..reading.array import Int4Array
 from ..reading.dataset import Int4Dataset, KeptArray
 from ..reading.opening import opened_variable, place_of, sealed
 from ..runtime.display import reporter
+from ..runtime.growing_collections import is_ahead
 from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop
 from ..runtime.progress import InTurn, Progress
@@ -300,6 +301,10 @@ def check_names(arrays: Arrays, names: Iterable[str]) -> None:
 def damaged_groups(dataset: Int4Dataset, arrays: Mapping[str, Int4Array | KeptArray]) -> Iterator[tuple[str, str]]:
     """What is wrong with the documents of groups, that of the collection among them: place and why."""
     keys, manifest = dataset.keys_of_store, dataset.manifest
+    try:
+        journal_of(keys, "")
+    except StoreError as error:
+        yield journal_key(""), str(error)
     for path in manifest.group_paths:
         key = "/".join(filter(None, [folder_of_group(path), "zarr.json"]))
         try:
@@ -349,7 +354,7 @@ def verify_kept(
     differing: list[str] = []
     more = 0
     document = plain.keys.get(plain.metadata_key)
-    if document != plain.document:
+    if document != plain.document and not is_ahead(plain.keys, array.member, document):
         damaged[plain.metadata_key] = "it is missing" if document is None else "it is not what the manifest says"
 
     def take(number: int, found: Found) -> None:

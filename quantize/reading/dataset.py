@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from ..exceptions import DamagedChunkError
+from ..exceptions import DamagedChunkError, StoreError
 from ..io.attributes import zarr_attributes
 from ..numerics.grid import Region, Shape
 from ..storage import sealed_member
 from ..store.keys import Keys, stored_bytes
-from ..store.manifest import Manifest, Member, Standing, sealed_manifest
+from ..store.manifest import Manifest, Member, Standing, read_again, sealed_manifest
 from .array import Int4Array
 from .indexing import Indexer, Selection, outer, plain, pointwise
 from .summary import dtype_said
@@ -143,6 +143,35 @@ class Int4Dataset(Mapping[str, Int4Array | KeptArray]):
         if member.kind == "kept":
             return KeptArray(self.keys_of_store, member, self.standing)
         return Int4Array(*sealed_member(self.keys_of_store, member))
+
+    def refresh(self) -> Int4Dataset:
+        """Take in what was appended since it was opened: the dataset itself, whose variables are longer then.
+
+        Until then all have the shapes that they had, and read what they read. So do those that were taken out of it
+        before: take them out anew.
+
+        Raises
+        ------
+        StoreError
+            If it was overwritten or removed.
+
+        Examples
+        --------
+        >>> from quantize import append_to_zarr, open_int4, quantize_dataset
+        >>> from zarr.storage import MemoryStore
+        >>> store, days = MemoryStore(), {"w": np.ones((5, 64, 64)), "day": np.arange(5)}
+        >>> dataset = quantize_dataset(days, store)
+        >>> _ = append_to_zarr({"w": np.ones((2, 64, 64)), "day": np.arange(5, 7)}, store)
+        >>> dataset["day"].shape, dataset.refresh()["day"].shape
+        ((5,), (7,))
+        """
+        old, now = self.manifest, read_again(self.keys_of_store)[1]
+        if now is None or now.status != "sealed" or not (now.job == old.job or now.continues(old.job, old.lineage)):
+            raise StoreError(f"{self.path} was overwritten or removed since it was opened; open it again")
+        self.standing = Standing.of(self.keys_of_store, now)
+        self._opened = {name: array for name, array in self._opened.items() if now[name] == old[name]}
+        self.manifest = now
+        return self
 
     def __iter__(self) -> Iterator[str]:
         return (member.name for member in self.manifest.members)

@@ -16,8 +16,9 @@ from ..numerics.grid import Shape
 from ..runtime.growing import is_committed
 from ..runtime.tables import html_facts, lined_up
 from ..storage import Variable
-from ..store.growth import APPENDED, JOURNAL, JOURNAL_MOST, Growth, Journal, journal_of
+from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_of
 from ..store.metadata import Metadata
+from ..store.places import APPENDED
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
 

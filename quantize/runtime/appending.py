@@ -16,6 +16,7 @@ from .. import __version__
 from ..calibration.histogram import GrowingHistogram, Histogram, bins_for, merged_place
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
+from ..io.attributes import same_units
 from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
 from ..numerics.clearance import may_come_back
@@ -419,24 +420,8 @@ class Append:
             return self.metadata
         if begun:
             self.variable.sweep()
-        tasks = AppendTasks(growing, self.source, self.outside, self.cache)
-        told = Told.nothing()
-
-        def done(task: Task, found: Told) -> None:
-            nonlocal told
-            told = told.and_then(found)
-            count.add(task.numbers)
-
-        slabs = growing.numbers()
-        count = Counter("append", self.after.layout.units, self.source.dtype, 0, self.report, sum(map(len, slabs)))
-        call: Callable[..., Any] = functools.partial(tasks.write, again=begun)
-        if self.plan.scheduler == "distributed":
-            call = functools.partial(on_worker, call, self.source, self.fingerprint["source"]["sample"], __version__)
-        graph = self.source.graph(tasks.in_source(growing.fresh(slabs[0][0]))) is not None
-        listed = (Task(numbers, (numbers,), self.blocks(tasks, numbers)) for numbers in batched(tasks, slabs))
         try:
-            yield Stage("append", call, listed, done, graph)
-            self.check_inside(growing, told)
+            told = yield from self.writing(growing, begun, self.report)
             new = self.committed(journal, told)
             growing.commit(new, durable)
         except RefusedValuesError:
@@ -446,6 +431,27 @@ class Append:
             return self.by_another(error)
         growing.finish()
         return new
+
+    def writing(self, growing: Growing, begun: bool, report: Callable[[Any], None]) -> Steps[Told]:
+        """Write all that is new, and find out that none of it is refused; nothing is part of the array yet."""
+        tasks = AppendTasks(growing, self.source, self.outside, self.cache)
+        told = Told.nothing()
+
+        def done(task: Task, found: Told) -> None:
+            nonlocal told
+            told = told.and_then(found)
+            count.add(task.numbers)
+
+        slabs = growing.numbers()
+        count = Counter("append", self.after.layout.units, self.source.dtype, 0, report, sum(map(len, slabs)))
+        call: Callable[..., Any] = functools.partial(tasks.write, again=begun)
+        if self.plan.scheduler == "distributed":
+            call = functools.partial(on_worker, call, self.source, self.fingerprint["source"]["sample"], __version__)
+        graph = self.source.graph(tasks.in_source(growing.fresh(slabs[0][0]))) is not None
+        listed = (Task(numbers, (numbers,), self.blocks(tasks, numbers)) for numbers in batched(tasks, slabs))
+        yield Stage("append", call, listed, done, graph)
+        self.check_inside(growing, told)
+        return told
 
     def by_another(self, error: StoreError) -> Metadata:
         """The metadata, where another run of this job has come to its end meanwhile.
@@ -576,7 +582,7 @@ def check_fits(source: Source, variable: Variable, metadata: Metadata, axis: int
         raise ValueError(f"{source.label} has the dimensions {names}, and {where} {own}")
     for key in LIKE:
         a, b = source.attributes.get(key), metadata.attributes.get(key)
-        if a is not None and b is not None and a != b:
+        if a is not None and b is not None and not same_units(a, b):
             raise ValueError(
                 f"{source.label} has the {key} {a!r}, and {where} {b!r}: convert it, or mend the attribute"
             )

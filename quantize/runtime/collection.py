@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -129,7 +129,14 @@ class Collection:
             Member(one.path, "int4", one.plan.layout.shape, one.plan.layout.dtype) for one in quantized.values()
         ]
         manifest = Manifest(tuple(members), groups)
-        return cls(plan_of(arrays.label, keys, found, quantized, kept), keys, quantized, kept, manifest)
+        plan = plan_of(
+            arrays.label,
+            keys,
+            {one.name: one.why for one in found},
+            {name: one.plan for name, one in quantized.items()},
+            {name: member for name, (_, member) in kept.items()},
+        )
+        return cls(plan, keys, quantized, kept, manifest)
 
     def run(self, overwrite: bool, durable: bool, report: Callable[[Any], None]) -> Manifest:
         """Write all that is not there yet, and seal it."""
@@ -220,26 +227,27 @@ class Collection:
 def plan_of(
     label: str,
     keys: Keys,
-    found: list[Chosen],
-    quantized: dict[str, Quantized],
-    kept: dict[str, tuple[RawArray, Member]],
+    why: Mapping[str, str],
+    quantized: Mapping[str, Plan],
+    kept: Mapping[str, Member],
 ) -> DatasetPlan:
+    """The plan of a run over variables, of each of which it is said why it is kept, if it is."""
     variables, notes = [], dict[str, list[str]]()
-    for one in found:
-        if one.name in quantized:
-            plan = quantized[one.name].plan
-            variables.append(VariablePlan(one.name, plan.layout.shape, plan.layout.dtype, "", plan.disk, plan))
+    for name, reason in why.items():
+        if name in quantized:
+            plan = quantized[name]
+            variables.append(VariablePlan(name, plan.layout.shape, plan.layout.dtype, "", plan.disk, plan))
             for note in plan.notes:
-                notes.setdefault(note, []).append(one.name)
+                notes.setdefault(note, []).append(name)
         else:
-            _, member = kept[one.name]
+            member = kept[name]
             disk = member.plain(keys, {}).nbytes_most + KEPT_METADATA
-            variables.append(VariablePlan(one.name, member.shape, member.dtype, one.why, disk))
-    plans = [one.plan for one in quantized.values()]
+            variables.append(VariablePlan(name, member.shape, member.dtype, reason, disk))
+    plans = list(quantized.values())
     scheduler, workers, *_ = chosen_workers(None, keys, plans[0].workers if plans else None)
     if plans:
         scheduler, workers = plans[0].scheduler, min(plan.workers for plan in plans)
-    largest = max((math.prod(member.chunk or ()) * member.dtype.itemsize for _, member in kept.values()), default=0)
+    largest = max((math.prod(member.chunk or ()) * member.dtype.itemsize for member in kept.values()), default=0)
     return DatasetPlan(
         source=label,
         destination=keys.label,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..exceptions import StoreError
 from ..storage import drop_consolidated, group_data, listed, names_in
+from ..store.growth import JOURNAL
 from ..store.keys import Keys
 from ..store.manifest import KEY, MOST, Manifest, Standing, folder_of_group, is_folder, is_ours, manifest_of
 from ..store.places import name_of
@@ -61,6 +62,7 @@ class Destination:
                     keys.replace(KEY, old.to_json(), tag)  # without what others put there, as consolidated metadata
                 return old
             if not overwrite:
+                self.check_not_grown(old, new)
                 state = "whole" if old.status == "sealed" else "unfinished"
                 raise StoreError(
                     f"{keys.label} is a collection already, {state}, of another job: {difference(old, new)}. Pass "
@@ -71,6 +73,18 @@ class Destination:
         if keys.replace(KEY, marked.to_json(), tag) is None:  # others have changed it since
             return self.taken(new, overwrite)
         return marked
+
+    def check_not_grown(self, old: Manifest, new: Manifest) -> None:
+        """Refuse, with a StoreError, what this very job has made, and has become longer since."""
+        if not old.continues(new.job, None):
+            return
+        name = next(member.name for member in old.members if member.appended)
+        lengths = enumerate(zip(new[name].shape, old[name].shape, strict=True))
+        more = [f"{n - m:,} along axis {axis} of {name}" for axis, (m, n) in lengths if n > m]
+        raise StoreError(
+            f"{self.keys.label} is a collection already, whole, of this job, and {' and '.join(more)} were appended "
+            "since. Nothing is left to do: open it. Pass overwrite=True to begin again, without what was appended"
+        )
 
     def mend(self, new: Manifest) -> None:
         """Write the manifest again where the store took only its beginning, and that shows that it is this job's."""
@@ -102,6 +116,8 @@ class Destination:
         with keys.locked(""):
             found, tag = keys.tagged(KEY, MOST) or (None, None)
             new = marked.at("writing")
+            if found == marked.to_json():
+                keys.delete(JOURNAL)  # of an append to what was there
             if found == marked.to_json() and keys.replace(KEY, new.to_json(), tag) is not None:
                 return new
         now = manifest_of(keys)

@@ -20,9 +20,9 @@ from ..numerics.grid import Region, packed_region, packed_shape, shape_of, withi
 from ..numerics.scales import Scales
 from ..storage import Variable, drop_consolidated
 from ..store.chunks import ChunkReader
-from ..store.growth import JOURNAL_MOST, Growth, Journal, journal_key, journal_of
-from ..store.guard import WriteGuard
-from ..store.keys import NUMBER
+from ..store.growth import JOURNAL_MOST, Growth, Journal, continues, journal_key, journal_of
+from ..store.guard import DoneError, WriteGuard
+from ..store.keys import NUMBER, Keys
 from ..store.metadata import Metadata
 from ..store.places import HIDDEN
 from ..store.side_arrays import ScaleArrays, SideArray, stored_scales
@@ -61,7 +61,9 @@ class Growing:
         """True; raises a `StoreError` if this job is no longer at it."""
         keys = self.variable.keys
         if not keys.holds(self.key, self.journal.to_json()) or not keys.holds(self.variable.key, self.before.to_json()):
-            raise StoreError(
+            now = self.variable.metadata()
+            longer = now is not None and continues(now, self.before) and now.layout.shape[self.axis] > self.start
+            raise (DoneError if longer else StoreError)(
                 f"{self.variable.where} was taken over while something was appended to it: another process has "
                 "overwritten it, appended to it or discarded this. Nothing of it is part of the array"
             )
@@ -233,10 +235,10 @@ class Growing:
         """Remove what lies beyond the array along an axis, and write the last units as they were."""
         layout = self.before.layout
         stored = stored_scales(self.variable.keys, self.variable.name, self.before)
-        remove_beyond(self.variable, self.variable.folder, axis, layout.units.counts)
+        remove_beyond(self.variable.keys, self.variable.folder, axis, layout.units.counts)
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and axis in stored.axes:
-                remove_beyond(self.variable, array.name, stored.axes.index(axis), array.units.counts)
+                remove_beyond(self.variable.keys, array.name, stored.axes.index(axis), array.units.counts)
         back = replace(self, journal=replace(self.journal, axis=axis), start=layout.shape[axis])
         if back.start % layout.unit[axis]:
             for number in back.numbers()[0]:
@@ -312,7 +314,7 @@ def under_way(variable: Variable, journal: Journal) -> str:
     )
 
 
-def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, ...]) -> None:
+def remove_beyond(keys: Keys, name: str, axis: int, counts: tuple[int, ...]) -> None:
     """Remove the chunks of a stored array that lie beyond its length along an axis."""
     prefix, beyond = f"{name}/c/", []
     pattern = re.compile("/".join([NUMBER] * len(counts)))
@@ -322,12 +324,12 @@ def remove_beyond(variable: Variable, name: str, axis: int, counts: tuple[int, .
         if len(inside) < len(key) and pattern.fullmatch(inside) and int(inside.split("/")[axis]) >= counts[axis]:
             beyond.append(key)
 
-    variable.keys.each(f"{name}/c", take)
+    keys.each(f"{name}/c", take)
     for key in beyond:
-        variable.keys.delete(key)
+        keys.delete(key)
     folders = {key.rsplit("/", n)[0] for key in beyond for n in range(1, len(counts))}
     for folder in sorted(folders, key=len, reverse=True):
-        variable.keys.remove_empty(folder)
+        keys.remove_empty(folder)
 
 
 def put(packed: np.ndarray, inside: Region, codes: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from ..exceptions import QuantizeError, RefusedValuesError, StoreError
 from .job import Stage, Steps
 from .schedulers import Task, run_tasks
 
-PHASES = ("verify", "scan", "scale", "write")  # in the order in which they come
+PHASES = ("verify", "scan", "scale", "write", "append")  # in the order in which they come
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")

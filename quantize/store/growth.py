@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..exceptions import REMEDY, StoreError
-from ..numerics.grid import packed_shape
+from ..numerics.grid import Shape, packed_shape
 from .keys import Keys
 from .layout import Layout
 from .metadata import Metadata, dictionary
-from .places import HIDDEN
+from .places import APPENDED, HIDDEN
 from .zarr_json import checksum, loaded, same, serialized
 
 VERSION = 1  # of the journal
 JOURNAL = f"{HIDDEN}/append.json"  # in the folder of the variable
 JOURNAL_MOST = 1 << 20  # bytes
-APPENDED = "appended"  # a key of the fingerprint: what came behind the values of the first job
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,25 @@ def without_growth(metadata: Metadata) -> dict[str, Any]:
     return {key: value for key, value in metadata.fingerprint.items() if key != APPENDED}
 
 
+def shortened(metadata: Metadata, shape: Shape, appended: Any) -> Metadata | None:
+    """The metadata of a variable that has grown as they were, but for statistics, when it had another shape.
+
+    `appended` is what its fingerprint had of appends then, or None. None where it never had that shape.
+    """
+    layout, fingerprint = metadata.layout, without_growth(metadata)
+    if len(shape) != len(layout.shape):
+        return None
+    axis = next((axis for axis, n in enumerate(shape) if n != layout.shape[axis]), None)
+    if appended is not None:
+        fingerprint[APPENDED] = appended
+    try:
+        cut = Layout(shape, layout.dtype, layout.chunks, layout.shards, layout.compressor, axis)
+        found = replace(metadata, layout=cut, fingerprint=fingerprint, statistics=None)
+    except ValueError:
+        return None
+    return found if continues(metadata, found) else None
+
+
 def continues(now: Metadata, before: Metadata) -> bool:
     """Whether metadata are those of a variable which has grown since: all that it held it still holds, at its place."""
     grown, old = Growth.of(now), Growth.of(before)
@@ -99,7 +117,7 @@ class Journal:
     run : str
         Of this try: what it has committed names it.
     axis, start : int
-        The axis, and the length along it that there was at first.
+        The axis, of a collection that of the first of its variables, and the length along it that there was at first.
     stop : int or None
         The length that there will be; None for who does not know.
     id : str
@@ -144,7 +162,8 @@ class Journal:
 
 
 def journal_key(folder: str) -> str:
-    return f"{folder}/{JOURNAL}"
+    """The journal of a variable by its folder; of a collection, whose folder is "", it lies in the group."""
+    return f"{folder}/{JOURNAL}" if folder else JOURNAL
 
 
 def journal_of(keys: Keys, folder: str) -> Journal | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ..numerics.dtypes import TEXT
 from ..numerics.grid import Shape
 from .codec import Compressor
 from .keys import Keys
-from .places import folder_of, name_of
+from .places import APPENDED, folder_of, name_of
 from .plain_arrays import PlainArray
 from .zarr_json import checksum, loaded, own_header, same, serialized, tagged, untagged
 
@@ -29,6 +30,8 @@ VERSION = 2
 STATUSES = ("replacing", "writing", "sealed")
 MOST = 1 << 28  # bytes of the zarr.json of a group
 KEY = "zarr.json"
+LOOKS = 8  # times: how often a manifest that was opened is read again where it is not whole
+PAUSE = 0.001  # seconds between the first two of these looks, and twice as long between the next
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Member:
     compressor : Compressor, optional
         Of what is kept.
     source : dict
-        What tells this variable of one job from that of another.
+        What tells this variable of one job from that of another; of one that has grown, what was appended too.
     """
 
     path: tuple[str, ...]
@@ -76,6 +79,12 @@ class Member:
     def folder(self) -> str:
         """Where it lies in the collection."""
         return "/".join(map(folder_of, self.path))
+
+    @property
+    def appended(self) -> dict[str, Any]:
+        """What was appended, as `Growth` has it; nothing where nothing was."""
+        found = self.source.get(APPENDED)
+        return found if isinstance(found, dict) else {}
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -196,6 +205,23 @@ class Manifest:
         """What tells this job from others: a digest of all that is the same whatever the state."""
         return checksum(self._job)
 
+    @functools.cached_property
+    def lineage(self) -> str | None:
+        """What a collection that has grown has in common with what it was, and with no other; None where it has not.
+
+        It begins with the job of the collection that something was appended to first.
+        """
+        return next((str(member.appended["id"]) for member in self.members if "id" in member.appended), None)
+
+    def has_run(self, run: str) -> bool:
+        """Whether what an append of this id brought is part of the collection."""
+        return any(member.appended.get("run") == run for member in self.members)
+
+    def continues(self, job: str, lineage: str | None) -> bool:
+        """Whether this is what has become of a collection, once something was appended to it."""
+        mine = self.lineage
+        return mine is not None and (mine == lineage if lineage is not None else mine.startswith(job))
+
     def at(self, status: str, replaced: tuple[str, ...] = ()) -> Manifest:
         """The same job's in another state."""
         found = replace(self, status=status, replaced=replaced)
@@ -277,16 +303,19 @@ class Standing:
     """The right of a run to change a collection: it is looked at before each change that nothing else guards.
 
     Whoever takes the place writes another manifest first, while nobody has the group locked. `heads` are the ways in
-    which the document of this job may begin, with the status: others may have written it in another form.
+    which the document of this job may begin, with the status: others may have written it in another form, or have
+    appended something, by which what was there stays.
     """
 
     keys: Keys
     job: str
     heads: dict[bytes, str]
+    lineage: str | None = None
 
     @classmethod
     def of(cls, keys: Keys, manifest: Manifest) -> Standing:
-        return cls(keys, manifest.job, {manifest.at(status).head: status for status in ("writing", "sealed")})
+        heads = {manifest.at(status).head: status for status in ("writing", "sealed")}
+        return cls(keys, manifest.job, heads, manifest.lineage)
 
     def status(self) -> str | None:
         """That of the collection; None if there is none of this job."""
@@ -295,15 +324,13 @@ class Standing:
         for head, status in heads:
             if beginning.startswith(head):
                 return status
-        data = bytes(self.keys.view(KEY, most=MOST) or b"")
-        try:
-            found = Manifest.from_json(data, self.keys.label)
-        except StoreError:
+        data, found = read_again(self.keys)
+        if found is None or not (found.job == self.job or found.continues(self.job, self.lineage)):
             return None
-        if found is None or found.job != self.job:
-            return None
-        head = data[: data.index(self.job.encode()) + len(self.job)]
+        head = data[: data.index(found.job.encode()) + len(found.job)]
         if f'"{found.status}"'.encode() in head:
+            if len(self.heads) > 2:  # that of an earlier length
+                self.heads.popitem()
             self.heads[head] = found.status
         return found.status
 
@@ -350,6 +377,21 @@ def manifest_of(keys: Keys) -> Manifest | None:
     except ValueError:  # a pipe, or longer than any that is written
         return None
     return None if data is None else Manifest.from_json(bytes(data), f"{keys.label}/{KEY}")
+
+
+def read_again(keys: Keys) -> tuple[bytes, Manifest | None]:
+    """The bytes of the manifest, and what they say, where they are whole: a store may give their beginning for once."""
+    pause = PAUSE
+    for look in range(LOOKS):
+        data = bytes(keys.view(KEY, most=MOST) or b"")
+        with suppress(StoreError):
+            found = Manifest.from_json(data, keys.label)
+            if found is not None or not data or data.endswith(b"}"):
+                return data, found
+        if look + 1 < LOOKS:
+            time.sleep(pause)
+            pause *= 2
+    return data, None
 
 
 def is_ours(data: bytes) -> bool:

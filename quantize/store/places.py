@@ -13,6 +13,7 @@ ENDINGS = ("_scan", "_histogram", "_scale", "_zero_point")  # version 1: behind 
 HIDDEN = ".int4"  # version 2: a folder within that of the variable, where Zarr looks for no arrays
 PARTS = ("scan", "histogram", "scale", "zero_point")  # names there
 GROUP_DOCUMENT = "zarr.json"
+APPENDED = "appended"  # a key of a fingerprint: what came behind the values of the first job
 NAME_BYTES = 255  # bytes: the longest name of a file or a folder
 ESCAPE = "="  # before the two hexadecimal digits of a byte: as `%` in URLs, which would be taken for one of theirs
 FIRST = (string.ascii_letters + string.digits).encode()  # bytes of names that stand as they are, at the first place

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray
 from click.testing import CliRunner, Result
 
 from quantize.cli import commands as cli
 from quantize.reading.opening import open_int4
 from quantize.runtime.growing import Growing
+from quantize.runtime.growing_collections import AppendAll
 from quantize.store.growth import JOURNAL
 
 VALUES = np.random.default_rng(0).normal(280, 5, (60, 50)).astype(np.float32)
@@ -244,3 +246,54 @@ def test_one_that_is_killed_goes_on(store: Path, tmp_path: Path) -> None:
     )
     assert ours == theirs
     np.testing.assert_array_equal(open_int4(store)[:], open_int4(whole)[:])
+
+
+# Collections ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def months(tmp_path: Path) -> Path:
+    """A store of a dataset's first month, and its other months as files beside it."""
+    times = np.arange("2001-01-01", "2001-04-01", dtype="M8[D]").astype("M8[ns]")
+    variables = {"t2m": (("time", "lat"), np.linspace(250, 310, 90 * 200, dtype=np.float32).reshape(90, 200))}
+    year = xarray.Dataset(variables, {"time": times, "lat": np.linspace(-90, 90, 200)})
+    for number, (_, part) in enumerate(year.resample(time="MS")):
+        part.to_netcdf(tmp_path / f"{number}.nc", encoding={"time": {"units": "hours since 1900-01-01"}})
+    store = tmp_path / "months.zarr"
+    assert quantize("run", tmp_path / "0.nc", store, "--rule", "t2m:blocks=1,8", "--select", "t2m").exit_code == 0
+    return store
+
+
+def test_a_collection_is_appended_to_as_a_whole(months: Path) -> None:
+    source = months.with_name("1.nc")
+    result = quantize("append", source, months, "--axis", "time")
+    assert re.fullmatch(rf"appended {source} to {months} in \d\.\d s\n", result.stdout)
+    assert "appended    once, the last along time\n" in quantize("info", months).stdout
+    found = document(quantize("info", months, "--json"))
+    assert (found["appended"], found["under_way"]) == ({"times": 1, "axis": "time", "saturated": 0}, None)
+    assert {one["name"]: one["shape"] for one in found["variables"]} == {"lat": [200], "t2m": [59, 200], "time": [59]}
+    result = quantize("append", source, months, "--axis", "time")
+    assert (result.exit_code, result.stderr.count("--again")) == (2, 1)
+    assert quantize("append", source, months, "--axis", "day").exit_code == 2
+
+
+def test_what_is_under_way_at_a_collection_is_told_and_can_be_discarded(
+    months: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(months)
+    with monkeypatch.context() as patch:
+        patch.setattr(AppendAll, "commit", dies)
+        result = quantize("append", months.with_name("1.nc"), months, "--axis", "time")
+    assert result.exit_code == 3
+    assert f"{months} still reads as it did before. To go on, run\n" in result.stderr
+    said = (
+        "an append of 28 along the dimension time, behind index 30. If it died, run it again, or discard it: "
+        f"quantize append --discard {months}\n"
+    )
+    assert f"under way   {said}" in quantize("info", months).stdout
+    assert quantize("verify", months).stderr.endswith(f"note: not part of the array yet, and not looked at: {said}")
+    assert quantize("append", months.with_name("2.nc"), months, "--axis", "time").exit_code == 2
+    result = quantize("append", "--discard", months)
+    assert result.stdout == f"discarded what was being appended to {months}\n"
+    assert files(months) == before
+    assert quantize("append", "--discard", months).stdout == f"nothing was being appended to {months}\n"

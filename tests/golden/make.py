@@ -7,8 +7,10 @@ any length, and bfloat16 as float32.
 
 Each other folder holds a store, ``source.npy`` and ``restored.npy`` (bfloat16 as float32). The stores of blocks, and of
 names that version 1 cannot have, are of format version 2, all others of version 1.
+To some of them values were appended; of one of these an append is under way.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,17 @@ import ml_dtypes
 import numpy as np
 import zarr
 
-from quantize import quantize_dataset, quantize_to_zarr
+from quantize import Int4Array, append_to_zarr, quantize_dataset, quantize_to_zarr
+from quantize.io import as_source
+from quantize.numerics.granularity import granularity_of
+from quantize.numerics.grid import packed_shape
+from quantize.numerics.scales import Rule
+from quantize.runtime.units import Units
+from quantize.storage import Variable
+from quantize.store.keys import Keys
+from quantize.store.layout import Layout
+from quantize.store.metadata import Metadata, ScaleNames
+from quantize.store.side_arrays import stored_scales
 
 HERE = Path(__file__).parent
 BASE = np.random.default_rng(1).normal(280, 20, (5, 7))
@@ -88,6 +100,35 @@ SAID: dict[str, dict[str, Any]] = {
 }
 
 
+# Those to which values were appended, along an axis, from these indices on.
+APPENDED: dict[str, tuple[int, list[int]]] = {
+    "float32-axis-appended": (0, [3, 4]),
+    "float16-appended": (0, [3]),
+    "int16-blocks-missing-appended": (0, [4, 9]),
+    "float64-blocks-packed-appended": (1, [35]),
+    "float32-blocks-under-way": (0, [8]),
+}
+STORES |= {
+    "float32-axis-appended": STORES["float32-axis"],
+    "float16-appended": (BASE.astype(np.float16), {"chunks": (2, 8), "value_range": (250, 310)}),
+    "int16-blocks-missing-appended": (
+        WIDE.astype(np.int16),
+        {
+            "blocks": (2, 16),
+            "chunks": (2, 32),
+            "shards": (4, 64),
+            "nan_policy": "propagate",
+            "missing": 280,
+        },
+    ),
+    "float64-blocks-packed-appended": (GAPS, {"blocks": (3, 7), "chunks": (6, 28), "nan_policy": "propagate"}),
+    "float32-blocks-under-way": (WIDE.astype(np.float32), {"blocks": (1, 32), "chunks": (3, 70)}),
+    "float32-blocks-longer-chunk": (WIDE[:3].astype(np.float32), {"blocks": (1, 32), "chunks": (4, 70)}),
+}
+UNDER_WAY = "float32-blocks-under-way"  # of what is appended to it one chunk is written, and no commit
+LONGER = "float32-blocks-longer-chunk"
+
+
 COLLECTION: dict[str, np.ndarray] = {
     "ocean/t2m (max)": WIDE.astype(np.float32),
     "holes": GAPS.astype(np.float16),
@@ -110,6 +151,44 @@ def make_collection(folder: Path) -> None:
     np.savez_compressed(folder / "restored.npz", **{name.replace("/", "|"): one for name, one in restored.items()})
 
 
+class StoppedError(Exception):
+    """Raised in the midst of an append."""
+
+
+def appended(values: np.ndarray, store: Path, axis: int, cuts: list[int], options: dict[str, Any]) -> Int4Array:
+    first, *rest = np.split(values, cuts, axis)
+    array = quantize_to_zarr(first, store, **options)
+
+    def stop(event: Any) -> None:
+        if store.parent.name == UNDER_WAY and getattr(event, "done", 0) == 1:
+            raise StoppedError
+
+    with suppress(StoppedError):
+        for part in rest:
+            array = append_to_zarr(part, store, axis=axis, outside="saturate", workers=1, progress=stop)
+    return array
+
+
+def in_longer_chunks(values: np.ndarray, store: Path, blocks: tuple[int, int], chunks: tuple[int, int]) -> Int4Array:
+    """One chunk that is longer than the array, as of one that is made to become longer."""
+    layout = Layout(values.shape, values.dtype, chunks, grows=0)
+    rule = Rule.of("minmax", granularity=granularity_of(None, 2, blocks))
+    scale = ScaleNames.of("data", 2)
+    metadata = Metadata(layout, rule, None, {"made": "by hand"}, status="writing", scale=scale, name="data", version=2)
+    variable = Variable(Keys.of(store), "data")
+    guard = variable.guard(metadata)
+    variable.create(metadata)
+    scales = stored_scales(variable.keys, variable.name, metadata)
+    scales.create(guard)
+    units = Units(as_source(values), Layout(values.shape, values.dtype, values.shape), rule, None)
+    codes, _, found = units.scale_and_pack(0)
+    scales.write(0, found, guard)
+    packed = np.zeros(packed_shape(layout.unit), np.uint8)
+    packed[: len(codes)] = codes
+    variable.write(layout, 0, packed, guard)
+    return Int4Array(variable, variable.seal(metadata))
+
+
 def main() -> None:
     if not (HERE / "_collection").exists():
         make_collection(HERE / "_collection")
@@ -119,7 +198,13 @@ def main() -> None:
             continue
         folder.mkdir()
         source: Any = zarr.create_array({}, data=values, **SAID[name]) if name in SAID else values
-        array = quantize_to_zarr(source, folder / "store", **options)
+        if name in APPENDED:
+            array = appended(values, folder / "store", *APPENDED[name], options)
+            values = values[: array.shape[0]]  # of what is under way no more
+        elif name == LONGER:
+            array = in_longer_chunks(values, folder / "store", **options)
+        else:
+            array = quantize_to_zarr(source, folder / "store", **options)
         for file, floats in (("source", values), ("restored", array[...])):
             plain = floats.astype(np.float32) if floats.dtype == ml_dtypes.bfloat16 else floats
             np.save(folder / f"{file}.npy", plain)

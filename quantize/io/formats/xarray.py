@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+
 from ...exceptions import SourceError
 from ...numerics.dtypes import TEXT
 from ...numerics.grid import Region, Shape
@@ -126,6 +128,22 @@ def encoded(variable: Any) -> Any:
     return found
 
 
+def in_units(variable: Any, attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> Any:
+    """A variable of times, which will be encoded by the units of these attributes; any other as it is."""
+    from xarray.core.common import contains_cftime_datetimes
+
+    times = variable.dtype.kind in "mM" or (variable.dtype.kind == "O" and contains_cftime_datetimes(variable))
+    if not times or "units" not in attributes:
+        return variable
+    found = variable.copy(deep=False)
+    found.encoding = {
+        **variable.encoding,
+        **{key: attributes[key] for key in ("units", "calendar") if key in attributes},
+        "dtype": dtype,
+    }
+    return found
+
+
 def pieces_of(variable: Any) -> dict[Any, Any]:
     from dask.array.core import normalize_chunks
 
@@ -169,6 +187,11 @@ class OneField(Arrays):
 
     def opened_raw(self, array: Any) -> RawArray:
         return raw_variable(array.variable, array.label)
+
+    def raw_like(self, name: str, attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> RawArray:
+        """As `raw`, times by the units that others of the same name have."""
+        array = self._arrays[name]
+        return raw_variable(in_units(array.variable, attributes, dtype), array.label)
 
 
 class Fields(OneField):
