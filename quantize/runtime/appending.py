@@ -358,7 +358,7 @@ class Append:
         after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
         made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable)
         made = replace(made, missing=metadata.missing)
-        made = AppendPlan.of(made, axis, metadata.layout.shape[axis], shares(after, axis))
+        made = AppendPlan.of(made, axis, metadata.layout.shape[axis], after.layout.unit, shares(after, axis))
         job = cls(made, variable, metadata, source, axis, outside, report)
         job.check_missing(missing)
         report(made)
