@@ -119,6 +119,9 @@ def append_to_zarr(
 def discard_append(store: Any, name: str | None = None) -> bool:
     """Give up an append that did not come to its end: the store then is, byte by byte, what it was.
 
+    One that is still running stops with an error. In a store without locks, as object stores are, end it before:
+    nothing holds up its last write if that is on its way already.
+
     Parameters
     ----------
     store, name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -288,8 +288,10 @@ class Variable:
         """Whether there still is something to write under these metadata; raises as `is_sealed` does."""
         return self.keys.holds(self.key, metadata.to_json()) or not self.is_sealed(metadata)
 
-    def advance(self, metadata: Metadata, new: Metadata) -> bool:
+    def advance(self, metadata: Metadata, new: Metadata, check: Callable[[], None] | None = None) -> bool:
         """Replace this job's metadata by new ones, or give False if another run of it has sealed the variable.
+
+        `check` is called once no other run can begin the variable anew, and may raise.
 
         Raises
         ------
@@ -299,19 +301,20 @@ class Variable:
         # Alone in the group, or one run of this job might take the seal of another away; and not while an overwriting
         # run marks the variable, which would go on with chunks that are not its own.
         with self.keys.locked(""), self.keys.locked(self.folder, shared=True):
+            if check is not None:
+                check()
             return self.keys.change(self.key, lambda data: None if self.says_sealed(data, metadata) else new.to_json())
 
     def seal(self, metadata: Metadata, durable: bool = False) -> Metadata:
         """Mark the variable whole, once every chunk is seen to be there, and if `durable`, to be on the disk."""
         self.keys.check_writable()
-        for name, grid in self.arrays(metadata):
-            absent = np.flatnonzero(~present(self.keys, name, grid))
-            if absent.size:
-                key = chunk_key(name, grid, int(absent[0]))
-                again = "run again to go on" if name == self.folder else "pass overwrite=True to begin again"
-                raise UnfinishedStoreError(
-                    f"{self.where} lacks {absent.size} of {grid.count} chunks, {key} the first; {again}"
-                )
+        stamp = self.keys.stamp(self.key)
+
+        def check() -> None:
+            if self.keys.stamp(self.key) != stamp:  # another run of this job may have begun it anew
+                self.check_complete(metadata)
+
+        self.check_complete(metadata)
         self.delete_scans()
         self.sweep()
         if not self.member:
@@ -320,11 +323,22 @@ class Variable:
         if durable:
             for name in (self.folder, *self.beside):
                 self.keys.flush(name)
-        self.advance(metadata, whole)
+        self.advance(metadata, whole, check)
         if durable:
             self.keys.flush(self.folder, below=False)
             self.keys.flush("", below=False)
         return whole
+
+    def check_complete(self, metadata: Metadata) -> None:
+        """Refuse, with an UnfinishedStoreError, a variable of which chunks are absent."""
+        for name, grid in self.arrays(metadata):
+            absent = np.flatnonzero(~present(self.keys, name, grid))
+            if absent.size:
+                key = chunk_key(name, grid, int(absent[0]))
+                again = "run again to go on" if name == self.folder else "pass overwrite=True to begin again"
+                raise UnfinishedStoreError(
+                    f"{self.where} lacks {absent.size} of {grid.count} chunks, {key} the first; {again}"
+                )
 
     def arrays(self, metadata: Metadata) -> Iterator[tuple[str, Grid]]:
         """The arrays of which no chunk may be absent: the codes, and the scales where arrays hold them."""

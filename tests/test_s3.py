@@ -25,10 +25,11 @@ from collections_of_arrays import Tree, everything
 from marks import mostly_slow, slow
 from obstore.store import S3Store
 from stores import Died, HeldUp, check, field, files, read_while_overwritten
+from test_append_deaths import Meanwhile
 from zarr.core.buffer import Buffer
 from zarr.storage import FsspecStore, MemoryStore, ObjectStore
 
-from quantize import StoreError, open_int4, plan, quantize_dataset, quantize_to_zarr
+from quantize import StoreError, append_to_zarr, discard_append, open_int4, plan, quantize_dataset, quantize_to_zarr
 from quantize.cli import commands as cli
 from quantize.storage import Variable, variables
 from quantize.store.keys import Keys, fsspec_options
@@ -525,6 +526,46 @@ def test_going_on_and_overwriting_list_nothing_for_each_chunk(server: Server, ur
     run, overwrite = Counter(GET=6 * 2, PUT=6), Counter(GET=6 * 2, PUT=6 * 3)  # each with a scale and a zero point
     assert many == [few[0] + run, few[1], few[2] + overwrite, few[3]]
     assert few[3] == {"GET": 1, "LIST": 3}
+
+
+@pytest.mark.parametrize("kind", ["url", slow("obstore")])
+def test_appending_and_readers_meanwhile_list_nothing(
+    server: Server, name: str, url: str, tmp_path: Path, kind: str
+) -> None:
+    store, options = url if kind == "url" else object_store(server, name), {**JOB, "chunks": (4, 12), "blocks": (2, 4)}
+    quantize_to_zarr(VALUES[:18], store, **options)
+    array = open_int4(store, "data")
+    quantize_to_zarr(VALUES, tmp_path / "z", **options)
+    right = open_int4(tmp_path / "z")[...]
+    np.testing.assert_array_equal(array[...], right[:18])
+    for length in (18, 24, 32):
+        server.seen()
+        if length > 18:
+            append_to_zarr(VALUES[len(array) : length], store, name="data", workers=1)
+            assert "LIST" not in server.seen()
+        np.testing.assert_array_equal(array.refresh()[...], right[:length])
+        np.testing.assert_array_equal(array[length - 5 :], right[length - 5 : length])
+        assert set(server.seen()) == {"GET"}
+    written, local = server.objects(name), files(tmp_path / "z")
+    assert {key for key in written | local if written.get(key) != local.get(key)} == {"data/zarr.json"}
+
+
+@pytest.mark.parametrize("kind", ["url", slow("obstore")])
+def test_of_two_appends_at_s3_one_commits(server: Server, name: str, url: str, kind: str) -> None:
+    store = url if kind == "url" else object_store(server, name)
+    quantize_to_zarr(VALUES[:16], store, chunks=(4, 12), axis=0, workers=1)
+
+    def another() -> None:
+        with pytest.raises(StoreError, match="is under way or was killed"):
+            append_to_zarr(VALUES[:4], store)
+        discard_append(store)
+        append_to_zarr(VALUES[16:24], store, workers=1)
+
+    with pytest.raises(StoreError, match="taken over while something was appended"):
+        append_to_zarr(Meanwhile(VALUES[20:], 3, another), store, workers=1)
+    np.testing.assert_array_equal(
+        open_int4(store)[...], quantize_to_zarr(VALUES[:24], MemoryStore(), chunks=(4, 12), axis=0)[...]
+    )
 
 
 def test_reading_lists_nothing(server: Server, url: str) -> None:

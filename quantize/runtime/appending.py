@@ -157,9 +157,7 @@ class AppendTasks:
                 groups = units.rule.granularity.span(part, whole_shape := shape_of(whole))
                 least, most = bounds(rows[groups])
                 if (least < low[groups]).any() or (most > high[groups]).any() or rows[groups, 5:7].any():
-                    place = units.rule.granularity.index_of(whole_shape)
-                    place = np.broadcast_to(place, whole_shape)[part]
-                    beyond = ~((small >= low[place]) & (small <= high[place])) & self.is_value(small)
+                    beyond = self.beyond(small, part, whole_shape, low, high)
                     count = int(np.count_nonzero(beyond))
                     if count and first < 0:
                         inside = index_at(int(np.argmax(beyond)), small.shape)
@@ -175,6 +173,21 @@ class AppendTasks:
         if packed is not None:
             self.lay(packed, number, region, codes)
         return Told(folded(rows), outside, first)
+
+    def beyond(
+        self, values: np.ndarray, part: Region, shape: tuple[int, ...], low: np.ndarray, high: np.ndarray
+    ) -> np.ndarray:
+        """Which values of a part lie outside the range of their groups, none that are missing."""
+        if len(low) == 1:  # then no array of ends is needed, which takes most of the time
+            below, above = low[0], high[0]
+            if values.dtype == np.float32:  # the outermost that lie within, or each value would become a float64
+                below, above = inner_ends(below, above)
+        else:
+            place = np.broadcast_to(self.after.granularity.index_of(shape), shape)[part]
+            below, above = low[place], high[place]
+        found: np.ndarray = (values < below) | (values > above)  # neither of NaN
+        missing = self.after.missing
+        return found if missing is None else found & (values != np.asarray(missing, values.dtype))
 
     def flat(self, index: tuple[int, ...]) -> int:
         """An index of the array as a position in the source."""
@@ -224,10 +237,11 @@ class AppendTasks:
         if found.any():
             inside = index_at(int(np.argmax(found)), values.shape)
             places = zip(inside, part, self.in_source(region), strict=True)
+            index = tuple(i + a.start + b.start for i, a, b in places)
             raise RefusedValuesError(
                 f"{self.source.label}: by the scale that {self.growing.variable.where} has, the value {values[inside]} "
-                f"at index {tuple(i + a.start + b.start for i, a, b in places)} would come back as {self.after.missing}, "
-                "which stands for missing values. Nothing was appended; quantizing all of it again finds a scale for all"
+                f"at index {index} would come back as {self.after.missing}, which stands for missing values. Nothing "
+                "was appended; quantizing all of it again finds a scale for all"
             )
 
     def pack_new(
@@ -304,6 +318,18 @@ def merged(found: list[tuple[Histogram, np.ndarray]]) -> Histogram:
     for part, rows in found:
         whole.merge(part, rows)
     return whole
+
+
+def inner_ends(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """The least and the greatest float32 from `low` to `high`.
+
+    >>> inner_ends(0.1, 0.1 + 4e-9)
+    (np.float32(0.1), np.float32(0.1))
+    """
+    with np.errstate(over="ignore"):
+        below, above = np.float32(low), np.float32(high)
+    below = np.nextafter(below, np.float32(np.inf)) if below < low else below
+    return below, np.nextafter(above, np.float32(-np.inf)) if above > high else above
 
 
 def scales_for(scales: Scales, shape: tuple[int, ...]) -> Scales:

@@ -189,7 +189,8 @@ class Collection:
                 there, own = one.there(), job.claim.fingerprint
                 replaces = (anew or there.get("overwriting") == own) and there != own
                 metadata = yield from job.steps(overwrite=replaces)
-                break
+                assert metadata is not None, "there are no other parts"
+                return metadata if metadata.status == "sealed" else one.variable.seal(metadata, durable)
             except RefusedValuesError:
                 if len(policies) == 1:
                     one.remove(job)
@@ -206,8 +207,6 @@ class Collection:
                 else:
                     raise
             told = job.look is not None and job.look.told
-        assert metadata is not None, "there are no other parts"
-        return metadata if metadata.status == "sealed" else one.variable.seal(metadata, durable)
 
     def policies(self, one: Quantized) -> tuple[NanPolicy, ...]:
         """What to try, one after the other: what a run before this one came to, or what a look at the data shows."""

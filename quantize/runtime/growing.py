@@ -55,7 +55,25 @@ class Growing:
 
     def guard(self) -> WriteGuard:
         """The right of a task to write beyond the array's length, as long as this job is at it."""
-        return WriteGuard(self.variable.keys, self.variable.folder, self.stands)
+
+        def stands() -> bool:
+            try:
+                return self.stands()
+            except StoreError:
+                if self.may_be_part():
+                    guard.written.clear()
+                raise
+
+        guard = WriteGuard(self.variable.keys, self.variable.folder, stands)
+        return guard
+
+    def may_be_part(self) -> bool:
+        """Whether what this run wrote may be part of the array: another run of this job may have committed it."""
+        try:
+            now = self.variable.metadata()
+        except StoreError:
+            return True
+        return now is not None and Growth.of(now) is not None and now.layout.shape[self.axis] > self.start
 
     def stands(self) -> bool:
         """True; raises a `StoreError` if this job is no longer at it."""
