@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import distributed
 import ml_dtypes
 import numpy as np
 import pytest
 import zarr
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from marks import mostly_slow
+from marks import mostly_slow, slow
 from stores import Counting, WatchedStore, field, files
 from test_durable import noted
 from zarr.storage import LocalStore, MemoryStore
@@ -217,8 +218,8 @@ def hold_case(case: Case) -> None:
     assert not any(JOURNAL in key for key in stored(store))
 
 
-@given(cases())
-@settings(max_examples=12, deadline=None)
+@given(cases([np.dtype(np.float32), np.dtype(np.int16)]))
+@settings(max_examples=10, deadline=None)
 def test_what_was_there_stays_and_the_whole_is_right(case: Case) -> None:
     hold_case(case)
 
@@ -420,6 +421,23 @@ def test_sources_of_all_kinds_come_to_the_same(tmp_path: Path, job: dict[str, An
     assert all(one == found[0] for one in found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [{}, {"axis": 0}, {"blocks": (2, 2)}], ids=str)
+def test_a_cluster_appends_what_threads_do(tmp_path: Path, job: dict[str, Any]) -> None:
+    np.save(tmp_path / "x.npy", BASE[3:])
+    for place in ("threads", "cluster"):
+        quantize_to_zarr(BASE[:3], tmp_path / place, chunks=(2, 4), **job)
+    append_to_zarr(tmp_path / "x.npy", tmp_path / "threads", outside="saturate")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster),
+    ):
+        append_to_zarr(tmp_path / "x.npy", tmp_path / "cluster", outside="saturate")
+    one, other = files(tmp_path / "threads"), files(tmp_path / "cluster")
+    assert {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} == {"data/zarr.json"}
+    assert verify(tmp_path / "cluster", source=BASE).ok
+
+
 def test_a_plan_comes_first_and_then_progress() -> None:
     store, values = base(chunks=(1, 8))
     events: list[Any] = []
@@ -463,9 +481,10 @@ def test_with_durable_the_disk_holds_what_is_new_before_it_counts(
 # What it costs --------------------------------------------------------------------------------------------------------
 
 
-def test_an_append_writes_and_reads_as_many_objects_however_long_the_array_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [100, slow(1000)])
+def test_an_append_writes_and_reads_as_many_objects_however_long_the_array_is(tmp_path: Path, most: int) -> None:
     counts = []
-    for units in (10, 1000):
+    for units in (10, most):
         folder = tmp_path / str(units)
         values = field((units + 3, 2))
         quantize_to_zarr(values[:units], folder, chunks=(1, 2), blocks=(1, 2))
