@@ -232,7 +232,8 @@ def held_up(place: str, store: Path, happens: Callable[[], Any]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("place", mostly_slow(PLACES, ["a kept chunk"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
 def test_another_of_the_same_job_does_all_meanwhile(
     tmp_path: Path,
     first: tuple[Path, dict[str, np.ndarray]],

@@ -20,8 +20,8 @@ from ..numerics.grid import Region, packed_region, packed_shape, shape_of, withi
 from ..numerics.scales import Scales
 from ..storage import Variable, drop_consolidated
 from ..store.chunks import ChunkReader
-from ..store.growth import JOURNAL_MOST, Growth, Journal, continues, journal_key, journal_of
-from ..store.guard import DoneError, WriteGuard
+from ..store.growth import JOURNAL_MOST, Growth, Journal, journal_key, journal_of
+from ..store.guard import WriteGuard
 from ..store.keys import NUMBER, Keys
 from ..store.metadata import Metadata
 from ..store.places import HIDDEN
@@ -79,9 +79,7 @@ class Growing:
         """True; raises a `StoreError` if this job is no longer at it."""
         keys = self.variable.keys
         if not keys.holds(self.key, self.journal.to_json()) or not keys.holds(self.variable.key, self.before.to_json()):
-            now = self.variable.metadata()
-            longer = now is not None and continues(now, self.before) and now.layout.shape[self.axis] > self.start
-            raise (DoneError if longer else StoreError)(
+            raise StoreError(
                 f"{self.variable.where} was taken over while something was appended to it: another process has "
                 "overwritten it, appended to it or discarded this. Nothing of it is part of the array"
             )

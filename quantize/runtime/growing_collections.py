@@ -26,7 +26,7 @@ from ..numerics.dtypes import TEXT
 from ..numerics.grid import packed_region, within
 from ..storage import Variable, drop_consolidated, listed, sealed_member, variable_of
 from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_key, journal_of
-from ..store.guard import DoneError, WriteGuard
+from ..store.guard import WriteGuard
 from ..store.keys import Keys
 from ..store.manifest import KEY, MOST, Manifest, Member, manifest_of
 from ..store.metadata import Metadata
@@ -69,16 +69,35 @@ class Right:
 
     def of(self, folder: str) -> WriteGuard:
         """That of a task which writes in the folder of a variable."""
-        return WriteGuard(self.keys, folder, self.stands)
+
+        def stands() -> bool:
+            try:
+                return self.stands()
+            except StoreError:
+                if self.may_be_part():
+                    guard.written.clear()
+                raise
+
+        guard = WriteGuard(self.keys, folder, stands)
+        return guard
+
+    def may_be_part(self) -> bool:
+        """Whether what this run wrote may be part of the collection: another run of this job may have committed it."""
+        try:
+            now = None if self.is_manifest() else manifest_of(self.keys)
+        except StoreError:
+            return True
+        return now is not None and now.lineage == self.journal.id
+
+    def is_manifest(self) -> bool:
+        """Whether the manifest is the one that this append began from."""
+        return bytes(self.keys.view(KEY, 0, len(self.head)) or b"") == self.head
 
     def stands(self) -> bool:
         """True; raises a `StoreError` if this job is no longer at it."""
         keys = self.keys
-        manifest = bytes(keys.view(KEY, 0, len(self.head)) or b"")
-        if manifest != self.head or not keys.holds(JOURNAL, self.journal.to_json()):
-            now = manifest_of(keys) if manifest != self.head else None
-            longer = now is not None and now.lineage == self.journal.id
-            raise (DoneError if longer else StoreError)(
+        if not self.is_manifest() or not keys.holds(JOURNAL, self.journal.to_json()):
+            raise StoreError(
                 f"{keys.label} was taken over while something was appended to it: another process has overwritten it, "
                 "appended to it or discarded this. Nothing of it is part of the collection"
             )
@@ -674,8 +693,7 @@ def discard(keys: Keys, manifest: Manifest, journal: Journal) -> None:
     right = Right(keys, given_up, manifest.head)
     with keys.locked(""):
         tag = keys.tag(JOURNAL, JOURNAL_MOST)
-        whole = bytes(keys.view(KEY, 0, len(right.head)) or b"") == right.head
-        if not whole or keys.replace(JOURNAL, given_up.to_json(), tag) is None:
+        if not right.is_manifest() or keys.replace(JOURNAL, given_up.to_json(), tag) is None:
             raise StoreError(f"{keys.label} is being written by another process; look at it again")
     for member in manifest.members:  # who writes under the journal sees that it was given up
         if member.kind == "int4":

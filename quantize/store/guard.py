@@ -12,10 +12,6 @@ from ..exceptions import StoreError
 from .keys import Keys
 
 
-class DoneError(StoreError):
-    """There is nothing more to write: others have come to an end, whose result may hold what this run has written."""
-
-
 class WriteGuard:
     """Asks `stands` whether there still is something to write; that raises where another job has taken the place.
 
@@ -46,9 +42,6 @@ class WriteGuard:
         """
         try:
             found = self._stands()
-        except DoneError:
-            self.written.clear()
-            raise
         except StoreError:
             for key, tag in self.written.items():
                 if self.keys.still(key, tag):
