@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .runtime.plan import Plan as Plan
     from .runtime.plan import plan as plan
     from .runtime.progress import Progress as Progress
+    from .writer import Int4Writer as Int4Writer
 
 __version__ = "0.1.0"
 
@@ -93,6 +94,7 @@ HOMES = {
     "quality.report.report": ("DatasetReport", "Report", "write_report"),
     "runtime.progress": ("Progress",),
     "pipeline": ("quantize_part", "quantize_to_zarr", "seal"),
+    "writer": ("Int4Writer",),
 }
 
 __all__ = sorted(name for names in HOMES.values() for name in names)  # pyright: ignore[reportUnsupportedDunderAll]

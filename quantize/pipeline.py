@@ -9,15 +9,19 @@ from typing import Any, Unpack
 from .exceptions import StoreError, UnfinishedStoreError
 from .io import as_source
 from .io.decoding import decoded
+from .io.formats.iterables import is_stream
+from .numerics.blocks import processors
 from .numerics.names import NanPolicy, PresetName, ScaleMethod
 from .reading.array import Int4Array
 from .runtime.claim import CHANGED
 from .runtime.display import reporter
 from .runtime.job import Job
+from .runtime.outlines import Wishes
 from .runtime.plan import Plan, planned
 from .runtime.progress import Progress
 from .runtime.settings import Settings, SettingsGiven
-from .storage import Variable, find
+from .runtime.streaming import streamed
+from .storage import Variable, check_begun, find
 from .store.keys import Keys
 from .store.metadata import Metadata
 from .store.places import check_one_part
@@ -56,7 +60,9 @@ def quantize_to_zarr(
     source : path, URL or array
         A ``.npy`` file, a Zarr array (``store.zarr/group/name``), an HDF5 dataset (``file.h5::/name``); a NumPy, Zarr,
         HDF5 or dask array; or anything with `shape`, `dtype` and ``__getitem__``. The dtypes are those of
-        `quantize_to_int4`.
+        `quantize_to_int4`. A list of arrays is read as one, joined along the first axis. So is a generator, or anything
+        else that gives arrays one after another; its length is not known, so that one scale for all needs a
+        `value_range`, nothing counts before its end, and a run that was killed begins anew.
     store : path, URL or Zarr store
         Where the group is, or will be made.
     name : str
@@ -157,6 +163,9 @@ def quantize_to_zarr(
         memory=memory,
         workers=workers,
     )
+    if is_stream(source):
+        wishes = Wishes(workers=workers or processors(), durable=durable, report=reporter(progress))
+        return Int4Array(*streamed(source, replace(Keys.of(store), verify=verify), settings, overwrite, wishes))
     job = job_of(source, store, settings, verify, progress)
     metadata = job.passes(overwrite)
     assert metadata is not None, "there are no other parts"
@@ -282,6 +291,8 @@ def seal(store: Any, name: str | None = None, *, durable: bool = False) -> Int4A
     See `quantize_part`.
     """
     variable, metadata = find(store, name)
+    if metadata.status != "sealed":
+        check_begun(variable, metadata)
     if metadata.status == "scanning":
         raise UnfinishedStoreError(f"{variable.where} has no scale yet: pass 1 is not done. Run its parts again")
     if CHANGED in metadata.fingerprint:

@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from .exceptions import REMEDY, StoreError, UnfinishedStoreError
 from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
-from .store.growth import shortened
+from .store.growth import is_stream, shortened
 from .store.guard import WriteGuard
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
@@ -43,13 +43,15 @@ class Variable:
     """One variable of a store: its keys, and what may be done to them. It knows no more than its name.
 
     A `member` of a collection is of version 2 of the format, in which no other variable's name is taken. Its group is
-    the collection's affair; `standing` is the right of the run that writes it.
+    the collection's affair; `standing` is the right of the run that writes it. What is to become `longer` is of version
+    2 too.
     """
 
     keys: Keys
     name: str
     member: bool = False
     standing: Standing | None = None
+    longer: bool = False
 
     def __post_init__(self) -> None:
         folder_of(self.name)  # refuses what is no name
@@ -73,7 +75,7 @@ class Variable:
 
     def version_for(self, granularity: Granularity) -> int:
         """The version of the format that it is written in."""
-        return 2 if self.member else version_of(self.name, granularity)
+        return 2 if self.member or self.longer else version_of(self.name, granularity)
 
     def metadata(self) -> Metadata | None:
         """What the store says of the variable; None where there is none.
@@ -533,11 +535,28 @@ def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Meta
     """
     variable, metadata = find(store, name)
     if metadata.status != "sealed":
+        check_begun(variable, metadata)
         raise UnfinishedStoreError(
             f"{variable.where} is unfinished (status {metadata.status!r}); call quantize_to_zarr with the same source "
             "and settings again to go on"
         )
     return variable, metadata
+
+
+def check_begun(variable: Variable, metadata: Metadata) -> None:
+    """Refuse a variable that is not sealed, if it is a stream's, whose length nobody knows.
+
+    Raises
+    ------
+    UnfinishedStoreError
+        Saying how to go on.
+    """
+    if is_stream(metadata):
+        raise UnfinishedStoreError(
+            f"{variable.where} is the beginning of a stream, of which nothing is committed yet: open an Int4Writer "
+            "there with the same settings, or call quantize_to_zarr with the stream again, and write it from its first "
+            "value on; or wait, if a writer is at it"
+        )
 
 
 def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
@@ -577,7 +596,8 @@ def find(store: Any, name: str | None = None) -> tuple[Variable, Metadata]:
     if metadata is None:
         there = f"; there are: {', '.join(variables(keys)) or 'none'}" if keys.lists else ""
         raise StoreError(f"{keys.label} holds no int4 variable {name!r}{there}")
-    return replace(variable, member=metadata.version > version_of(variable.name, metadata.granularity)), metadata
+    later = metadata.version > version_of(variable.name, metadata.granularity)
+    return (replace(variable, longer=later) if is_stream(metadata) else replace(variable, member=later)), metadata
 
 
 def path_of_variable(keys: Keys) -> tuple[Keys, str] | None:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from ..runtime.dataset_plan import DatasetPlan
     from ..runtime.plan import Plan
 
+STDIN = "-"  # as SRC: standard input
 CONNECT = 10.0  # seconds that a scheduler may take to answer
 CLOSE = 2.0  # seconds that leaving one may take
 STOPS = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)) if number is not None]
@@ -170,6 +171,8 @@ def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settin
     """Say what a run will need, without reading the data."""
     from .jobs import Asked
 
+    if source == STDIN:
+        raise click.UsageError("nobody knows how much comes from standard input, so there is no plan of it")
     with stoppable(), cluster(scheduler):
         asked = Asked.of(source, settings)
         planned: Plan | DatasetPlan
@@ -214,15 +217,25 @@ def run(
 
     Where SRC holds several arrays, all of them are written: --select says which are quantized, and all others are kept
     as they are, bit for bit.
+
+    SRC may be -, for .npy records that come one after another from standard input, as np.save writes them, and are
+    joined along their first axis. Nothing of them counts before their end, and a run that was stopped begins anew.
     """
-    from .jobs import Asked
+    from .jobs import Asked, records
 
     if part is not None and (overwrite or durable):
         option = "--overwrite" if overwrite else "--durable"
         other = "remove what is there, or give another --name" if overwrite else "pass it to `quantize seal`"
         raise click.UsageError(f"{option} does not go with --part, since the others may be at work: {other}")
     command = shlex.join(["quantize", *arguments])
-    asked = Asked.of(source, {name: value for name, value in settings.items() if name != "verify"}, part is not None)
+    others = {name: value for name, value in settings.items() if name != "verify"}
+    taken: Any = source
+    if source == STDIN:
+        if part is not None:
+            raise click.UsageError("--part does not go with standard input, which is read once")
+        taken, asked = records(sys.stdin.buffer), Asked.of_stream(others)
+    else:
+        asked = Asked.of(source, others, part is not None)
     asked.settings["verify"] = settings["verify"]
     if part is not None:
         with warned(strict, main):
@@ -241,7 +254,7 @@ def run(
         else:
             from ..pipeline import quantize_to_zarr
 
-            written = quantize_to_zarr(source, store, **options)
+            written = quantize_to_zarr(taken, store, **options)
     elapsed = time.monotonic() - began
     document, where, text = written_as(written, store)
     if document.get("quantized") == 0:
@@ -383,7 +396,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     from ..reading.array import Int4Array
     from ..reading.dataset import Int4Dataset, KeptArray
     from ..reading.opening import opened_variable, place_of
-    from ..storage import find, variable_of
+    from ..storage import check_begun, find, variable_of
 
     place = place_of(store, name)
     if place is not None and place.name is None:
@@ -406,6 +419,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
         array = Int4Array(variable, metadata)
         say(as_json, summary.summary(array), f"{array.path}/{array.name}\n{summary.description(array)}")
         return DONE
+    check_begun(variable, metadata)
     layout = metadata.layout
     document = {
         "path": variable.keys.label,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+import numpy as np
 
 from ..io import sources_of
 from ..io.arrays import Arrays
+from ..io.formats.iterables import npy_records
 from ..runtime.settings import Settings
 
 OF_SEVERAL = {"select": "--select", "keep": "--keep", "drop": "--drop", "rules": "--rule"}
@@ -42,6 +44,25 @@ class Asked:
         if wanted or not arrays.is_one:
             return cls(True, of_several(arrays, given, part))
         return cls(False, of_one(arrays, given))
+
+    @classmethod
+    def of_stream(cls, given: dict[str, Any]) -> Asked:
+        """As `of`, for a stream of arrays, whose dimensions have no names."""
+        arrays = Arrays("standard input", {})
+        wanted = [option for name, option in OF_SEVERAL.items() if given[name]]
+        if wanted:
+            raise click.UsageError(f"{wanted[0]} chooses among several variables, and {arrays.label} is one array")
+        named = [name for name in BY_DIMENSION if isinstance(given[name], str | Mapping)]
+        if named:
+            raise click.UsageError(
+                f"--{named[0]} names a dimension, and those of {arrays.label} have none: give numbers"
+            )
+        return cls(False, of_one(arrays, given))
+
+
+def records(file: BinaryIO) -> Iterator[np.ndarray]:
+    """The arrays that come from standard input."""
+    return npy_records(file, "standard input")
 
 
 def of_several(arrays: Arrays, given: dict[str, Any], part: bool) -> dict[str, Any]:

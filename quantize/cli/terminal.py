@@ -265,8 +265,9 @@ class Display:
         text = self.account.line(now)
         if self.bar is not None:
             if first:
-                self.task = self.bar.add_task(text, total=event.total)
-            self.bar.update(self.task, completed=event.done, description=text)
-        elif event.done == event.total or now - self.shown >= LINE_INTERVAL:
+                self.task = self.bar.add_task(text)
+            total = event.total if event.known else None
+            self.bar.update(self.task, total=total, completed=event.done, description=text)
+        elif (event.known and event.done == event.total) or now - self.shown >= LINE_INTERVAL:
             tell(text)
             self.shown = now

@@ -40,9 +40,10 @@ KINDS = (
     "xarray",
     "mapping",
     "duck",
+    "iterables",
 )
 PLUG_INS = "quantize.formats"  # the group of entry points; asked before the last of our own, which take more
-LAST = ("mapping", "duck")  # what is like an array or like a dictionary
+LAST = ("mapping", "duck", "iterables")  # what is like a dictionary, like an array or gives some
 
 
 def as_source(thing: Any, name: str = "") -> Source:
@@ -52,7 +53,7 @@ def as_source(thing: Any, name: str = "") -> Source:
     ----------
     thing : path, URL, array, group or Source
         What to read. ``path::name`` is the array of that name in a file. A folder of files, a pattern such as
-        ``part-*.npy`` and a list of paths are pieces of one array, joined along the first axis.
+        ``part-*.npy``, a list of paths and one of arrays are pieces of one array, joined along the first axis.
     name : str
         Of an array, where the thing holds several.
 
@@ -253,7 +254,8 @@ def format_of(thing: Any) -> Format:
     known = enumerated([found.arrays for found in every_format() if found.arrays], "or")
     raise TypeError(
         f"source is a {type(thing).__name__}, but must be a path, a {known} array, a mapping of names to "
-        "arrays, or have shape, dtype and __getitem__; lists are of paths, those of numbers are for quantize_to_int4"
+        "arrays, or have shape, dtype and __getitem__; lists are of paths or arrays, those of numbers are for "
+        "quantize_to_int4"
     )
 
 

@@ -234,6 +234,22 @@ class Window(Source):
             yield within(piece, self.region)
 
 
+class Held(Source):
+    """Values in memory, as the part of an array that begins at an index along an axis. No others are there to read."""
+
+    rereads = False
+    masks = False  # whoever has them has seen to it
+
+    def __init__(self, label: str, shape: Shape, values: np.ndarray, axis: int, first: int) -> None:
+        super().__init__(label, shape, values.dtype)
+        self.values, self.axis, self.first = values, axis, first
+
+    def load(self, region: Region) -> np.ndarray:
+        along = region[self.axis]
+        inside = slice(along.start - self.first, along.stop - self.first)
+        return self.values[(*region[: self.axis], inside, *region[self.axis + 1 :])]
+
+
 def bytes_of_runs(
     units: Batches, itemsize: int, more: int, gap: int = 0, row: int | None = None, order: Literal["C", "F"] = "C"
 ) -> int:

@@ -143,9 +143,16 @@ class AppendTasks:
     def lay(self, packed: np.ndarray, number: int, region: Region, codes: np.ndarray) -> None:
         put(packed, within(region, self.after.layout.units.region(number)), codes)
 
-    def pack_known(self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray | None) -> Told:
-        """Pack values by the scales that are there; without a place for their codes, only look at them."""
-        units, scales = self.units_of(region), self.known_scales(region)
+    def pack_known(
+        self,
+        number: int,
+        region: Region,
+        block: np.ndarray | None,
+        packed: np.ndarray | None,
+        scales: Scales | None = None,
+    ) -> Told:
+        """Pack values by the scales that are there, or these; without a place for their codes, only look at them."""
+        units, scales = self.units_of(region), scales or self.known_scales(region)
         whole = units.layout.units.region(0)
         table = coefficients(scales, self.source.dtype, units.codes)
         low, high = self.limits(scales)

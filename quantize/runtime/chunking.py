@@ -18,6 +18,7 @@ from ..store.layout import Layout, check_scales
 MIB = 1 << 20
 TARGET_BYTES, SMALLEST_TARGET = 16 * MIB, MIB // 4  # bytes of a chunk's values, by default and where memory is short
 LONGER = 2  # times: how much longer than the default ones chunks may be that hold all values of their groups
+ENDLESS = 1 << 40  # indices: the length of an axis that becomes ever longer
 RANGE = 4  # times: what chunks may be smaller or larger than that, where those of the source are
 
 
@@ -39,6 +40,63 @@ def chosen_layout(source: Source, granularity: Granularity, chunks: Any, shards:
     layout = Layout(shape, source.dtype, inner, outer, chosen_compressor(compressors))
     check_scales(granularity, layout)
     return layout
+
+
+def endless_layout(
+    source: Source, axis: int, granularity: Granularity, chunks: Any, shards: Any, compressors: Any, target: int
+) -> Layout:
+    """The layout of an array that becomes longer along an axis, of which it has one index yet.
+
+    The `source` has that axis `ENDLESS`. By default a chunk spans the other axes, if it is no larger than `target`.
+
+    Raises
+    ------
+    ValueError
+        If chunks, shards or the compressor are not as the format has them, or as long as an axis that has no end.
+    """
+    shape, itemsize = source.shape, source.dtype.itemsize
+    if granularity.blocks is not None and granularity.length(axis) is None:
+        raise ValueError(
+            f"{granularity.label} span axis {axis}, which has no end: give blocks a length there, or take axis="
+        )
+    outer = None if shards is None else box(shards, shape, "shards")
+    if outer is not None and axis == len(shape) - 1:
+        raise ValueError(f"shards do not go with axis {axis} growing, in whose bytes two indices lie: leave them out")
+    if chunks is not None:
+        inner = box(chunks, shape, "chunks")
+    elif outer is not None:
+        cuts = tuple(
+            cut if along == axis else whole
+            for along, (cut, whole) in enumerate(
+                zip(granularity.cuts(shape), granularity.whole_cuts(shape), strict=True)
+            )
+        )
+        inner = divided(outer, itemsize, (*(1,) * (len(shape) - 1), 2) if granularity.blocks is None else cuts)
+    else:
+        inner = endless_chunks(source, axis, granularity, target)
+    unit = outer or inner
+    if unit[axis] >= ENDLESS:
+        raise ValueError(f"chunks or shards have the length -1 along axis {axis}, which has no end: give a number")
+    compressor = chosen_compressor(compressors)
+    longer, one = (tuple(n if along == axis else m for along, m in enumerate(shape)) for n in (2 * unit[axis] + 1, 1))
+    check_scales(granularity, Layout(longer, source.dtype, inner, outer, compressor))
+    return Layout(one, source.dtype, inner, outer, compressor, grows=axis)
+
+
+def endless_chunks(source: Source, axis: int, granularity: Granularity, target: int) -> Shape:
+    """Boxes near the target size of whole blocks, which span the axes that have an end as far as they can.
+
+    >>> from quantize.io.source import Source
+    >>> from quantize.numerics.granularity import PerBlock
+    >>> endless_chunks(Source("x", (ENDLESS, 768), "f4"), 0, PerBlock((32, 1)), 1 << 24)
+    (5440, 768)
+    """
+    shape, step = source.shape, granularity.cuts(source.shape)[axis]
+    values = max(target // source.dtype.itemsize, 1)
+    others = list(c_order_block((*shape[:axis], *shape[axis + 1 :]), 1, max(values // step, 1)))
+    length = max(values // math.prod(others) // step, 1) * step
+    found = even((*others[:axis], length, *others[axis:]), shape)
+    return found if granularity.blocks is None else next(with_whole_blocks(found, source, granularity))
 
 
 def box(value: Any, shape: Shape, what: str) -> Shape:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..exceptions import StoreError
+from ..numerics.scales import Rule
 from ..store.growth import Growth, without_growth
+from ..store.layout import Layout
 from ..store.metadata import Metadata
 from ..store.retrying import retried
 from .cluster import check_destination, check_workers
@@ -33,26 +35,10 @@ class Claim:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What makes it this job: the source's shape, dtype and ends, and every setting that decides a byte."""
-        layout, rule = self.plan.layout, self.plan.rule
-        optional = {
-            "axis": rule.granularity.axis,
-            "blocks": rule.granularity.blocks and list(rule.granularity.blocks),
-            "finest": rule.finest,
-            "percentile": rule.method.percentile,
-            "decoding": self.work.units.source.remembered,
-        }
+        layout = self.plan.layout
         return {
             "source": {"shape": list(layout.shape), "dtype": str(layout.dtype), "sample": self.sample},
-            "settings": {
-                "scale_method": rule.method.name,
-                "value_range": rule.to_json()["value_range"],
-                "nan_policy": rule.nan_policy,
-                "missing": str(self.plan.missing),
-                "chunks": list(layout.chunks),
-                "shards": list(layout.shards) if layout.shards else None,
-                "compressor": {"name": layout.compressor.name, **layout.compressor.options},
-                **{key: value for key, value in optional.items() if value is not None},
-            },
+            "settings": settings_said(layout, self.plan.rule, self.plan.missing, self.work.units.source.remembered),
         }
 
     def take(self, overwrite: bool) -> tuple[Metadata, bool]:
@@ -154,6 +140,29 @@ class Claim:
                 f"not enough disk at {plan.destination}: what is to be written takes up to {need:,} bytes, "
                 f"and {plan.free + freed:,} are free. Make room, or name another destination"
             )
+
+
+def settings_said(
+    layout: Layout, rule: Rule, missing: float | int | None, decoding: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a job that decide a byte, as its fingerprint has them."""
+    optional = {
+        "axis": rule.granularity.axis,
+        "blocks": rule.granularity.blocks and list(rule.granularity.blocks),
+        "finest": rule.finest,
+        "percentile": rule.method.percentile,
+        "decoding": decoding,
+    }
+    return {
+        "scale_method": rule.method.name,
+        "value_range": rule.to_json()["value_range"],
+        "nan_policy": rule.nan_policy,
+        "missing": str(missing),
+        "chunks": list(layout.chunks),
+        "shards": list(layout.shards) if layout.shards else None,
+        "compressor": {"name": layout.compressor.name, **layout.compressor.options},
+        **{key: value for key, value in optional.items() if value is not None},
+    }
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:

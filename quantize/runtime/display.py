@@ -62,9 +62,9 @@ class Account:
         event = self.last
         assert event is not None
         parts, elapsed = [self.place()], now - self.began
-        if event.done == event.total:
+        if event.known and event.done == event.total:
             parts.append(duration(elapsed))
-        elif self.timed is not None and event.done - self.timed[1] >= TIMED_CHUNKS:
+        elif event.known and self.timed is not None and event.done - self.timed[1] >= TIMED_CHUNKS:
             since, done = self.timed
             parts.append(f"{duration((now - since) / (event.done - done) * (event.total - event.done))} left")
         if event.nbytes and elapsed:
@@ -80,7 +80,8 @@ class Account:
             return "nothing done yet"
         phases = PHASES[-self.plan.passes :] if self.plan else ()
         number = f"pass {phases.index(event.phase) + 1} of {len(phases)}, " if event.phase in phases else ""
-        return f"{number}{event.phase}: {event.done:,} of {event.total:,} chunks"
+        total = f" of {event.total:,}" if event.known else ""
+        return f"{number}{event.phase}: {event.done:,}{total} chunks"
 
 
 def speed(rate: float) -> str:
@@ -139,7 +140,7 @@ class Drawing:
         first = self.account.take(event, now)
         if isinstance(event, Plan | DatasetPlan):
             return
-        over = event.done == event.total
+        over = event.known and event.done == event.total
         live = in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
         if first or over or now - self.shown >= (DRAWN_INTERVAL if live else LINE_INTERVAL):
             self.shown = now

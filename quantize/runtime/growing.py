@@ -108,13 +108,14 @@ class Growing:
     def numbers(self) -> list[list[int]]:
         """The units with new values, those at one place along the axis together."""
         units = self.after.layout.units
-        first = self.start // units.box[self.axis]
+        return [self.slab(place) for place in range(self.start // units.box[self.axis], units.counts[self.axis])]
+
+    def slab(self, place: int) -> list[int]:
+        """The units at one place along the axis."""
+        units = self.after.layout.units
         inner = replace_at(units.counts, self.axis, 1)
-        slabs = []
-        for place in range(first, units.counts[self.axis]):
-            positions = (np.unravel_index(i, inner) for i in range(int(np.prod(inner))))
-            slabs.append([units.number(replace_at(tuple(map(int, one)), self.axis, place)) for one in positions])
-        return slabs
+        positions = (np.unravel_index(i, inner) for i in range(int(np.prod(inner))))
+        return [units.number(replace_at(tuple(map(int, one)), self.axis, place)) for one in positions]
 
     # What is written
 
@@ -247,19 +248,35 @@ class Growing:
         variable.sweep()
         given_up.finish()
 
+    def undo(self) -> None:
+        """Remove what was written and is not part of the array; the journal stays."""
+        back = replace(self, after=self.before)
+        guard = back.guard()
+        back.take_back(self.axis, guard)
+        if self.start:
+            back.describe_scales(guard)
+
     def take_back(self, axis: int, guard: WriteGuard) -> None:
         """Remove what lies beyond the array along an axis, and write the last units as they were."""
         layout = self.before.layout
         stored = stored_scales(self.variable.keys, self.variable.name, self.before)
-        remove_beyond(self.variable.keys, self.variable.folder, axis, layout.units.counts)
+        keys, folder = self.variable.keys, self.variable.folder
+        remove_beyond(keys, folder, axis, self.kept(layout.units.counts, axis))
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and axis in stored.axes:
-                remove_beyond(self.variable.keys, array.name, stored.axes.index(axis), array.units.counts)
+                place = stored.axes.index(axis)
+                remove_beyond(keys, array.name, place, self.kept(array.units.counts, place))
+        if not self.start:
+            return
         back = replace(self, journal=replace(self.journal, axis=axis), start=layout.shape[axis])
         if back.start % layout.unit[axis]:
             for number in back.numbers()[0]:
                 back.write_scales(number, None, guard)
                 back.write(number, back.unit(number), guard)
+
+    def kept(self, counts: tuple[int, ...], axis: int) -> tuple[int, ...]:
+        """How many chunks hold what is part of the array, along each axis, of those that there are."""
+        return counts if self.start else replace_at(counts, axis, 0)
 
 
 def begin(variable: Variable, metadata: Metadata, wanted: Journal) -> tuple[Journal, bool]:

@@ -26,6 +26,8 @@ class Progress:
         Units that an earlier run had done.
     nbytes : int
         Bytes of values that this run has gone through in this phase.
+    known : bool
+        Whether the total is known; of a stream it is, and is what was done, once it has come to its end.
     """
 
     phase: str
@@ -33,6 +35,7 @@ class Progress:
     total: int
     skipped: int
     nbytes: int
+    known: bool = True
 
 
 class Counter:

@@ -21,6 +21,7 @@ from .zarr_json import checksum, loaded, same, serialized
 VERSION = 1  # of the journal
 JOURNAL = f"{HIDDEN}/append.json"  # in the folder of the variable
 JOURNAL_MOST = 1 << 20  # bytes
+STREAM = "stream"  # a key of the fingerprint of what a stream made
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class Growth:
     def beside(self, metadata: Metadata) -> dict[str, Any]:
         """The fingerprint of a variable with these metadata that has grown so."""
         return {**metadata.fingerprint, APPENDED: dict(vars(self))}
+
+
+def is_stream(metadata: Metadata) -> bool:
+    """Whether a variable was made by a stream, whose length was not known at first.
+
+    Until something is committed its metadata are not sealed, and their length is no one's.
+    """
+    return STREAM in metadata.fingerprint
 
 
 def without_growth(metadata: Metadata) -> dict[str, Any]:

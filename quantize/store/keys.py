@@ -519,7 +519,7 @@ class Keys:
     # What only folders need, or can do
 
     @contextmanager
-    def locked(self, prefix: str, shared: bool = False) -> Iterator[bool]:
+    def locked(self, prefix: str, shared: bool = False, wait: float | None = None) -> Iterator[bool]:
         """Have all others who ask for the same folder wait, threads and processes, but those who share it too.
 
         Whether they do: of other stores nobody waits, nor where a file system has no locks.
@@ -527,7 +527,7 @@ class Keys:
         Raises
         ------
         StoreError
-            If it has been locked for a minute: whoever has it may be stopped.
+            If it has been locked for a minute, or the seconds to `wait`: whoever has it may be stopped.
         """
         yield False
 
@@ -770,9 +770,9 @@ class LocalKeys(Keys):
             return any(not LEFTOVER.fullmatch(path.name) for path in files)
 
     @contextmanager
-    def locked(self, prefix: str, shared: bool = False) -> Iterator[bool]:
+    def locked(self, prefix: str, shared: bool = False, wait: float | None = None) -> Iterator[bool]:
         """As for any store. The system lets go of the lock when a process dies; some network file systems have none."""
-        number = open_locked(f"{self.root}/{prefix}".rstrip("/"), shared)
+        number = open_locked(f"{self.root}/{prefix}".rstrip("/"), shared, LOCK_WAIT if wait is None else wait)
         try:
             yield number is not None
         finally:
@@ -835,7 +835,7 @@ def flush_file(path: str | Path) -> None:
         os.close(number)
 
 
-def open_locked(path: str, shared: bool) -> int | None:
+def open_locked(path: str, shared: bool, wait: float) -> int | None:
     """A folder, opened and locked; None where there is none, or no locks. Raises as `Keys.locked` does."""
     if fcntl is None:
         return None
@@ -860,7 +860,7 @@ def open_locked(path: str, shared: bool) -> int | None:
             raise
         os.close(number)
         waited = time.monotonic() - began
-        if waited > LOCK_WAIT:
+        if waited > wait:
             raise StoreError(
                 f"{path} has been locked for {waited:.0f} s by another run, which may be stopped: let that go on or "
                 "end it (fuser names its process), and run again"
