@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .exceptions import StoreError
 from .io import as_source, sources_of
+from .numerics.names import OUTSIDE, Outside
 from .pipeline import check_source
 from .reading.array import Int4Array
 from .reading.dataset import Int4Dataset
-from .runtime.appending import OUTSIDE, Append
+from .runtime.appending import Append
 from .runtime.display import reporter
 from .runtime.growing import discarded
 from .runtime.growing_collections import AppendAll, discarded_of_collection
@@ -30,7 +31,7 @@ def append_to_zarr(
     *,
     name: str | None = None,
     axis: int | str = 0,
-    outside: Literal["raise", "saturate"] | None = None,
+    outside: Outside | None = None,
     again: bool = False,
     memory: int | str | None = None,
     workers: int | None = None,

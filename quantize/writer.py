@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from dask.utils import parse_timedelta
 
 from .numerics.blocks import processors
-from .numerics.names import NanPolicy, PresetName, ScaleMethod
-from .runtime.appending import OUTSIDE
+from .numerics.names import OUTSIDE, NanPolicy, Outside, PresetName, ScaleMethod
 from .runtime.outlines import Wishes
 from .runtime.streaming import opened
 from .store.keys import Keys
@@ -120,7 +119,7 @@ class Int4Writer:
         attributes: dict[str, Any] | None = None,
         dimension_names: tuple[str | None, ...] | None = None,
         commit_every: int | str | None = None,
-        outside: Literal["raise", "saturate"] | None = None,
+        outside: Outside | None = None,
         workers: int | None = None,
         verify: bool = False,
         durable: bool = False,

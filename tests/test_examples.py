@@ -24,6 +24,10 @@ RUNS = {
         ["--size", "20MiB"],
         ["on distributed", "write: 2 chunks", " chunks, all as the source gives them"],
     ),
+    "stream.py": (
+        ["--rows", "30000", "--kills", "2"],
+        ["killed, as its exit code -9 says", "30,000 rows, each as it must be", "all right", "chunks are whole"],
+    ),
     "lazy_reading.py": (["--rows", "4000"], [" 1 chunks read", "20 chunks read", "dtype=uint8"]),
     "weights.py": (["--digits", "4000"], ["digits read", "float32", "one scale, minmax", "blocks of 16"]),
     "embeddings.py": (["--documents", "1000"], ["100 queries, 900 rows", "one scale, minmax", "(32, 1)", "(16, 1)"]),

@@ -20,6 +20,8 @@ import click
 
 from .. import __version__
 from .options import (
+    APPEND,
+    DURABLE,
     FLOATS,
     JOB,
     JSON,
@@ -189,7 +191,7 @@ def plan(source: str, store: str, scheduler: str | None, as_json: bool, **settin
 @JOB
 @OVERWRITE
 @click.option("--verify", is_flag=True, help="Read back every chunk that is written, and those of an earlier run.")
-@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@DURABLE
 @STRICT
 @click.option(
     "--part",
@@ -301,9 +303,77 @@ def run_part(
 
 
 @main.command()
+@APPEND
+@click.pass_obj
+def append(
+    arguments: list[str],
+    /,
+    places: tuple[str, ...],
+    discard: bool,
+    name: str | None,
+    scheduler: str | None,
+    strict: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Append SRC to what STORE holds. Run again to go on where it stopped.
+
+    Until its last write, and after a death at any moment, STORE reads as it did. What it holds stays bit for bit, with
+    its scales: new values get codes by these where they share them, and scales of their own where not.
+    """
+    if len(places) != (1 if discard else 2):
+        form = "--discard STORE, with no SRC" if discard else "SRC STORE"
+        raise click.UsageError(f"it takes {form}, and got {shlex.join(places) or 'nothing'}")
+    if discard:
+        give_up(places[0], name, as_json)
+        return
+    source, store = places
+    began = time.monotonic()
+    kept = f"{store} still reads as it did before"
+    with (
+        stoppable(),
+        resumable(shlex.join(["quantize", *arguments]), kept) as display,
+        cluster(scheduler),
+        warned(strict, main),
+    ):
+        from ..appending import append_to_zarr
+        from ..runtime.display import duration
+
+        appended = append_to_zarr(source, store, name=name, progress=display, **settings)
+    elapsed = time.monotonic() - began
+    document, where, _ = written_as(appended, store)
+    worked = display.account.last is not None
+    done = f"appended {source} to {where} in {duration(elapsed)}"
+    if not worked:
+        done = f"nothing to do: {source} has been appended to {where} already"
+    say(as_json, {**document, "worked": worked, "elapsed": elapsed}, done + lengths_said(document))
+
+
+def lengths_said(document: dict[str, Any]) -> str:
+    """What to say of a variable that has become longer, and is described so; of a collection nothing."""
+    if "shape" not in document:
+        return ""
+    saturated = (document["appended"] or {}).get("saturated")
+    beyond = f". {saturated:,} of all that was appended saturated" if saturated else ""
+    return f": its shape is {document['shape']}{beyond}"
+
+
+def give_up(store: str, name: str | None, as_json: bool) -> None:
+    """Give up an append that did not come to its end."""
+    from ..appending import discard_append
+    from ..reading.opening import open_int4
+
+    with stoppable():
+        discarded = discard_append(store, name)
+        document, where, _ = written_as(open_int4(store, name), store)
+    done = f"discarded what was being appended to {where}" if discarded else f"nothing was being appended to {where}"
+    say(as_json, {**document, "discarded": discarded}, done + lengths_said(document))
+
+
+@main.command()
 @STORE
 @NAME
-@click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
+@DURABLE
 @JSON
 def seal(store: str, name: str | None, durable: bool, as_json: bool) -> None:
     """Make STORE readable once all parts of a run are written."""
@@ -425,11 +495,26 @@ def verify(store: str, source: str | None, name: str | None, scheduler: str | No
         found = verify(store, name, source, progress=display)
     text = str(found)
     say(as_json, found.to_json(), text.replace("with the codes of the source", f"with the codes of {source}"))
+    tell_under_way(store, name)
     if found.damaged:
         complain(f"{store} is damaged: restore it from a copy, or quantize its source again with --overwrite")
     elif found.differing:
         complain(f"{store} was not made from what {source} holds now: quantize it again with --overwrite")
     return DONE if found.ok else WRONG
+
+
+def tell_under_way(store: str, name: str | None) -> None:
+    """Say that something is being appended to a variable, which is no part of it yet, where that is so."""
+    from ..exceptions import StoreError
+    from ..reading.dataset import Int4Dataset
+    from ..reading.opening import open_int4
+    from ..reading.summary import dataset_under_way, under_way
+
+    with contextlib.suppress(StoreError):  # of what is no single variable, or damaged, which has been said
+        opened = open_int4(store, name)
+        now = dataset_under_way(opened) if isinstance(opened, Int4Dataset) else under_way(opened)
+        if now is not None:
+            tell(f"note: not part of the array yet, and not looked at: {now['said']}")
 
 
 @main.command()
@@ -452,6 +537,7 @@ def report(
     with stoppable(), repeatable() as display, cluster(scheduler):
         found = write_report(store, source, output, name=name, overwrite=overwrite, progress=display)
     say(as_json, {"path": output, **found.to_json()}, f"{found}\n\nwrote {output}: open it in a browser")
+    tell_under_way(store, name)
     if not found.figures.within_bound:
         complain(f"{store} does not hold what {source} holds now: quantize it again with --overwrite")
     return DONE if found.figures.within_bound else WRONG
@@ -658,8 +744,11 @@ def scheduler_address(scheduler: str) -> str:
 
 
 @contextlib.contextmanager
-def resumable(command: str) -> Iterator[Display]:
-    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on."""
+def resumable(command: str, kept: str = "") -> Iterator[Display]:
+    """A display for a run which, if it is stopped or a disk or a network fails, says how far it came and goes on.
+
+    `kept` is what to say besides of what there is meanwhile.
+    """
     from ..exceptions import WorkersError
 
     display = Display()
@@ -670,7 +759,8 @@ def resumable(command: str) -> Iterator[Display]:
         full = isinstance(error, OSError) and error.errno in DISK_FULL
         if display.account.last is None and not isinstance(error, KeyboardInterrupt) and not full:
             raise
-        raise Unfinished(f"{message(error, main)} ({display.account.place()}). To go on, run\n  {command}") from error
+        said = f"{message(error, main)} ({display.account.place()}). {kept and kept + '. '}"
+        raise Unfinished(f"{said}To go on, run\n  {command}") from error
 
 
 @contextlib.contextmanager

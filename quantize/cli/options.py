@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..numerics.names import COMPRESSORS, NAN_POLICIES, PERCENTILE, PRESETS, SCALE_METHODS
+from ..numerics.names import COMPRESSORS, NAN_POLICIES, OUTSIDE, PERCENTILE, PRESETS, SCALE_METHODS
 from ..runtime.settings import Settings, parsed_bytes
 
 T = TypeVar("T")
@@ -195,12 +195,17 @@ RAW = click.option(
 )
 FLOATS = click.option("--floats", is_flag=True, help="Turn integers with missing values into floats, NaN for these.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+DURABLE = click.option("--durable", is_flag=True, help="Have the disk hold all of it before it counts as whole.")
 SCHEDULER_HELP = "Have the workers of this Dask scheduler do the work; or of the one that wrote FILE."
 SCHEDULER = click.option("--scheduler", metavar="tcp://HOST:PORT|FILE", help=SCHEDULER_HELP)
 RESTORE_SCHEDULER = click.option(
     "--scheduler",
     metavar="tcp://HOST:PORT|FILE",
     help=f"{SCHEDULER_HELP} For Zarr arrays: several machines cannot write one .npy file at the same time.",
+)
+MEMORY = click.option("--memory", metavar="SIZE", help="What the run may hold, such as 4GiB.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), help="Tasks at a time; by default one for each processor."
 )
 STRICT = click.option("--strict", is_flag=True, help="Stop where there would be a warning.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -296,8 +301,41 @@ JOB = options(
         show_default=True,
         help="auto is zstd, level 1.",
     ),
-    click.option("--memory", metavar="SIZE", help="What the run may hold, such as 4GiB."),
-    click.option("--workers", type=click.IntRange(min=1), help="Tasks at a time; by default one for each processor."),
+    MEMORY,
+    WORKERS,
     SCHEDULER,
+    JSON,
+)
+
+# The keyword arguments of append_to_zarr.
+APPEND = options(
+    click.argument("places", metavar="SRC STORE", nargs=-1),
+    click.option(
+        "--discard",
+        is_flag=True,
+        help="Give up an append to STORE that did not come to its end, and name no SRC: then STORE is what it was.",
+    ),
+    NAME,
+    click.option(
+        "--axis",
+        type=axis,
+        default="0",
+        show_default=True,
+        metavar="N|DIM",
+        help="The one that becomes longer, counted from 0, or the dimension of this name.",
+    ),
+    click.option(
+        "--outside",
+        type=click.Choice(OUTSIDE),
+        help="Values beyond the range of a scale that is there: raise refuses them, saturate gives them the nearest "
+        "level and counts them.  [default: raise; saturate where a --value-range was given]",
+    ),
+    click.option("--again", is_flag=True, help="Append what was appended last once more."),
+    click.option("--verify", is_flag=True, help="Read back every chunk that is written."),
+    DURABLE,
+    MEMORY,
+    WORKERS,
+    SCHEDULER,
+    STRICT,
     JSON,
 )

@@ -56,6 +56,8 @@ COMMANDS = (
     (r"\bquantize_(to_zarr|dataset)\b", "`quantize run`"),
     (r"\ba rule for '", "--rule '"),
     (r"--decode False\b", "--raw"),
+    (r", or discard_append\(store\)", ""),
+    (r"\bappend_to_zarr\b", "`quantize append`"),
 )
 
 STDOUT = "standard output"  # the name that an error of it has, where others have a file's

@@ -11,10 +11,12 @@ from typing import Literal, get_args
 ScaleMethod = Literal["minmax", "absmax", "percentile", "mse"]
 PresetName = Literal["weights", "embeddings", "field"]
 NanPolicy = Literal["raise", "propagate"]
+Outside = Literal["raise", "saturate"]  # what becomes of appended values beyond the range of the scale that is there
 SCALE_METHODS: tuple[ScaleMethod, ...] = get_args(ScaleMethod)
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 PERCENTILE = 99.9  # %: the share of the values that the method "percentile" keeps within the range by default
 NAN_POLICIES: tuple[NanPolicy, ...] = get_args(NanPolicy)
+OUTSIDE: tuple[Outside, ...] = get_args(Outside)
 COMPRESSORS = ("zstd", "gzip", "blosc")
 ZIP = b"PK\x03\x04"  # the first bytes of a zip archive that holds something
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,9 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from dask.utils import format_bytes
 
+from ..exceptions import StoreError
 from ..numerics.grid import Shape
+from ..runtime.growing import is_committed
 from ..runtime.tables import html_facts, lined_up
+from ..storage import Variable
+from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_of
 from ..store.metadata import Metadata
+from ..store.places import APPENDED
 
 SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and the largest are not looked for
 
@@ -20,6 +26,7 @@ SCALES_READ = 1_000_000  # scales of an axis: of more than that the smallest and
 class Summarized(Protocol):
     """What this file needs of an `Int4Array`, which it cannot import: the array shows itself by this file."""
 
+    variable: Variable
     path: str
     name: str
     shape: Shape
@@ -49,7 +56,9 @@ def summary(array: Summarized) -> dict[str, Any]:
     """A sealed variable as a dictionary.
 
     With a scale for each index of an axis, `scale` and `zero_point` are each a dictionary with the smallest and the
-    largest, which are None where there are more than a million, and `max_error` is half the largest scale.
+    largest, which are None where there are more than a million, and `max_error` is half the largest scale. `statistics`
+    are those of pass 1 and of what was appended, None where there was no pass 1. `appended` and `under_way` tell what
+    was appended and what is being, with what to do about it, None where there is nothing to tell.
 
     Examples
     --------
@@ -77,9 +86,48 @@ def summary(array: Summarized) -> dict[str, Any]:
         "nan_code": array.nan_code,
         "missing": array.missing,
         "max_error": None if largest is None else largest / 2,
+        "statistics": array.metadata.statistics,
+        "appended": appended(array.metadata),
+        "under_way": under_way(array),
         "nbytes": array.nbytes,
         "nbytes_stored": array.nbytes_stored,
     }
+
+
+def appended(metadata: Metadata) -> dict[str, Any] | None:
+    """How often something was appended, along which axis the last, and how many of the values saturated."""
+    growth = Growth.of(metadata)
+    return None if growth is None else {"times": growth.commits, "axis": growth.axis, "saturated": growth.saturated}
+
+
+def under_way(array: Summarized) -> dict[str, Any] | None:
+    """What is being appended, or was when it died, and from where on; None where nothing is."""
+    try:
+        journal = journal_of(array.variable.keys, array.variable.folder)
+    except StoreError as error:
+        return damaged_journal(error)
+    if journal is None or is_committed(journal, array.metadata):
+        return None
+    named = "" if array.name == "data" else f" --name {shlex.quote(array.name)}"
+    return journal_told(journal, array.shape[journal.axis], f"axis {journal.axis}", shlex.quote(array.path) + named)
+
+
+def damaged_journal(error: StoreError) -> dict[str, Any]:
+    return {"what": "damaged", "axis": None, "start": None, "stop": None, "said": str(error)}
+
+
+def journal_told(journal: Journal, start: int, axis: str, store: str) -> dict[str, Any]:
+    """What a journal says is under way at what is `start` long, and what to do; `store` as a command takes it."""
+    place = f"along {axis}, behind index {start - 1:,}"
+    discard = f"quantize append --discard {store}"
+    if journal.discarding:
+        what, said = "discard", f"an append {place}, which was given up, but not all of it is removed: {discard}"
+    elif journal.stop is None:
+        what, said = "writer", f"a writer {place}. If it died, start it again, or discard the rest: {discard}"
+    else:
+        what, said = "append", f"an append of {journal.stop - start:,} {place}"
+        said += f". If it died, run it again, or discard it: {discard}"
+    return {"what": what, "axis": journal.axis, "start": start, "stop": journal.stop, "said": said}
 
 
 def extremes(array: Summarized, name: str, most: int) -> Any:
@@ -101,12 +149,37 @@ def facts(array: Summarized, most: int) -> list[tuple[str, str]]:
         ("shape", f"{array.shape} {array.dtype}, {format_bytes(array.nbytes)}"),
         ("chunks", f"{array.chunks}" + (f" in shards {array.shards}" if array.shards else "")),
         *scale_facts(array, most),
+        *value_facts(array.metadata),
     ]
     if array.nan_code is not None:
         value = "NaN" if array.missing is None or array.dtype.kind not in "iu" else array.missing
         found.append(("missing", f"code {array.nan_code}, read back as {value}"))
-    found.append(("stored", f"{format_bytes(stored)}, {times:.1f} times smaller, {bits:.2f} bits a value"))
+    now = under_way(array)
+    smaller = f"{times:.1f} times smaller, {bits:.2f} bits a value" if now is None else "with what is under way"
+    found.append(("stored", f"{format_bytes(stored)}, {smaller}"))
+    found += growth_facts(appended(array.metadata))
+    if now is not None:
+        found.append(("under way", now["said"]))
     return found
+
+
+def value_facts(metadata: Metadata) -> list[tuple[str, str]]:
+    """What pass 1 found, of what was appended too."""
+    found = metadata.statistics
+    if found is None or found["min"] is None:
+        return []
+    missing = f", {found['missing']:,} missing" if found["missing"] else ""
+    return [("values", f"{found['count']:,} from {found['min']:.6g} to {found['max']:.6g}{missing}")]
+
+
+def growth_facts(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What was appended."""
+    if found is None:
+        return []
+    times = "once" if found["times"] == 1 else f"{found['times']:,} times"
+    axis = found["axis"] if isinstance(found["axis"], str) else f"axis {found['axis']}"
+    beyond = f", {found['saturated']:,} values of it saturated" if found["saturated"] else ""
+    return [("appended", f"{times}, the last along {axis}{beyond}")]
 
 
 def scale_facts(array: Summarized, most: int) -> list[tuple[str, str]]:
@@ -238,12 +311,40 @@ def dataset_summary(dataset: Any) -> dict[str, Any]:
     return {
         "path": dataset.path,
         "status": "sealed",
+        "appended": dataset_appended(dataset),
+        "under_way": dataset_under_way(dataset),
         "quantized": sum(one["kind"] == "int4" for one in variables),
         "kept": sum(one["kind"] == "kept" for one in variables),
         "nbytes": sum(one["nbytes"] for one in variables),
         "nbytes_stored": sum(one["nbytes_stored"] for one in variables),
         "variables": variables,
     }
+
+
+def dataset_appended(dataset: Any) -> dict[str, Any] | None:
+    """How often something was appended to a collection, along which axis the last, and how many values saturated."""
+    grown = {member.name: member.source[APPENDED] for member in dataset.manifest.members if APPENDED in member.source}
+    if not grown:
+        return None
+    name, last = max(grown.items(), key=lambda item: int(item[1]["commits"]))
+    names = dataset[name].dimension_names
+    axis = names[last["axis"]] if names and names[last["axis"]] is not None else last["axis"]
+    return {"times": last["commits"], "axis": axis, "saturated": sum(one["saturated"] for one in grown.values())}
+
+
+def dataset_under_way(dataset: Any) -> dict[str, Any] | None:
+    """As `under_way`, of a collection."""
+    try:
+        found = dataset.keys_of_store.view(JOURNAL, most=JOURNAL_MOST)
+        journal = None if found is None else Journal.from_json(bytes(found), f"{dataset.path}/{JOURNAL}")
+    except (StoreError, ValueError) as error:
+        return damaged_journal(StoreError(str(error)))
+    done = [member.source.get(APPENDED, {}).get("run") for member in dataset.manifest.members]
+    if journal is None or journal.run in done:
+        return None
+    axis = journal.job.get("axis", journal.axis)
+    said = f"the dimension {axis}" if isinstance(axis, str) else f"axis {axis}"
+    return journal_told(journal, journal.start, said, shlex.quote(dataset.path))
 
 
 def variable_summary(name: str, array: Any) -> dict[str, Any]:
@@ -267,8 +368,12 @@ def variable_summary(name: str, array: Any) -> dict[str, Any]:
 
 def dataset_description(dataset: Any) -> str:
     """A sealed collection for people: a table of its variables, and totals."""
-    rows = rows_of(dataset)
-    return "\n".join([*lined_up([HEAD, *(row.cells for row in rows)]), "", *totals(rows)])
+    rows, now = rows_of(dataset), dataset_under_way(dataset)
+    found = [*lined_up([HEAD, *(row.cells for row in rows)]), "", *totals(rows)]
+    found += [f"{name:<12}{text}" for name, text in growth_facts(dataset_appended(dataset))]
+    if now is not None:
+        found.append(f"{'under way':<12}{now['said']}")
+    return "\n".join(found)
 
 
 def dataset_totals(dataset: Any) -> str:

@@ -35,7 +35,7 @@ from .cluster import on_worker
 from .growing import Growing, begin, is_committed, put, replace_at
 from .job import Stage, Steps, described, driven
 from .look import look_at
-from .plan import Plan, planned
+from .plan import AppendPlan, Plan, planned
 from .progress import Counter
 from .scans import batch_size, scan_batches
 from .schedulers import Task, run_tasks
@@ -43,7 +43,6 @@ from .settings import Settings
 from .tasks import PLACES, paired
 from .units import UnitCache, Units
 
-OUTSIDE = ("raise", "saturate")
 SLACK = 1e-5  # steps: what lies so little further out than half of one is within the range, as in the bound
 LIKE = ("units", "calendar", "standard_name")  # attributes in which what is appended must be like what there is
 
@@ -112,8 +111,7 @@ class AppendTasks:
     @functools.cached_property
     def shares(self) -> bool:
         """Whether values that are new share scales with those of other units beside them."""
-        granularity, layout = self.after.granularity, self.after.layout
-        return granularity.length(self.growing.axis) is not None and not granularity.complete(layout.units)
+        return shares(self.after, self.growing.axis)
 
     def parted(self, fresh: Region) -> tuple[Region | None, Region | None]:
         """The part of new values whose scales are there, and the other part."""
@@ -313,8 +311,8 @@ class AppendTasks:
             index = tuple(i + part.start for i, part in zip(inside, own, strict=True))
             raise RefusedValuesError(
                 f"{self.source.label}: {rule.refusal(statistics, index, self.after.missing)}"
-                f"{self.source.missing_said}. "
-                f"Nothing of it was appended to {self.growing.variable.where}, whose options these are"
+                f"{self.source.missing_said}. Nothing of it was appended to {self.growing.variable.where}, which was "
+                "made without that: leave such values out, or quantize all of it again"
             )
 
 
@@ -392,9 +390,8 @@ class Append:
         stop = metadata.layout.shape[axis] + source.shape[axis]
         after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
         made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable)
-        place = metadata.layout.shape[axis]
-        note = f"goes behind index {place - 1:,} of axis {axis} of {variable.where}, {metadata.layout.shape}"
-        made = replace(made, missing=metadata.missing, notes=(*made.notes, note))
+        made = replace(made, missing=metadata.missing)
+        made = AppendPlan.of(made, axis, metadata.layout.shape[axis], after.layout.unit, shares(after, axis))
         job = cls(made, variable, metadata, source, axis, outside, report)
         job.check_missing(missing)
         report(made)
@@ -513,8 +510,8 @@ class Append:
         first = self.start - self.source.shape[self.axis]
         raise StoreError(
             f"{self.source.label} is what was appended to {self.variable.where} last, as indices {first:,} to "
-            f"{self.start - 1:,} of axis {self.axis}. If that was this call, nothing is left to do; pass again=True, "
-            "or --again, to append it once more"
+            f"{self.start - 1:,} of axis {self.axis}. If that was this call, nothing is left to do; pass again=True "
+            "to append it once more"
         )
 
     def check_inside(self, growing: Growing, told: Told) -> None:
@@ -563,6 +560,12 @@ def batched(tasks: AppendTasks, slabs: list[list[int]]) -> Iterator[list[int]]:
     numbers = [number for slab in slabs for number in slab]
     size = batch_size(len(numbers))
     yield from (numbers[i : i + size] for i in range(0, len(numbers), size))
+
+
+def shares(after: Metadata, axis: int) -> bool:
+    """Whether new values share new scales with those of other units beside them."""
+    granularity = after.granularity
+    return granularity.length(axis) is not None and not granularity.complete(after.layout.units)
 
 
 def lengthened(variable: Variable, metadata: Metadata, axis: int, length: int) -> Metadata:

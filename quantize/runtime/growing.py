@@ -260,11 +260,12 @@ class Growing:
         """Remove what lies beyond the array along an axis, and write the last units as they were."""
         layout = self.before.layout
         stored = stored_scales(self.variable.keys, self.variable.name, self.before)
-        remove_beyond(self.variable.keys, self.variable.folder, axis, self.kept(layout.units.counts, axis))
+        keys, folder = self.variable.keys, self.variable.folder
+        remove_beyond(keys, folder, axis, self.kept(layout.units.counts, axis))
         for array in stored.arrays:
             if isinstance(stored, ScaleArrays) and axis in stored.axes:
                 place = stored.axes.index(axis)
-                remove_beyond(self.variable.keys, array.name, place, self.kept(array.units.counts, place))
+                remove_beyond(keys, array.name, place, self.kept(array.units.counts, place))
         if not self.start:
             return
         back = replace(self, journal=replace(self.journal, axis=axis), start=layout.shape[axis])

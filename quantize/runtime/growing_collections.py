@@ -536,7 +536,7 @@ class AppendAll:
         first = self.start - self.length
         raise StoreError(
             f"{self.label} is what was appended to {self.keys.label} last, as indices {first:,} to {self.start - 1:,} "
-            f"of {said_of(self.axis)}. If that was this call, nothing is left to do; pass again=True, or --again, to "
+            f"of {said_of(self.axis)}. If that was this call, nothing is left to do; pass again=True to "
             "append it once more"
         )
 

@@ -201,6 +201,52 @@ class Plan:
         return html_facts("Plan", self.destination, [*self.facts.items(), *notes])
 
 
+@dataclass(frozen=True, kw_only=True)
+class AppendPlan(Plan):
+    """What an append will do and need: a plan of the values that are appended.
+
+    Attributes
+    ----------
+    axis, start : int
+        The axis that becomes longer, and the length along it that there is.
+    unit : tuple of int
+        What is written at once: a chunk of the array, or a shard.
+    reread : bool
+        Whether scales are found in a pass of their own, since several chunks share them.
+    """
+
+    axis: int
+    start: int
+    unit: Shape
+    reread: bool
+
+    @classmethod
+    def of(cls, made: Plan, axis: int, start: int, unit: Shape, reread: bool) -> AppendPlan:
+        """That of a plan to quantize the values alone."""
+        read = made.read if reread or made.passes == 1 else made.read // 2
+        fields = {**vars(made), "read": read, "memory": made.memory - made.kept, "kept": 0}
+        return cls(**fields, axis=axis, start=start, unit=unit, reread=reread)
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.reread else 1
+
+    @property
+    def facts(self) -> dict[str, str]:
+        layout, granularity = self.layout, self.rule.granularity
+        length = granularity.length(self.axis)
+        if granularity.single:
+            scale = "the one that is there"
+        elif length is None:
+            scale = "those that are there, one for each of its " + granularity.plural
+        else:
+            scale = self.scales + (", those that are there stay" if self.start % length else "")
+        reads = "2 passes: new scales, then the codes" if self.reread else "1 pass"
+        written = "shards" if layout.shards else "chunks"
+        place = f"goes behind index {self.start - 1:,} of axis {self.axis}, in {written} of {self.unit} values"
+        return {**super().facts, "destination": f"{self.destination}  {place}", "scale": f"{scale}, {reads}"}
+
+
 def plan(source: Any, store: Any, **settings: Unpack[SettingsGiven]) -> Plan:
     """What `quantize_to_zarr` would do and need with the same arguments. Reads metadata only, writes nothing.
 

@@ -9,7 +9,7 @@ import pytest
 from stores import WatchedStore, field
 from zarr.storage import MemoryStore
 
-from quantize import open_int4, quantize_to_zarr
+from quantize import append_to_zarr, open_int4, quantize_to_zarr
 from quantize.reading.summary import description, summary
 
 
@@ -77,3 +77,16 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     assert facts(array)["dimensions"] == "<script>alert('x')</script>, a&b"
     assert "<b>&.zarr/data" in "".join(ElementTree.fromstring(html)[0].itertext())
     assert len(html) < 3000
+
+
+def test_what_was_appended_is_told(tmp_path: Path) -> None:
+    values = field((40, 50))
+    array = quantize_to_zarr(values[:30], tmp_path / "x", chunks=(8, 10), value_range=(-1, 1))
+    assert (summary(array)["appended"], summary(array)["under_way"]) == (None, None)
+    for part in (values[30:35], values[35:]):
+        append_to_zarr(part, tmp_path / "x")
+    array.refresh()
+    beyond = int((np.abs(values[30:]) > 1 + array.max_error).sum())
+    assert beyond
+    assert facts(array)["appended"] == f"2 times, the last along axis 0, {beyond:,} values of it saturated"
+    assert summary(array)["appended"] == {"times": 2, "axis": 0, "saturated": beyond}

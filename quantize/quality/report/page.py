@@ -154,7 +154,8 @@ def table_section(array: Int4Array, figures: ErrorFigures) -> str:
 def settings(array: Int4Array) -> list[tuple[str, str]]:
     """How the store was made."""
     known = dict(facts(array, most=0))
-    return [("scale method", array.metadata.rule.method.label), *((name, known[name]) for name in ("chunks", "scale"))]
+    said = [name for name in ("chunks", "scale", "appended", "under way") if name in known]
+    return [("scale method", array.metadata.rule.method.label), *((name, known[name]) for name in said)]
 
 
 # Its pictures ---------------------------------------------------------------------------------------------------------
