@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from .exceptions import StoreError, UnfinishedStoreError
-from .io import as_source
+from .io import as_source, is_stream
 from .io.decoding import decoded
-from .io.formats.iterables import is_stream
 from .numerics.blocks import processors
 from .numerics.names import NanPolicy, PresetName, ScaleMethod
 from .reading.array import Int4Array

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 collect_ignore = ["reading/backends_of_xarray.py"]  # xarray's own tests, which one of ours runs
 
 # No deadline: the first example of a test may compile a kernel. Without the slow tests, fewer examples too.
-for name, examples in (("quick", 20), ("whole", 100)):
+for name, examples in (("quick", 15), ("whole", 100)):
     settings.register_profile(name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 
 

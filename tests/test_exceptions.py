@@ -12,6 +12,7 @@ PACKAGE = Path(exceptions.__file__).parent
 
 # Exceptions that no caller of the library meets, each with the reason.
 INTERNAL = {
+    "UnableError": "a store has said that it takes no conditions with its writes; they go on without",
     "StoppedError": "ends the tasks of a run that was told to stop; the caller gets what stopped it",
     "Unfinished": "the command line's own: it becomes a message and an exit code",
 }

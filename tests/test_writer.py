@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import slow
 from stores import Died, DyingStore, field, files, memory_keys
@@ -93,6 +93,7 @@ LAYOUTS: list[tuple[int, dict[str, Any]]] = [
 ]
 
 
+@settings(max_examples=settings.default.max_examples // 2)  # each is several runs
 @given(
     st.sampled_from(LAYOUTS),
     st.lists(st.integers(0, 20), max_size=8),
@@ -116,6 +117,7 @@ def test_batches_of_any_lengths_give_the_bytes_of_one_run_over_all_data(
     assert codes == {key: data for key, data in content(streamed).items() if key.startswith("data/c/")}
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(
     st.sampled_from([{}, {"axis": 1}, {"scale_method": "mse"}, {"axis": 2, "scale_method": "percentile"}]),
     st.integers(1, 40),

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from ..exceptions import SourceError
 from ..numerics.names import check_suffix, suffix_of_file
 from .arrays import Arrays
+from .arrays import is_stream as is_stream
 from .content import matched, otherwise, reason
 from .format import Format, is_url
 from .sink import CollectionSink, Sink

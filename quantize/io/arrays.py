@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -173,3 +174,17 @@ def few(names: Sequence[str], count: int = 0) -> str:
     count = count or len(names)
     more = f" and {count - len(names[:SHOWN]):,} more" if count > len(names[:SHOWN]) else ""
     return f"{', '.join(names[:SHOWN])}{more}"
+
+
+def is_stream(thing: Any) -> bool:
+    """Whether a thing gives arrays one after another, and is no array, list, mapping or text.
+
+    >>> is_stream(np.zeros((1, 4)) for _ in range(3)), is_stream([np.zeros(4)]), is_stream("x.npy")
+    (True, False, False)
+    """
+    others = (str, bytes, os.PathLike, Mapping, list, tuple, set, frozenset, Source, type)
+    return isinstance(thing, Iterable) and not isinstance(thing, others) and not is_array(thing)
+
+
+def is_array(thing: Any) -> bool:
+    return any(hasattr(thing, name) for name in ("shape", "__array__", "__array_interface__", "__dlpack__", "keys"))

@@ -229,7 +229,7 @@ def test_a_piece_that_is_cut_or_no_file_is_refused_by_name(tmp_path: Path) -> No
         as_source(f"{tmp_path}/*.npz")
 
 
-@pytest.mark.parametrize("thing", [[], [1.0, 2.0], [np.zeros(3)], ["x.npy", 3]], ids=str)
+@pytest.mark.parametrize("thing", [[], [1.0, 2.0], [np.zeros(3), "x.npy"], ["x.npy", 3]], ids=str)
 def test_other_lists_are_not_taken(thing: Any) -> None:
     with pytest.raises(TypeError, match=r"source is a list, but must be a path, .*; lists are of paths"):
         as_source(thing)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any, BinaryIO
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...exceptions import SourceError
 from ...numerics.grid import Batches, Region, Shape, shape_of
+from ..arrays import is_stream
 from ..chunked import parts_along
 from ..format import Format
 from ..source import Source
@@ -67,20 +67,6 @@ class Iterables(Format):
             "it is read once. quantize_to_zarr takes it, and its batches go to an Int4Writer one by one; for all else "
             "save it first"
         )
-
-
-def is_stream(thing: Any) -> bool:
-    """Whether a thing gives arrays one after another, and is no array, list, mapping or text.
-
-    >>> is_stream(np.zeros((1, 4)) for _ in range(3)), is_stream([np.zeros(4)]), is_stream("x.npy")
-    (True, False, False)
-    """
-    others = (str, bytes, os.PathLike, Mapping, list, tuple, set, frozenset, Source, type)
-    return isinstance(thing, Iterable) and not isinstance(thing, others) and not is_array(thing)
-
-
-def is_array(thing: Any) -> bool:
-    return any(hasattr(thing, name) for name in ("shape", "__array__", "__array_interface__", "__dlpack__", "keys"))
 
 
 # Records --------------------------------------------------------------------------------------------------------------
