@@ -8,6 +8,8 @@ import pytest
 
 
 def slow(*values: Any) -> Any:
+    if getattr(values[0], "__name__", "").startswith("test_"):
+        raise TypeError(f"{values[0].__name__} would be no test any more: slow() is for parameters, a test is marked")
     return pytest.param(*values, marks=pytest.mark.slow)
 
 

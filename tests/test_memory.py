@@ -15,7 +15,7 @@ import pytest
 import zarr
 from marks import mostly_slow
 
-from quantize import dequantize_from_packed_int4, open_int4, plan, quantize_to_packed_int4
+from quantize import Int4Writer, dequantize_from_packed_int4, open_int4, plan, quantize_to_packed_int4
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 
@@ -313,6 +313,20 @@ def test_a_checkpoint_with_one_large_tensor_holds_no_more_than_its_plan_said(tmp
             np.testing.assert_array_equal(collection["kept"][at : at + (4 << 20)], kept[at : at + (4 << 20)])
     finally:
         path.unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [64, 8192])
+@pytest.mark.parametrize("settings", [{"value_range": (-6, 6)}, {"blocks": 32}], ids=["one scale", "blocks"])
+def test_an_append_into_a_large_chunk_holds_no_more_than_its_plan_said(
+    tmp_path: Path, settings: dict[str, Any], rows: int
+) -> None:
+    values = np.concatenate(list(blocks(ROWS)))
+    with Int4Writer(tmp_path / "z", (None, COLUMNS), "float32", chunks=(ROWS, -1), **settings) as writer:
+        writer.write(values[:-rows])
+    np.save(tmp_path / "x.npy", values[-rows:])
+    found = measured(f"source = {str(tmp_path / 'x.npy')!r}", tmp_path / "z", call="append_to_zarr", outside="saturate")
+    assert 0 < found["peak"] <= found["said"]
 
 
 @pytest.mark.slow

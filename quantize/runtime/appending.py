@@ -21,7 +21,7 @@ from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
 from ..numerics.clearance import may_come_back
 from ..numerics.dtypes import FLOATS, rounded_within
-from ..numerics.grid import Region, index_at, packed_region, shape_of, within
+from ..numerics.grid import Region, index_at, packed_region, packed_shape, shape_of, within
 from ..numerics.scales import Scales
 from ..numerics.statistics import bounds, folded, from_row, no_rows
 from ..numerics.tables import coefficients
@@ -43,6 +43,7 @@ from .settings import Settings
 from .tasks import PLACES, paired
 from .units import UnitCache, Units
 
+LAID = 4  # packed units: that in which old and new codes are laid together, what is read of it, and two stored forms
 SLACK = 1e-5  # steps: what lies so little further out than half of one is within the range, as in the bound
 LIKE = ("units", "calendar", "standard_name")  # attributes in which what is appended must be like what there is
 
@@ -389,7 +390,8 @@ class Append:
         source = source.with_missing(metadata.missing)
         stop = metadata.layout.shape[axis] + source.shape[axis]
         after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
-        made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable)
+        beside = LAID * math.prod(packed_shape(after.layout.unit))
+        made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable, beside)
         made = replace(made, missing=metadata.missing)
         made = AppendPlan.of(made, axis, metadata.layout.shape[axis], after.layout.unit, shares(after, axis))
         job = cls(made, variable, metadata, source, axis, outside, report)

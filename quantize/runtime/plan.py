@@ -419,7 +419,8 @@ def note_on_files(layout: Layout) -> list[str]:
     ]
 
 
-def planned(source: Source, keys: Keys, settings: Settings, variable: Variable | None = None) -> Plan:
+def planned(source: Source, keys: Keys, settings: Settings, variable: Variable | None = None, beside: int = 0) -> Plan:
+    """The plan of a job, each task of which takes so many bytes `beside` those of a run."""
     keys.check_writable()
     check_percentile(settings.percentile)
     settings, said_of_preset = settings.resolved(len(source.shape))
@@ -443,7 +444,7 @@ def planned(source: Source, keys: Keys, settings: Settings, variable: Variable |
     budget = parsed_bytes(settings.memory)
     room = None if budget is None else budget - overhead
     cut, said_of_it = chosen_cut(source, settings, rule, room)
-    layout, task = cut.layout, cut.task
+    layout, task = cut.layout, cut.task + beside
     notes += said_of_it
     notes += note_on_blocks(source, settings, rule, cut)
     if layout.shards is None and layout.units.count >= MANY_FILES:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner, Result
-from marks import slow
 from stores import files
 
 from quantize import open_int4
@@ -258,18 +257,18 @@ HELD = """
 import os, sys, threading
 from quantize import cli
 from quantize.store.plain_arrays import PlainArray
-write = PlainArray.write
-def held(plain, number, values):
+encoded = PlainArray.encoded
+def held(plain, values):
     if plain.folder == "b":
         os.write(1, b"held\\n")
         threading.Event().wait(30)
-    return write(plain, number, values)
-PlainArray.write = held
+    return encoded(plain, values)
+PlainArray.encoded = held
 cli.main()
 """
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     group = zarr.create_group(tmp_path / "w")
