@@ -21,7 +21,6 @@ import numpy as np
 from ..calibration.calibrate import calibrate
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError, UndeclaredValuesError
-from ..io.formats.memory import ArraySource
 from ..io.gate import accepted
 from ..io.source import Held, Source
 from ..numerics.foreign import as_array, numbers
@@ -310,7 +309,7 @@ class Stream:
 
     def scanned(self, values: np.ndarray) -> np.ndarray:
         """The statistics of a batch, as a row; a batch with values that have no code is refused."""
-        source, missing = ArraySource(values, BATCH), self.metadata.missing
+        source, missing = Held(BATCH, values.shape, values, 0, 0), self.metadata.missing
         rule = replace(self.metadata.rule, granularity=PER_TENSOR)
         layout = Layout(values.shape, self.dtype, default_chunks(source))
         units = Units(source, layout, rule, missing, self.cache)
@@ -393,7 +392,7 @@ class Stream:
     def settled(self, values: np.ndarray) -> Settled:
         """What these values, the first, decide; nothing is written."""
         metadata, rule = self.metadata, self.metadata.rule
-        source = ArraySource(values, LABEL)
+        source = Held(LABEL, values.shape, values, 0, 0)
         names = ScaleNames.of(self.variable.name, metadata.version)
         if not self.fixed:
             keeps = rule.granularity.fraction > 1 and keeps_zero(source)
