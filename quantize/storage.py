@@ -137,10 +137,10 @@ class Variable:
         """Write the metadata of the group and the new variable again where the store took only their beginning."""
         group = () if self.member else (("zarr.json", group_document()),)
         for key, whole in (*group, (self.key, new.to_json())):
-            found, tag = self.keys.tagged(key) or (whole, None)
-            torn = len(found) < len(whole) and whole.startswith(found)
+            found = self.keys.get(key)
+            torn = found is not None and len(found) < len(whole) and whole.startswith(found)
             if torn and (key == "zarr.json" or not self.keys.holds_keys(f"{self.folder}/c/")):
-                self.keys.replace(key, whole, tag)
+                self.keys.complete(key, whole)
 
     def check_place(self, granularity: Granularity = PER_TENSOR) -> None:
         """Refuse a place that is not one to create the variable in, and its scales where arrays hold them.

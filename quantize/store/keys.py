@@ -302,10 +302,17 @@ class Keys:
         else:
             self._set_new(key, data)
         if self.verify:
-            found, tag = self.tagged(key) or (b"", None)
-            if len(found) < len(data) and data.startswith(found):  # lost or torn, and not what another has set
-                self.replace(key, data, tag)
+            self.complete(key, data)
         return made
+
+    def complete(self, key: str, data: bytes) -> None:
+        """Set a key again that was lost, or of whose bytes the store took only the beginning; not what another has."""
+
+        def torn(found: bytes | None) -> bytes | None:
+            there = found or b""
+            return data if len(there) < len(data) and data.startswith(there) else None
+
+        self.change(key, torn)
 
     @retried
     def _set_new(self, key: str, data: bytes) -> None:
