@@ -156,7 +156,7 @@ def test_overwritten_at_any_read(tmp_path: Path, kind: str, layout: str, late: b
 
 @pytest.mark.parametrize(
     ("kind", "layout"),
-    combined([("memory", "axis")], ["folder", "memory"], LAYOUTS),
+    combined([], ["folder", "memory"], LAYOUTS),
 )
 def test_overwritten_and_written_again_at_any_two_reads(tmp_path: Path, kind: str, layout: str) -> None:
     """The metadata are the same again at the end, and what lies between is another's: it is read again."""

@@ -89,7 +89,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(SOURCES, ["npy", "uneven dask"]))
+@pytest.mark.parametrize("name", mostly_slow(SOURCES, ["npy"]))
 def test_a_cluster_writes_the_bytes_of_threads(
     client: distributed.Client, on_threads: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:

@@ -197,7 +197,7 @@ def test_tasks_that_are_cancelled_are_not_done(
     is_finished_on_threads(source, tmp_path)
 
 
-@pytest.mark.parametrize("phase", ["write", slow("scan"), slow("scale")])
+@pytest.mark.parametrize("phase", [slow("write"), slow("scan"), slow("scale")])
 def test_tasks_that_a_restart_has_taken_are_not_done(
     shared: distributed.Client, source: Path, tmp_path: Path, phase: str
 ) -> None:
@@ -451,6 +451,7 @@ def nobody() -> Iterator[distributed.LocalCluster]:
         yield cluster
 
 
+@pytest.mark.slow
 def test_workers_that_do_not_come_are_waited_for_as_long_as_dask_is_told(source: Path, tmp_path: Path) -> None:
     with (
         dask.config.set({"distributed.scheduler.no-workers-timeout": "1s"}),

@@ -127,7 +127,7 @@ SETUPS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(SETUPS, ["sharded zarr"]))
+@pytest.mark.parametrize("name", mostly_slow(SETUPS, ["npy"]))
 def test_a_run_holds_no_more_than_its_plan_said(sources: Callable[[str], str], tmp_path: Path, name: str) -> None:
     found = measured(sources(name), tmp_path / "z", workers=2)
     assert found["peak"] <= found["said"]

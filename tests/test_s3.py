@@ -472,7 +472,7 @@ def test_the_plan_says_where_nothing_keeps_two_jobs_apart(server: Server, url: s
     assert not any(map(said_of_conditions, (url, tmp_path / "z", MemoryStore(), "memory://z")))
 
 
-@pytest.mark.parametrize("kind", ["s3fs", slow("obstore")])
+@pytest.mark.parametrize("kind", [slow("s3fs"), slow("obstore")])
 def test_a_run_held_up_puts_nothing_into_what_another_has_made(
     server: Server, name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -758,7 +758,7 @@ def test_a_disk_that_fails_leaves_a_run_that_goes_on(monkeypatch, tmp_path, made
         slow(signal.SIGINT, 60, "pass 1 of 2, scan"),
         slow(signal.SIGINT, 300, "pass 2 of 2, write"),
         slow(signal.SIGTERM, 60, "pass 1 of 2, scan"),
-        (signal.SIGTERM, 300, "pass 2 of 2, write"),
+        slow(signal.SIGTERM, 300, "pass 2 of 2, write"),
     ],
 )
 def test_a_run_stops_within_a_piece_of_each_worker(tmp_path, made, number, at, place):

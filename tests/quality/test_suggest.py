@@ -230,7 +230,7 @@ def test_what_is_recommended_and_why(make: Any, label: str, said: str) -> None:
     assert re.search(said, found.reason)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([(50, 60), (500,), (8, 40, 30)]), st.floats(0, 3))
 def test_the_recommended_choice_is_never_worse_than_minmax(seed: int, shape: tuple[int, ...], tail: float) -> None:
     random = rng(seed)
@@ -353,7 +353,7 @@ class Generated:
 
 
 @pytest.mark.parametrize("shape", [slow((2_000_000,)), slow((10_000, 200)), (100, 200, 100)])
-@pytest.mark.parametrize("distribution", [slow("normal"), slow("uniform"), "laplace"])
+@pytest.mark.parametrize("distribution", [slow("normal"), slow("uniform"), slow("laplace")])
 def test_a_sample_is_near_the_truth(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], distribution: str) -> None:
     most = 1 << 19
     monkeypatch.setattr("quantize.quality.suggest.SAMPLE_VALUES", most)
