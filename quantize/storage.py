@@ -230,11 +230,12 @@ class Variable:
         if not self.member:
             drop_consolidated(self.keys)
         mark = replace(new, fingerprint={"overwriting": new.fingerprint, "run": uuid.uuid4().hex})
-        self.set_mark(mark)  # whoever looks from now on stops
+        with self.standing_still():
+            self.set_mark(mark)  # whoever looks from now on stops
         with self.keys.locked(self.folder):  # those who looked before have ended, and one may have changed the metadata
             if done := self.begun_by_another(new):
                 return done
-            self.keys.change(self.key, lambda data: mark.to_json())
+            self.set_mark(mark)
         self.delete_scales()
         for _ in range(DELETIONS):
             self.keys.delete_all(f"{self.folder}/c")
@@ -261,11 +262,15 @@ class Variable:
         return None
 
     def set_mark(self, mark: Metadata) -> None:
-        """Replace whatever metadata there are; in a collection those that were there while that was this run's."""
+        """Replace whatever metadata there are; in a collection those that were there while that was this run's.
+
+        The look comes after that for their tag: where there are no locks, what changes after it keeps the mark out.
+        """
 
         def marked(data: bytes | None) -> bytes:
-            with self.standing_still():
-                return mark.to_json()
+            if self.standing is not None:
+                self.standing.stands()
+            return mark.to_json()
 
         self.keys.change(self.key, marked)
 

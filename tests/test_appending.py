@@ -91,7 +91,11 @@ def assert_law(array: Int4Array, values: np.ndarray, clipped: np.ndarray) -> Non
     np.testing.assert_array_equal(np.isnan(near) if array.missing is None else near == array.missing, gaps)
     scale, zero_point = of_values(array, array.scale), of_values(array, array.zero_point)
     low, high = array.metadata.codes.lowest - zero_point, 7 - zero_point
-    slack = 0.5 if values.dtype.kind in "iu" else np.abs(exact) * float(ml_dtypes.finfo(values.dtype).eps)
+    slack = (
+        0.5
+        if values.dtype.kind in "iu"
+        else np.maximum(np.abs(exact), np.abs(near)) * float(ml_dtypes.finfo(values.dtype).eps)
+    )
     bound = scale / 2 * (1 + 1e-4) + slack
     ranged = np.where(gaps, 0, np.clip(exact, low * scale, high * scale))
     assert (gaps | (np.abs(near - ranged) <= bound)).all()

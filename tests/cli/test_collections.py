@@ -254,8 +254,9 @@ def test_report_and_restore(tmp_path: Path, made: Path) -> None:
 # Stopped --------------------------------------------------------------------------------------------------------------
 
 HELD = """
-import os, sys, threading
+import os, signal, sys, threading
 from quantize import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
 from quantize.store.plain_arrays import PlainArray
 encoded = PlainArray.encoded
 def held(plain, values):
