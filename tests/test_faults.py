@@ -138,7 +138,7 @@ PLANS = st.builds(
     st.dictionaries(st.integers(0, 24), st.sampled_from(FAULTS), max_size=6),
     st.dictionaries(st.integers(0, 40), st.sampled_from(FAULTS), max_size=3),
 )
-EXAMPLES = [25, slow(400)]
+EXAMPLES = [60, slow(400)]
 
 
 def quietly(examples: int) -> settings:
