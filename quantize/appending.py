@@ -13,14 +13,12 @@ from .io import as_source, sources_of
 from .numerics.names import OUTSIDE, Outside
 from .pipeline import check_source
 from .reading.array import Int4Array
-from .reading.dataset import Int4Dataset
+from .reading.dataset import Int4Dataset, collection_at
 from .runtime.appending import Append
 from .runtime.display import reporter
 from .runtime.growing import discarded
 from .runtime.growing_collections import AppendAll, discarded_of_collection
 from .storage import Variable, group_data, listed, sealed_variable
-from .store.keys import Keys
-from .store.manifest import Manifest, sealed_manifest
 from .store.metadata import Metadata
 from .store.zarr_json import own_header
 
@@ -152,19 +150,6 @@ def discard_append(store: Any, name: str | None = None) -> bool:
     variable, metadata = sealed_variable(store, name)
     check_alone_or_part(variable)
     return discarded(variable, metadata)
-
-
-def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
-    """The sealed collection that a store is; None where it is none.
-
-    Raises
-    ------
-    UnfinishedStoreError
-        If its run has not come to its end.
-    """
-    keys = Keys.of(store)
-    manifest = sealed_manifest(keys) if keys.exists else None
-    return None if manifest is None else (keys, manifest)
 
 
 def appended_to_collection(job: AppendAll, again: bool, durable: bool, report: Callable[[Any], None]) -> Int4Dataset:

@@ -121,6 +121,20 @@ class Variable:
         with self.standing_still() as stands:
             return stands and self.keys.set_new(self.key, metadata.to_json())
 
+    def created(self, metadata: Metadata) -> tuple[Metadata, bool]:
+        """As `create`: the metadata then, of whoever made it, and whether it has these, where the store can tell.
+
+        Raises
+        ------
+        StoreError
+            If there are none.
+        """
+        begun = self.create(metadata)
+        found = self.metadata()
+        if found is None:
+            raise StoreError(f"{self.where} is not there after it was written: the store loses writes")
+        return found, begun
+
     @contextmanager
     def standing_still(self) -> Iterator[bool]:
         """Around a change that its own metadata do not guard: whether its collection has something to write.

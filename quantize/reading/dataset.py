@@ -219,7 +219,13 @@ def said(member: Member) -> str:
 
 
 def opened_dataset(store: Any) -> Int4Dataset | None:
-    """The collection at a store; None where there is none.
+    """The collection at a store, as `collection_at` finds it."""
+    found = collection_at(store)
+    return None if found is None else Int4Dataset(*found)
+
+
+def collection_at(store: Any) -> tuple[Keys, Manifest] | None:
+    """The keys and the manifest of the sealed collection that a store is; None where it is none.
 
     Raises
     ------
@@ -228,4 +234,4 @@ def opened_dataset(store: Any) -> Int4Dataset | None:
     """
     keys = Keys.of(store)
     manifest = sealed_manifest(keys) if keys.exists else None
-    return None if manifest is None else Int4Dataset(keys, manifest)
+    return None if manifest is None else (keys, manifest)

@@ -391,7 +391,11 @@ class Append:
         stop = metadata.layout.shape[axis] + source.shape[axis]
         after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
         beside = LAID * math.prod(packed_shape(after.layout.unit))
-        made = planned(source, variable.keys, settings_of(after, source, memory, workers), variable, beside)
+        units = (
+            after.layout.unit
+        )  # as a run writes chunks: what lies within shards makes no difference to what it takes
+        alone = replace(settings_as(after), missing=None, chunks=units, shards=None, memory=memory, workers=workers)
+        made = planned(source, variable.keys, alone, variable, beside)
         made = replace(made, missing=metadata.missing)
         made = AppendPlan.of(made, axis, metadata.layout.shape[axis], after.layout.unit, shares(after, axis))
         job = cls(made, variable, metadata, source, axis, outside, report)
@@ -623,8 +627,8 @@ def check_fits(source: Source, variable: Variable, metadata: Metadata, axis: int
             )
 
 
-def settings_of(metadata: Metadata, source: Source, memory: int | str | None, workers: int | None) -> Settings:
-    """The settings of a run over what is appended, as those of the array are: they tell what it takes."""
+def settings_as(metadata: Metadata) -> Settings:
+    """The settings of an array that is there, as one would ask for them."""
     rule, layout = metadata.rule, metadata.layout
     compressor = layout.compressor
     codec = None if compressor.name is None else {"name": compressor.name, "configuration": compressor.options}
@@ -635,12 +639,11 @@ def settings_of(metadata: Metadata, source: Source, memory: int | str | None, wo
         finest=rule.finest,
         percentile=rule.method.percentile,
         value_range=rule.method.value_range,
-        missing=None,
+        missing=metadata.missing,
         nan_policy=rule.nan_policy,  # type: ignore[arg-type]
-        chunks=layout.unit,
+        chunks=layout.chunks,
+        shards=layout.shards,
         compressors=codec,
-        memory=memory,
-        workers=workers,
     )
 
 

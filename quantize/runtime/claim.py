@@ -77,10 +77,7 @@ class Claim:
         else:
             if old is None:
                 self.check_disk(self.plan.units)
-                begun = variable.create(new)
-                old = variable.metadata()
-                if old is None:
-                    raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
+                old, begun = variable.created(new)
             if old.fingerprint == new.fingerprint:
                 if not overwrite or self.resumable(old):
                     if old.status != "sealed":

@@ -55,17 +55,7 @@ class Growing:
 
     def guard(self) -> WriteGuard:
         """The right of a task to write beyond the array's length, as long as this job is at it."""
-
-        def stands() -> bool:
-            try:
-                return self.stands()
-            except StoreError:
-                if self.may_be_part():
-                    guard.written.clear()
-                raise
-
-        guard = WriteGuard(self.variable.keys, self.variable.folder, stands)
-        return guard
+        return WriteGuard(self.variable.keys, self.variable.folder, self.stands, self.may_be_part)
 
     def may_be_part(self) -> bool:
         """Whether what this run wrote may be part of the array: another run of this job may have committed it."""

@@ -69,17 +69,7 @@ class Right:
 
     def of(self, folder: str) -> WriteGuard:
         """That of a task which writes in the folder of a variable."""
-
-        def stands() -> bool:
-            try:
-                return self.stands()
-            except StoreError:
-                if self.may_be_part():
-                    guard.written.clear()
-                raise
-
-        guard = WriteGuard(self.keys, folder, stands)
-        return guard
+        return WriteGuard(self.keys, folder, self.stands, self.may_be_part)
 
     def may_be_part(self) -> bool:
         """Whether what this run wrote may be part of the collection: another run of this job may have committed it."""

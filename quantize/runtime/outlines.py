@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dask.utils import format_bytes
@@ -17,7 +17,7 @@ from ..storage import Variable
 from ..store.growth import STREAM
 from ..store.layout import Layout
 from ..store.metadata import Metadata
-from .appending import lengthened
+from .appending import lengthened, settings_as
 from .chunking import ENDLESS, SMALLEST_TARGET, TARGET_BYTES, endless_layout
 from .claim import settings_said
 from .growing import replace_at
@@ -148,23 +148,9 @@ def outline_in_store(variable: Variable, metadata: Metadata, axis: int) -> tuple
     ValueError
         If the array cannot become longer along that axis.
     """
-    layout, rule = metadata.layout, metadata.rule
+    layout = metadata.layout
     longer = lengthened(variable, metadata, axis, layout.shape[axis] + 1).layout
-    compressor = layout.compressor
-    settings = Settings(
-        name=variable.name,
-        scale_method=rule.method.name,  # type: ignore[arg-type]
-        axis=rule.granularity.axis,
-        blocks=rule.granularity.blocks,
-        finest=rule.finest,
-        percentile=rule.method.percentile,
-        value_range=rule.method.value_range,
-        missing=metadata.missing,
-        nan_policy=rule.nan_policy,  # type: ignore[arg-type]
-        chunks=longer.chunks,
-        shards=longer.shards,
-        compressors=None if compressor.name is None else {"name": compressor.name, "configuration": compressor.options},
-    )
+    settings = replace(settings_as(metadata), name=variable.name, chunks=longer.chunks, shards=longer.shards)
     shape = [None if along == axis else n for along, n in enumerate(layout.shape)]
     return Outline.of(shape, layout.dtype, settings, metadata.attributes, metadata.dimension_names), longer
 

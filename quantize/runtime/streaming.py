@@ -677,10 +677,7 @@ def place_of_stream(variable: Variable, new: Metadata, overwrite: bool) -> Metad
             raise
     else:
         if old is None:
-            variable.create(new)
-            old = variable.metadata()
-            if old is None:
-                raise StoreError(f"{variable.where} is not there after it was written: the store loses writes")
+            old, _ = variable.created(new)
         if old.fingerprint == new.fingerprint and old.status != "sealed":
             return old
         if not overwrite:

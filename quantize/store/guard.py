@@ -17,11 +17,14 @@ class WriteGuard:
 
     A run that overwrites first marks the place, waits for who has it locked, and then deletes what is there. So where
     nothing can be locked, what was put between the last look that found no mark and the first that found one may be
-    left: `written`, the tags of its keys. Stores that take conditions let a write replace nothing of the other's.
+    left: `written`, the tags of its keys. Stores that take conditions let a write replace nothing of the other's. Where
+    `may_be_part` says so, another run of the same job may have made it part of the whole, and it stays.
     """
 
-    def __init__(self, keys: Keys, folder: str, stands: Callable[[], bool]) -> None:
-        self.keys, self.folder, self._stands = keys, folder, stands
+    def __init__(
+        self, keys: Keys, folder: str, stands: Callable[[], bool], may_be_part: Callable[[], bool] | None = None
+    ) -> None:
+        self.keys, self.folder, self._stands, self._may_be_part = keys, folder, stands, may_be_part
         self.written: dict[str, Any] = {}
 
     @contextmanager
@@ -43,6 +46,8 @@ class WriteGuard:
         try:
             found = self._stands()
         except StoreError:
+            if self._may_be_part is not None and self._may_be_part():
+                self.written.clear()
             for key, tag in self.written.items():
                 if self.keys.still(key, tag):
                     self.keys.delete(key)
