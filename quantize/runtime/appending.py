@@ -390,14 +390,12 @@ class Append:
         source = source.with_missing(metadata.missing)
         stop = metadata.layout.shape[axis] + source.shape[axis]
         after = lengthened(variable, metadata, axis, stop)  # refuses chunks behind which none can begin
-        beside = LAID * math.prod(packed_shape(after.layout.unit))
-        units = (
-            after.layout.unit
-        )  # as a run writes chunks: what lies within shards makes no difference to what it takes
-        alone = replace(settings_as(after), missing=None, chunks=units, shards=None, memory=memory, workers=workers)
+        unit = after.layout.unit
+        beside = LAID * math.prod(packed_shape(unit))
+        alone = replace(settings_as(after), missing=None, chunks=unit, shards=None, memory=memory, workers=workers)
         made = planned(source, variable.keys, alone, variable, beside)
         made = replace(made, missing=metadata.missing)
-        made = AppendPlan.of(made, axis, metadata.layout.shape[axis], after.layout.unit, shares(after, axis))
+        made = AppendPlan.of(made, axis, metadata.layout.shape[axis], unit, shares(after, axis))
         job = cls(made, variable, metadata, source, axis, outside, report)
         job.check_missing(missing)
         report(made)
