@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .exceptions import StoreError
-from .io import as_source, sources_of
+from .io import as_source, is_stream, sources_of
+from .numerics.blocks import processors
 from .numerics.names import OUTSIDE, Outside
 from .pipeline import check_source
 from .reading.array import Int4Array
@@ -18,6 +19,8 @@ from .runtime.appending import Append
 from .runtime.display import reporter
 from .runtime.growing import discarded
 from .runtime.growing_collections import AppendAll, discarded_of_collection
+from .runtime.outlines import Wishes
+from .runtime.streaming import appended
 from .storage import Variable, group_data, listed, sealed_variable
 from .store.metadata import Metadata
 from .store.zarr_json import own_header
@@ -48,9 +51,10 @@ def append_to_zarr(
 
     Parameters
     ----------
-    source : path, URL, array or dataset
+    source : path, URL, array, dataset or iterable of arrays
         As for `quantize_to_zarr`, of a collection as for `quantize_dataset`: of the same dtype, and the same shape but
-        for the axis.
+        for the axis. A generator, or what else gives arrays of that kind one after another, is appended once it has
+        come to its end; after a death it must begin anew, and nobody sees that the same was appended twice.
     store, name
         As for `open_int4`.
     axis : int or str
@@ -106,9 +110,12 @@ def append_to_zarr(
     axis = numbered(axis, metadata)
     if not -len(metadata.layout.shape) <= axis < len(metadata.layout.shape):
         raise np.exceptions.AxisError(axis, len(metadata.layout.shape))
+    own = axis % len(metadata.layout.shape)
+    if is_stream(source):
+        wishes = Wishes(outside, workers=workers or processors(), durable=durable, report=reporter(progress))
+        return Int4Array(found, appended(source, variable, metadata, own, wishes, memory))
     if outside is None:
         outside = "raise" if metadata.rule.method.value_range is None else "saturate"
-    own = axis % len(metadata.layout.shape)
     job = Append.of(as_source(source), variable, metadata, own, outside, reporter(progress), memory, workers)
     job.look()
     return Int4Array(found, job.run(again, durable))

@@ -33,6 +33,7 @@ from quantize import (
     discard_append,
     open_int4,
     plan,
+    quantize_dataset,
     quantize_to_int4,
     quantize_to_zarr,
     seal,
@@ -40,6 +41,7 @@ from quantize import (
 )
 from quantize.cli import main
 from quantize.io.formats.iterables import npy_records
+from quantize.reading.summary import summary
 
 VALUES = field((37, 6, 8))
 BLOCKS: dict[str, Any] = {"blocks": (4, 1, 1), "chunks": (8, 3, 4)}
@@ -194,7 +196,7 @@ def test_commits_come_after_so_many_slabs_or_so_much_time(monkeypatch: pytest.Mo
             seen.append(writer.committed)
     assert seen == [0] * 15 + [16] * 16 + [32] * 5
     now = 0.0
-    monkeypatch.setattr("quantize.runtime.streaming.time.monotonic", lambda: now)
+    monkeypatch.setattr("quantize.runtime.stream.time.monotonic", lambda: now)
     with Int4Writer(MemoryStore(), (None, 6, 8), np.float32, commit_every="10s", **BLOCKS) as writer:
         for now, committed in ((1.0, 0), (9.9, 0), (10.0, 12), (19.0, 12), (20.0, 20)):  # noqa: B007
             writer.write(VALUES[:4])
@@ -664,12 +666,88 @@ def test_a_stream_that_is_no_array_is_refused(
         open_int4(store)
 
 
-def test_what_needs_a_length_refuses_a_stream() -> None:
+@pytest.mark.parametrize(
+    ("axis", "options"),
+    [
+        (0, BLOCKS),
+        (1, {"blocks": (1, 2, 4), "chunks": (-1, 2, -1)}),
+        (2, {"axis": 2, "chunks": (8, 6, 4)}),
+        (0, {"chunks": (5, 3, 4)}),
+    ],
+)
+def test_a_stream_is_appended_as_its_arrays_joined_are(axis: int, options: dict[str, Any]) -> None:
+    store, whole = MemoryStore(), MemoryStore()
+    first, start = VALUES, VALUES.shape[axis]
+    rest = field((*VALUES.shape[:axis], 2 * start + 1, *VALUES.shape[axis + 1 :]))
+    for place in (store, whole):
+        quantize_to_zarr(first, place, **options)
+    pieces = [along(rest, axis, at, at + 3) for at in range(0, rest.shape[axis], 3)]
+    found = append_to_zarr(iter(pieces), store, axis=axis, outside="saturate", workers=2)
+    expected = append_to_zarr(rest, whole, axis=axis, outside="saturate")
+    assert found.shape == expected.shape
+    assert content(store) == content(whole)
+    assert found[...].tobytes() == expected[...].tobytes()
+    assert summary(found)["appended"]["saturated"] == summary(expected)["appended"]["saturated"]
+    assert verify(store).ok
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "said"),
+    [
+        (lambda: VALUES[:2] * np.nan, RefusedValuesError, "array 4 of the stream: the data hold 96 NaN"),
+        (lambda: VALUES[:2] * 100, RefusedValuesError, "array 4 of the stream: .* values lie outside the range"),
+        (lambda: VALUES[:2, 1:], ValueError, r"array 4 of the stream has shape \(2, 5, 8\)"),
+        (lambda: VALUES[:2].astype("f8") + 1e-9, ValueError, "array 4 of the stream is of float64"),
+        (lambda: 1 // 0, ZeroDivisionError, "by zero"),
+    ],
+)
+def test_of_a_stream_that_fails_nothing_is_appended(last: Any, kind: type[Exception], said: str) -> None:
     store = MemoryStore()
+    quantize_to_zarr(VALUES, store, chunks=(5, -1, -1))
+    before = {key: store._store_dict[key].to_bytes() for key in memory_keys(store)}
+
+    def failing() -> Iterator[np.ndarray]:
+        yield from (VALUES[:10] * 0.5 for _ in range(4))
+        assert open_int4(store).shape == VALUES.shape
+        assert len(memory_keys(store)) > len(before)
+        yield last()
+
+    with pytest.raises(kind, match=said):
+        append_to_zarr(failing(), store)
+    assert {key: store._store_dict[key].to_bytes() for key in memory_keys(store)} == before
+
+
+def test_a_stream_that_is_appended_takes_the_place_of_one_that_was_killed() -> None:
+    store, whole = MemoryStore(), MemoryStore()
+    for place in (store, whole):
+        quantize_to_zarr(VALUES, place, **BLOCKS)
+    append_to_zarr(VALUES, whole, outside="saturate")
+    left = Int4Writer(store, outside="saturate")
+    left.write(VALUES + 1)  # and then its process is gone, with its lock
+    left._stream.lock.close()
+    with pytest.raises(StoreError, match="a writer along axis 0, from index 37 on, is under way or was killed"):
+        append_to_zarr(VALUES, store, outside="saturate")
+    append_to_zarr(batches(VALUES), store, outside="saturate")
+    assert content(store) == content(whole)
+    for nothing in ([], [VALUES[:0]]):
+        with pytest.raises(ValueError, match="the stream gave no values to append"):
+            append_to_zarr(iter(nothing), store)
+    with pytest.raises(ValueError, match="is too small for a slab of"):
+        append_to_zarr(batches(VALUES), store, memory="1MiB")
+    assert content(store) == content(whole)
+
+
+def test_what_needs_a_length_refuses_a_stream() -> None:
+    store, several = MemoryStore(), MemoryStore()
     quantize_to_zarr(VALUES, store, **BLOCKS)
-    for call in (plan, append_to_zarr, lambda source, store: verify(store, source=source)):
+    quantize_dataset({"a": VALUES, "b": VALUES}, several)
+    for call, place in (
+        (plan, store),
+        (append_to_zarr, several),
+        (lambda source, store: verify(store, source=source), store),
+    ):
         with pytest.raises(TypeError, match="a stream of arrays, a generator"):
-            call(batches(VALUES), store)
+            call(batches(VALUES), place)  # type: ignore[operator]
 
 
 def test_a_list_of_arrays_is_one_array() -> None:
@@ -738,6 +816,14 @@ def test_the_command_line_reads_records_from_standard_input(tmp_path: Path) -> N
         done = CliRunner().invoke(main, [*command, "--overwrite"], input=data)
         assert done.exit_code == 2, done.output
         assert said in done.output
+    done = CliRunner().invoke(main, ["append", "-", str(tmp_path / "a")], input=whole)
+    assert done.exit_code != 0
+    quantize_to_zarr(VALUES[:8], tmp_path / "a", **BLOCKS)
+    done = CliRunner().invoke(main, ["append", "-", str(tmp_path / "a")], input=whole[:-7])
+    assert (done.exit_code, open_int4(tmp_path / "a").shape) == (2, (8, 6, 8)), done.output
+    done = CliRunner().invoke(main, ["append", "-", str(tmp_path / "a")], input=whole)
+    assert done.output.endswith(": its shape is (45, 6, 8)\n"), done.output
+    assert open_int4(tmp_path / "a").shape == (45, 6, 8)
     for arguments, said in (
         (["plan", "-", store], "no plan"),
         (["run", "-", store, "--part", "1/2"], "--part"),

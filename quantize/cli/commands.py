@@ -320,6 +320,9 @@ def append(
 
     Until its last write, and after a death at any moment, STORE reads as it did. What it holds stays bit for bit, with
     its scales: new values get codes by these where they share them, and scales of their own where not.
+
+    SRC may be -, for .npy records from standard input as `quantize run` takes them. They are part of it at their end
+    alone, and after a stop must come again from the first.
     """
     if len(places) != (1 if discard else 2):
         form = "--discard STORE, with no SRC" if discard else "SRC STORE"
@@ -338,12 +341,14 @@ def append(
     ):
         from ..appending import append_to_zarr
         from ..runtime.display import duration
+        from .jobs import records
 
-        appended = append_to_zarr(source, store, name=name, progress=display, **settings)
+        taken = records(sys.stdin.buffer) if source == STDIN else source
+        appended = append_to_zarr(taken, store, name=name, progress=display, **settings)
     elapsed = time.monotonic() - began
     document, where, _ = written_as(appended, store)
     worked = display.account.last is not None
-    done = f"appended {source} to {where} in {duration(elapsed)}"
+    done = f"appended {'standard input' if source == STDIN else source} to {where} in {duration(elapsed)}"
     if not worked:
         done = f"nothing to do: {source} has been appended to {where} already"
     say(as_json, {**document, "worked": worked, "elapsed": elapsed}, done + lengths_said(document))

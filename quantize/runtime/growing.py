@@ -227,8 +227,9 @@ class Growing:
         given_up = replace(self, journal=replace(self.journal, discarding=True), after=self.before)
         with keys.locked(variable.folder):  # whoever writes under the journal has ended, or will see this
             _, tag = keys.tagged(self.key, JOURNAL_MOST) or (None, None)
+            mine = LOST in self.journal.job or keys.holds(self.key, self.journal.to_json())
             whole = keys.holds(variable.key, self.before.to_json())
-            if not whole or keys.replace(self.key, given_up.journal.to_json(), tag) is None:
+            if not (mine and whole) or keys.replace(self.key, given_up.journal.to_json(), tag) is None:
                 raise StoreError(f"{variable.where} is being written by another process; look at it again")
         guard = given_up.guard()
         guard.stands()

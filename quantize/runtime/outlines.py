@@ -108,15 +108,21 @@ class Outline:
             return self.layout(), workers
         while self.settings.chunks is None and self.settings.shards is None and targets[-1] > SMALLEST_TARGET:
             targets.append(targets[-1] // 2)
-        for target in targets:
-            layout = self.layout(target)
-            for count in range(workers, 0, -1):
-                if self.memory(layout, count) <= budget:
-                    return layout, count
+        layouts = (self.layout(target) for target in targets)
+        fitting = (layout for layout in layouts if self.memory(layout, 1) <= budget)
+        layout = next(fitting, self.layout(targets[-1]))
+        return layout, self.tasks_within(layout, workers)
+
+    def tasks_within(self, layout: Layout, workers: int) -> int:
+        """How many tasks at a time stay within that memory; raises a ValueError if not even one does."""
+        budget = parsed_bytes(self.settings.memory)
+        for count in range(workers, 0, -1):
+            if budget is None or self.memory(layout, count) <= budget:
+                return count
+        slab = replace_at(self.source.shape, self.axis, layout.unit[self.axis])
         raise ValueError(
-            f"memory={self.settings.memory!r} ({format_bytes(budget)}) is too small for a slab of "
-            f"{replace_at(self.source.shape, self.axis, layout.unit[self.axis])} values, which takes "
-            f"{format_bytes(self.memory(layout, 1))} with one task. Pass at least that, or smaller chunks="
+            f"memory={self.settings.memory!r} ({format_bytes(budget or 0)}) is too small for a slab of {slab} values, "
+            f"which takes {format_bytes(self.memory(layout, 1))} with one task. Pass at least that, or smaller chunks="
         )
 
     def metadata(self, variable: Variable, layout: Layout) -> Metadata:

@@ -64,8 +64,8 @@ class Iterables(Format):
             return {"": ListedSource([*thing])}
         raise TypeError(
             f"source is a stream of arrays, a {type(thing).__name__}: how long it is nobody knows before its end, and "
-            "it is read once. quantize_to_zarr takes it, and its batches go to an Int4Writer one by one; for all else "
-            "save it first"
+            "it is read once. quantize_to_zarr takes it, append_to_zarr too where one array becomes longer, and an "
+            "Int4Writer its batches one by one; for all else save it first"
         )
 
 
