@@ -17,8 +17,9 @@ from .reading.array import Int4Array
 from .reading.dataset import Int4Dataset, collection_at
 from .runtime.appending import Append
 from .runtime.display import reporter
+from .runtime.giving_up import discarded_of_collection
 from .runtime.growing import discarded
-from .runtime.growing_collections import AppendAll, discarded_of_collection
+from .runtime.growing_collections import AppendAll
 from .runtime.outlines import Wishes
 from .runtime.streaming import appended
 from .storage import Variable, group_data, listed, sealed_variable

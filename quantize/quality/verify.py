@@ -22,7 +22,7 @@ from ..reading.array import Int4Array
 from ..reading.dataset import Int4Dataset, KeptArray
 from ..reading.opening import opened_variable, place_of, sealed
 from ..runtime.display import reporter
-from ..runtime.growing_collections import is_ahead
+from ..runtime.giving_up import is_ahead
 from ..runtime.passes import Pass, over_chunks
 from ..runtime.pool import Stop
 from ..runtime.progress import InTurn, Progress

@@ -16,7 +16,6 @@ from .. import __version__
 from ..calibration.histogram import GrowingHistogram, Histogram, bins_for, merged_place
 from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError
-from ..io.attributes import same_units
 from ..io.decoding import decoded, decoded_as
 from ..io.source import Source, Window
 from ..numerics.clearance import may_come_back
@@ -34,6 +33,7 @@ from ..store.side_arrays import stored_scales
 from .cluster import on_worker
 from .growing import Growing, begin, is_committed, put, replace_at
 from .job import Stage, Steps, described, driven
+from .likeness import check_fits
 from .look import look_at
 from .plan import AppendPlan, Plan, planned
 from .progress import Counter
@@ -45,7 +45,6 @@ from .units import UnitCache, Units
 
 LAID = 4  # packed units: that in which old and new codes are laid together, what is read of it, and two stored forms
 SLACK = 1e-5  # steps: what lies so little further out than half of one is within the range, as in the bound
-LIKE = ("units", "calendar", "standard_name")  # attributes in which what is appended must be like what there is
 
 
 class Told(NamedTuple):
@@ -601,28 +600,6 @@ def lengthened(variable: Variable, metadata: Metadata, axis: int, length: int) -
 def origin_as(source: Source, metadata: Metadata) -> Source:
     """A source read as the one of the array was, or as it says of itself."""
     return decoded(source) if metadata.decoding is None else decoded_as(source, metadata.decoding)
-
-
-def check_fits(source: Source, variable: Variable, metadata: Metadata, axis: int) -> None:
-    """Refuse, with a ValueError, what is not of the kind of the values that are there."""
-    layout, where = metadata.layout, variable.where
-    like = replace_at(source.shape, axis, layout.shape[axis]) if len(source.shape) == len(layout.shape) else ()
-    if like != layout.shape:
-        raise ValueError(
-            f"{source.label} has shape {source.shape}, and {where} {layout.shape}: but for axis {axis}, along which "
-            "it is appended, they must be the same"
-        )
-    if source.dtype != layout.dtype:
-        raise ValueError(f"{source.label} is of {source.dtype}, and {where} of {layout.dtype}: convert it")
-    names, own = source.dimension_names, metadata.dimension_names
-    if names and own and any(a != b for a, b in zip(names, own, strict=True) if a is not None and b is not None):
-        raise ValueError(f"{source.label} has the dimensions {names}, and {where} {own}")
-    for key in LIKE:
-        a, b = source.attributes.get(key), metadata.attributes.get(key)
-        if a is not None and b is not None and not same_units(a, b):
-            raise ValueError(
-                f"{source.label} has the {key} {a!r}, and {where} {b!r}: convert it, or mend the attribute"
-            )
 
 
 def settings_as(metadata: Metadata) -> Settings:
