@@ -250,7 +250,7 @@ def test_a_run_held_up_between_a_look_and_a_write_puts_nothing_into_a_sealed_var
     job = {**JOB, **options}
     held = Held(tmp_path, OTHER, key, **job)
     waits = threading.Event()
-    monkeypatch.setattr("quantize.store.keys.time.sleep", lambda pause: waits.set())
+    monkeypatch.setattr("quantize.store.files.time.sleep", lambda pause: waits.set())
     with ThreadPoolExecutor() as pool:
         try:
             run = pool.submit(quantize_to_zarr, VALUES, tmp_path / "z", **job, overwrite=True)
@@ -277,8 +277,8 @@ def test_a_run_that_stands_still_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, prefix: str
 ) -> None:
     quantize_to_zarr(OTHER, tmp_path, **JOB)
-    monkeypatch.setattr("quantize.store.keys.LOCK_TOLD", 0.0)
-    monkeypatch.setattr("quantize.store.keys.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("quantize.store.files.LOCK_TOLD", 0.0)
+    monkeypatch.setattr("quantize.store.files.LOCK_WAIT", 0.1)
     message = re.escape(f"{tmp_path / prefix} has been locked for 0 s by another run, ") + ".*fuser.* run again"
     with Keys.of(tmp_path).locked(prefix, shared=True), pytest.raises(StoreError, match=message):
         quantize_to_zarr(VALUES, tmp_path, **JOB, overwrite=True)
@@ -300,12 +300,12 @@ def test_who_waits_for_a_lock_on_a_folder_that_goes_locks_the_one_in_its_place(
         (tmp_path / "data").mkdir()
         first.__exit__(None, None, None)
 
-    monkeypatch.setattr("quantize.store.keys.time.sleep", replace)
-    monkeypatch.setattr("quantize.store.keys.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("quantize.store.files.time.sleep", replace)
+    monkeypatch.setattr("quantize.store.files.LOCK_WAIT", 0.1)
     with keys.locked("data", shared=True) as locked, keys.locked("data", shared=True) as too:
         assert locked
         assert too
-        monkeypatch.setattr("quantize.store.keys.LOCK_WAIT", 0.1)
+        monkeypatch.setattr("quantize.store.files.LOCK_WAIT", 0.1)
         with pytest.raises(StoreError, match="has been locked"), keys.locked("data"):
             pass
     with keys.locked("absent") as locked:
