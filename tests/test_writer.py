@@ -297,6 +297,25 @@ def test_values_beyond_a_scale_that_is_there_are_refused_or_counted(options: dic
     assert open_int4(store).metadata.fingerprint["appended"]["saturated"] >= 1
 
 
+@pytest.mark.parametrize("outside", ["saturate", "raise"])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_a_batch_with_a_value_that_would_come_back_as_missing_is_refused(axis: int | None, outside: Any) -> None:
+    """Of an array without a value the highest level may be what stands for missing ones, as nothing kept it away."""
+    store = MemoryStore()
+    both: dict[str, Any] = {"nan_policy": "propagate", "missing": 7, "axis": axis}
+    quantize_to_zarr(np.full((2, 2), 7, np.int16), store, **both, chunks=(2, 2))
+    with Int4Writer(store, outside=outside) as writer:
+        writer.write(np.array([[-7, 7], [2, 0]], np.int16))
+        if outside == "saturate":
+            with pytest.raises(
+                RefusedValuesError, match=r"^the batch: .*the value 200 at index \(2, 1\) would come back"
+            ):
+                writer.write(np.array([[1, 7], [7, 0], [7, 200]], np.int16))
+        writer.write(np.array([[7, 1]], np.int16))
+    assert open_int4(store)[2:].tolist() == [[-7, 7], [2, 0], [7, 1]]
+    assert verify(store).ok
+
+
 def batch_with(values: np.ndarray, far: float) -> np.ndarray:
     """Values in the middle of others, and one far off."""
     found = np.full_like(values, 10)

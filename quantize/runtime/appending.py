@@ -48,20 +48,30 @@ SLACK = 1e-5  # steps: what lies so little further out than half of one is withi
 
 
 class Told(NamedTuple):
-    """What a task tells: a row of statistics; how many values lie outside the range, and where the first of them."""
+    """What a task tells of its values.
+
+    A row of statistics; how many lie outside the range, and where the first of them; where the first is that would come
+    back as a missing one.
+    """
 
     row: np.ndarray
     outside: int = 0
     first: int = -1
+    lost: int = -1
 
     @classmethod
     def nothing(cls) -> Told:
         return cls(no_rows(1)[0])
 
     def and_then(self, other: Told) -> Told:
-        firsts = [first for first in (self.first, other.first) if first >= 0]
         row = folded(np.stack([self.row, other.row]))
-        return Told(row, self.outside + other.outside, min(firsts, default=-1))
+        first, lost = earliest(self.first, other.first), earliest(self.lost, other.lost)
+        return Told(row, self.outside + other.outside, first, lost)
+
+
+def earliest(*positions: int) -> int:
+    """The first of some positions, of which -1 is none."""
+    return min((position for position in positions if position >= 0), default=-1)
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,7 @@ class AppendTasks:
             scales, outside = together, 0
             if known is not None:
                 found = self.pack_known(number, known, self.part_of(block, number, known), packed)
+                self.check_kept(found)
                 told, outside = told.and_then(found), found.outside
             if new is not None and packed is not None:
                 found, scales = self.pack_new(number, new, self.part_of(block, number, new), packed, together)
@@ -156,8 +167,8 @@ class AppendTasks:
         whole = units.layout.units.region(0)
         table = coefficients(scales, self.source.dtype, units.codes)
         low, high = self.limits(scales)
-        lost = self.as_missing(scales)
-        rows, codes, outside, first = units.no_rows(whole), units.room(whole), 0, -1
+        as_missing = self.as_missing(scales)
+        rows, codes, outside, first, missed = units.no_rows(whole), units.room(whole), 0, -1, -1
         for piece, values in units.values(0, block):
             for part, small in units.cached_blocks(piece, values):
                 units.scan_part(part, small, whole, rows)
@@ -166,20 +177,18 @@ class AppendTasks:
                 if (least < low[groups]).any() or (most > high[groups]).any() or rows[groups, 5:7].any():
                     beyond = self.beyond(small, part, whole_shape, low, high)
                     count = int(np.count_nonzero(beyond))
-                    if count and first < 0:
-                        inside = index_at(int(np.argmax(beyond)), small.shape)
-                        first = self.flat(
-                            tuple(i + a.start + b.start for i, a, b in zip(inside, part, region, strict=True))
-                        )
+                    first = earliest(first, self.position(beyond, part, region))
                     outside += count
-                if packed is not None:
+                if packed is not None or as_missing.any():
                     units.pack_part(small, table, part, whole_shape, codes)
-                    self.check_kept(small, part, region, codes, lost)
+                if as_missing.any():
+                    lost = self.lost(small, part, region, codes, as_missing)
+                    missed = earliest(missed, self.position(lost, part, region))
             del values, small  # before the next piece is read: it may be of another chunk
         self.check_values(region, folded(rows))
         if packed is not None:
             self.lay(packed, number, region, codes)
-        return Told(folded(rows), outside, first)
+        return Told(folded(rows), outside, first, missed)
 
     def beyond(
         self, values: np.ndarray, part: Region, shape: tuple[int, ...], low: np.ndarray, high: np.ndarray
@@ -196,10 +205,13 @@ class AppendTasks:
         missing = self.after.missing
         return found if missing is None else found & (values != np.asarray(missing, values.dtype))
 
-    def flat(self, index: tuple[int, ...]) -> int:
-        """An index of the array as a position in the source."""
-        axis = self.growing.axis
-        return int(np.ravel_multi_index(replace_at(index, axis, index[axis] - self.growing.start), self.source.shape))
+    def position(self, found: np.ndarray, part: Region, region: Region) -> int:
+        """Where the first that was found in a part of a region lies, as a position in the source; -1 for none."""
+        if not found.any():
+            return -1
+        inside = index_at(int(np.argmax(found)), found.shape)
+        places = zip(inside, part, self.in_source(region), strict=True)
+        return int(np.ravel_multi_index(tuple(i + a.start + b.start for i, a, b in places), self.source.shape))
 
     def is_value(self, values: np.ndarray) -> np.ndarray:
         """Which values are none that stand for missing ones."""
@@ -233,23 +245,32 @@ class AppendTasks:
         found[:, 0] = False  # the code of missing values
         return found
 
-    def check_kept(self, values: np.ndarray, part: Region, region: Region, codes: np.ndarray, lost: np.ndarray) -> None:
-        """Refuse values that would come back as the missing one: the scales that are there were not chosen for them."""
-        if not lost.any():
-            return
+    def lost(
+        self, values: np.ndarray, part: Region, region: Region, codes: np.ndarray, as_missing: np.ndarray
+    ) -> np.ndarray:
+        """Which values of a part would come back as missing, by their codes."""
         own, shape = codes[packed_region(part)], shape_of(region)
         nibbles = np.stack([own & 15, own >> 4], axis=-1).reshape(*own.shape[:-1], -1)[..., : values.shape[-1]]
         groups = np.broadcast_to(self.after.granularity.index_of(shape), shape)[part]
-        found = lost[groups, nibbles ^ 8] & self.is_value(values)
-        if found.any():
-            inside = index_at(int(np.argmax(found)), values.shape)
-            places = zip(inside, part, self.in_source(region), strict=True)
-            index = tuple(i + a.start + b.start for i, a, b in places)
-            raise RefusedValuesError(
-                f"{self.source.label}: by the scale that {self.growing.variable.where} has, the value {values[inside]} "
-                f"at index {index} would come back as {self.after.missing}, which stands for missing values. Nothing "
-                "was appended; quantizing all of it again finds a scale for all"
-            )
+        found: np.ndarray = as_missing[groups, nibbles ^ 8] & self.is_value(values)
+        return found
+
+    def check_kept(self, told: Told) -> None:
+        """Refuse values that would come back as the missing one: the scales that are there were not chosen for them."""
+        if told.lost < 0:
+            return
+        index = index_at(told.lost, self.source.shape)
+        value = self.source.read(tuple(slice(i, i + 1) for i in index)).item()
+        raise RefusedValuesError(
+            f"{self.source.label}: {self.lost_said(value, index)}. Nothing was appended; quantizing all of it again "
+            "finds a scale for all"
+        )
+
+    def lost_said(self, value: Any, index: tuple[int, ...]) -> str:
+        return (
+            f"by the scale that {self.growing.variable.where} has, the value {value} at index {index} would come back "
+            f"as {self.after.missing}, which stands for missing values"
+        )
 
     def pack_new(
         self, number: int, region: Region, block: np.ndarray | None, packed: np.ndarray, scales: Scales | None

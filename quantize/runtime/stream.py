@@ -23,6 +23,7 @@ from ..calibration.search import choose
 from ..exceptions import QuantizeWarning, RefusedValuesError, StoreError, UndeclaredValuesError
 from ..io.gate import accepted
 from ..io.source import Held, Source
+from ..numerics.clearance import may_come_back
 from ..numerics.foreign import as_array, numbers
 from ..numerics.granularity import PER_TENSOR, Granularity
 from ..numerics.grid import index_at
@@ -267,11 +268,14 @@ class Stream:
         rule, n = self.metadata.rule, values.shape[self.axis]
         row = self.scanned(values) if rule.looks else None
         ahead, begins = None, 0
-        first = self.wishes.calibrate
-        if not self.is_settled and first is not None and self.count + n >= first:
-            begins = first - self.count
+        many = self.wishes.calibrate
+        if not self.is_settled and many is not None and self.count + n >= many:
+            begins = many - self.count
             ahead = self.settled(self.joined_to_held(self.part(values, 0, begins)))
-        if self.wishes.outside == "saturate" or (self.fixed and not self.is_settled and ahead is None):
+        if self.fixed and not self.is_settled and ahead is None:
+            return ahead
+        saturates = self.wishes.outside == "saturate"
+        if saturates and not may_come_back(rule, self.dtype, self.metadata.missing):
             return ahead
         ends = n
         if not self.fixed:  # values that fill up the last of the groups that are committed have its scale
@@ -280,7 +284,8 @@ class Stream:
         scales = None if ahead is None else ahead.scales
         if row is not None and self.is_within(row, scales):
             return ahead
-        beyond, first = 0, -1
+        beyond = 0
+        first: tuple[int, ...] = ()
         for start in range(begins, ends, self.slab):
             part = self.part(values, start, min(start + self.slab, ends))
             tasks = self.tasks(part, at := self.written + self.count + start)
@@ -288,18 +293,25 @@ class Stream:
                 slice(at, at + m) if along == self.axis else slice(0, m) for along, m in enumerate(part.shape)
             )
             found = tasks.pack_known(0, region, None, None, None if scales is None else scales_for(scales, part.shape))
-            if found.outside and first < 0:
-                index = index_at(found.first, tasks.source.shape)
-                index = replace_at(index, self.axis, index[self.axis] + self.start - at + start)
-                first = int(np.ravel_multi_index(index, values.shape))
+            if found.lost >= 0:
+                index = self.in_batch(found.lost, tasks, at - start)
+                lost = tasks.lost_said(values[index], index)
+                raise RefusedValuesError(f"{self.batch}: {lost}. Nothing of it was taken")
+            if found.outside and not first:
+                first = self.in_batch(found.first, tasks, at - start)
             beyond += found.outside
-        if beyond:
+        if beyond and not saturates:
             raise RefusedValuesError(
                 f"{self.batch}: {beyond:,} values lie outside the range of the scale that {self.variable.where} has, "
-                f"the first of them at index {index_at(first, values.shape)}. Nothing of it was taken. "
-                "outside='saturate' gives such values the nearest level and counts them"
+                f"the first of them at index {first}. Nothing of it was taken. outside='saturate' gives such "
+                "values the nearest level and counts them"
             )
         return ahead
+
+    def in_batch(self, position: int, tasks: AppendTasks, begin: int) -> tuple[int, ...]:
+        """A position among what tasks write as an index of the batch, which begins at an index of the axis."""
+        index = index_at(position, tasks.source.shape)
+        return replace_at(index, self.axis, index[self.axis] + self.start - begin)
 
     def scanned(self, values: np.ndarray) -> np.ndarray:
         """The statistics of a batch, as a row; a batch with values that have no code is refused."""
@@ -317,7 +329,7 @@ class Stream:
         return row
 
     def is_within(self, row: np.ndarray, scales: Scales | None) -> bool:
-        """Whether values with these statistics surely lie within the range of the one scale."""
+        """Whether values with these statistics surely have codes of their own by the one scale."""
         scale, statistics = self.metadata.scale, from_row(row)
         if not self.granularity.single or statistics.infinite:
             return False
@@ -325,7 +337,10 @@ class Stream:
             if not isinstance(scale, Scale):
                 return False
             scales = Scales.one(scale, self.metadata.layout.shape)
-        low, high = AppendTasks(self.growing(), Source(LABEL, (1,), self.dtype)).limits(scales)
+        tasks = AppendTasks(self.growing(), Source(LABEL, (1,), self.dtype))
+        low, high = tasks.limits(scales)
+        if tasks.as_missing(scales).any():
+            return False
         return not statistics.count or bool(low[0] <= statistics.minimum and statistics.maximum <= high[0])
 
     def joined_to_held(self, values: np.ndarray) -> np.ndarray:
