@@ -89,6 +89,11 @@ def read_only(block: np.ndarray, dtype: Any = None) -> np.ndarray:
     return view
 
 
+def argument(array: np.ndarray) -> np.ndarray:
+    """An array as loops with one signature take it: read-only, contiguous and aligned; a copy where it is not."""
+    return read_only(np.require(array, requirements=["C", "A"]))
+
+
 # Pack ---------------------------------------------------------------------------------------------------------------
 
 
@@ -697,7 +702,7 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
     layout = PAIRED if in_pairs(lines) else SINGLE if codes.size == out.size else MIXED
     limits = np.array([*map(float, finite_range(levels.dtype)), exact, BOUND_SLACK])
     nan_code = np.int8(NO_CODE if levels.codes.nan_code is None else levels.codes.nan_code)
-    entries = [read_only(np.require(x, requirements=["C", "A"]).reshape(-1)) for x in levels.scales.entries]
+    entries = [argument(x).reshape(-1) for x in levels.scales.entries]
     kinds, rows = (out.dtype, entries[0].dtype), rows_of(lines.shape, lines.box)
     if layout == PAIRED and rows.length >= 2 * HALF:
         loop = compiled(unpack_rows_of_blocks_loop, *kinds)
@@ -711,7 +716,7 @@ def unpack_lanes(levels: BlockLevels, codes: np.ndarray, out: np.ndarray, lines:
             loop = compiled(unpack_down_loop, out.dtype)
             loop(read_only(packed), out.reshape(-1, n), *steps, lines.box[-2], nan_code)
             return 0
-    scales = [np.ascontiguousarray(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
+    scales = [argument(x).reshape(-1) for x in (levels.scales.scale, levels.scales.zero_point)]
     found, values = 0, out.reshape(-1)
     loop = compiled(unpack_lanes_loop, values.dtype)
     for source, target in zip(places_of_codes(lines, PIECE), lanes_of(lines.shape, lines.box, PIECE), strict=True):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from ..kernels import as_number, column, compiled, loadable, read_only, signature, widened
+from ..kernels import argument, as_number, column, compiled, loadable, signature, widened
 from ..numerics.granularity import ONE, Granularity, Lines
 from ..numerics.statistics import bounds
 from ..numerics.tables import affine_table
@@ -123,8 +123,8 @@ class Histogram:
         """Add the counts of another histogram, each at the middle of its bin. `rows` are its statistics: the bounds."""
         counts = other.counts
         loop = compiled(merge_loop, self.first.dtype, signature(counts))
-        own, others = (self.unit, self.origin, self.first), (other.unit, other.origin, read_only(counts))
-        loop(*own, *others, *bounds(rows), *loop_bins(self.bins))
+        own, others = map(argument, (self.unit, self.origin)), map(argument, (other.unit, other.origin, counts))
+        loop(*own, self.first, *others, *map(argument, bounds(rows)), *loop_bins(self.bins))
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import LANES, ROW, Packing, compiled, gather, helper, pack_lanes, places_of_codes
+from ..kernels import LANES, ROW, Packing, argument, compiled, gather, helper, pack_lanes, places_of_codes
 from ..numerics.granularity import Lines
 from ..numerics.lanes import lanes_of
 from .values import NOTHING, ROUNDER, code_near
@@ -87,7 +87,7 @@ def find(
 
     Codes are written too, where there is room for them and no value is missing.
     """
-    loop = compiled(find_loop, values.dtype)
+    loop, values = compiled(find_loop, values.dtype), argument(values)
     factor = MOST_FACTOR[values.dtype.type]
     tried = TRIED if math.prod(lines.box) <= FEW else MORE_TRIED
     return all(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import compiled, helper, widened_block
+from ..kernels import argument, compiled, helper, widened_block
 from ..numerics.grid import Shape
 from ..numerics.scales import HIGHEST, SMALLEST_NORMAL, Rule
 from ..numerics.statistics import bounds
@@ -79,7 +79,8 @@ def choose_by_values(
     scales, zero_points = rule.scales(rows)
     each = np.ascontiguousarray(rule.granularity.rows(values), values.dtype.newbyteorder("="))
     wide = widened_block(each, missing).reshape(each.shape)
-    compiled(search_loop, wide.dtype)(wide, *bounds(rows), float(rule.lowest), float(HIGHEST), scales, zero_points)
+    ends = map(argument, bounds(rows))
+    compiled(search_loop, wide.dtype)(wide, *ends, float(rule.lowest), float(HIGHEST), scales, zero_points)
     return scales, zero_points
 
 

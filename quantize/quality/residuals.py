@@ -13,7 +13,7 @@ import ml_dtypes
 import numba
 import numpy as np
 
-from ..kernels import as_number, bits_of, compiled
+from ..kernels import argument, as_number, bits_of, compiled
 from ..numerics.blocks import first_index
 from ..numerics.dtypes import finite_range
 from ..numerics.granularity import Runs
@@ -196,7 +196,8 @@ def errors_of_arrays(original: np.ndarray, restored: np.ndarray, corner: Shape) 
 
     def sums(x: np.ndarray, scaled: np.ndarray | None, power: int) -> tuple[Sums, None]:
         whole, real = np.zeros(4, np.int64), np.zeros(6)
-        compiled(error_loop, "float64")(x, y if scaled is None else scaled, whole, real)
+        pair = map(argument, (x, y if scaled is None else scaled))
+        compiled(error_loop, "float64")(*pair, whole, real)
         count, missing, mismatched, position = whole.tolist()
         bias, mae, rmse, mean, deviation, largest = real.tolist()
         return Sums(
@@ -303,7 +304,7 @@ def sums_and_counts(
         limits = (*map(bound.dtype.type, finite_range(bound.dtype)), nan_code)
     runs = bound.runs if not bound.scales.granularity.single else ONE_RUN
     lowest, arrays = bound.codes.lowest, tuple(getattr(counts, one.name) for one in fields(counts))
-    x, codes = x.reshape(-1), codes.reshape(-1)
+    x, codes = argument(x.reshape(-1)), argument(codes.reshape(-1))
     loop = compiled(compare_loop, x.dtype, *(() if limits is None else (bound.dtype,)))
     loop(x, codes, runs, table, limits, steps, lowest, spacings, slack, bound.rounds_little, arrays, whole, real)
     count, missing, mismatched, infinite, saturated, outside, position = whole.tolist()
