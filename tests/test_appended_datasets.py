@@ -487,7 +487,7 @@ def of_dask(parts: list[xarray.Dataset], folder: Path) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:.*Unicode.*:UserWarning", "ignore:.*specification.*:Warning")
-@pytest.mark.parametrize("form", [as_files, slow(as_stores), as_they_are, slow(of_dask)])
+@pytest.mark.parametrize("form", [as_files, *map(slow, (as_stores, as_they_are, of_dask))])
 def test_months_are_one_dataset_to_xarray(tmp_path: Path, form: Any) -> None:
     """And to verify, restore and whoever looks at it."""
     parts = months()

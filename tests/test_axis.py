@@ -93,7 +93,7 @@ SOURCES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", mostly_slow(SOURCES, ["npy", "dask"]))
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", mostly_slow(AXES, [1]))
 @pytest.mark.parametrize("chunks", [(3, 4, 6), slow((12, 4, 14)), slow((3, 10, 14)), slow((12, 10, 4)), slow(None)])
 def test_every_source_gives_the_same(tmp_path: Path, kind: str, axis: int, chunks: Any) -> None:
     check_axis(
@@ -127,7 +127,7 @@ def test_scales_of_a_unit_that_are_chosen_some_at_a_time(
 
 
 @pytest.mark.parametrize("shards", [None, (6, 5, 8)])
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", mostly_slow(AXES, [0, 2]))
 def test_what_is_indexed_has_the_scales_of_its_indices(axis: int, shards: Any) -> None:
     array = quantize_to_zarr(VALUES, MemoryStore(), axis=axis, chunks=(3, 5, 4), shards=shards)
     floats = expected(VALUES, axis=axis)[1]
@@ -319,7 +319,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("torn", [True, slow(False)])
-@pytest.mark.parametrize("job", mostly_slow(JOBS, ["one read", "mse of an axis", "blocks in shards"]))
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["mse of an axis", "blocks in shards"]))
 def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, job: str) -> None:
     assert mended_deaths(VALUES, tmp_path, torn, **JOBS[job], workers=1) >= 8
 

@@ -125,7 +125,7 @@ def check_refused(array: Int4Array) -> None:
 @pytest.mark.parametrize(
     ("kind", "layout", "warm"),
     combined(
-        [("folder", "shards", True), ("memory", "blocks", False)],
+        [("folder", "shards", True)],
         ["folder", "memory", "fsspec"],
         LAYOUTS,
         [False, True],

@@ -204,6 +204,7 @@ def read_by_threads(tmp_path: Path) -> Stored:
     return replace(stored, found=found, floats=files(tmp_path / "threads.zarr"))
 
 
+@pytest.mark.slow
 def test_a_cluster_finds_measures_and_restores_what_threads_do(
     read_by_threads: Stored, client: distributed.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,7 @@ def test_with_verify_no_plan_of_faults_ends_in_a_wrong_byte(tmp_path: Path, exam
     assert set(told) >= set(FAULTS)  # a plan that comes to nothing tests nothing
 
 
-@pytest.mark.parametrize("examples", EXAMPLES)
+@pytest.mark.parametrize("examples", EXAMPLES[1:])
 def test_without_it_verify_finds_every_torn_and_lost_chunk(tmp_path: Path, examples: int) -> None:
     @quietly(examples)
     @given(PLANS, st.sampled_from(JOBS))
@@ -192,7 +192,7 @@ def test_without_it_verify_finds_every_torn_and_lost_chunk(tmp_path: Path, examp
 
 
 @pytest.mark.parametrize(
-    ("job", "lie"), combined([*((JOBS[0], lie) for lie in FAULTS), (JOBS[7], "torn")], JOBS, FAULTS), ids=str
+    ("job", "lie"), combined([*((JOBS[0], lie) for lie in FAULTS[:4]), (JOBS[7], "torn")], JOBS, FAULTS), ids=str
 )
 def test_each_change_of_a_run_may_go_wrong(tmp_path: Path, job: dict[str, Any], lie: Any) -> None:
     """With `verify` a run mends it or stops; the next on a store that is sound ends right, whatever the fault."""

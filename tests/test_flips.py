@@ -98,7 +98,7 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("job", "step"),
-    [*combined([("plain", 3)], JOBS, [1, 3]), ("blocks, sharded", 24)],
+    [*combined([], JOBS, [1, 3]), ("blocks, sharded", 24)],
 )
 def test_no_flip_and_no_cut_passes(job: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit of every so many bytes, of what is short of more of them, or every bit."""

@@ -149,6 +149,7 @@ def test_a_scheduler_that_is_lost_ends_the_run(
     is_finished_on_threads(source, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_its_scheduler_is_not_there_any_more(
     processes: Processes, client: distributed.Client, source: Path, tmp_path: Path
 ) -> None:
@@ -166,7 +167,8 @@ def test_a_run_ends_where_its_scheduler_is_not_there_any_more(
 # The client goes, or what it asked for --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", ["scan", slow("questions"), slow("scale"), slow("write")])
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["scan", "questions", "scale", "write"])
 def test_a_client_that_is_closed_ends_the_run(
     shared: distributed.Client, source: Path, tmp_path: Path, phase: str
 ) -> None:

@@ -107,7 +107,7 @@ EXTREME = [
 
 
 @some_dtypes_at_once
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(data=st.data(), scale_method=methods, nan_policy=policies)
 def test_a_value_range_saturates_what_lies_outside(
     dtypes: list[np.dtype[Any]], data: st.DataObject, scale_method: str, nan_policy: str

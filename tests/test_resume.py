@@ -78,7 +78,7 @@ def test_a_death_costs_at_most_the_batches_in_flight(
 # Overwriting ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("overwrite", [True, slow(False)])
 @pytest.mark.parametrize(("phase", "done"), [("scan", 11), ("write", 12)])
 @pytest.mark.parametrize("old", [{}, {"scale_method": "absmax"}], ids=["same job", "another"])
 def test_overwriting_that_was_stopped_goes_on(

@@ -242,7 +242,7 @@ def test_a_collection_holds_what_a_folder_would(server: Server, name: str, url: 
         np.testing.assert_array_equal(found[one][...], local[one][...])
 
 
-@pytest.mark.parametrize("job", mostly_slow(JOBS, [name for name in JOBS if name != "blocks"]))
+@pytest.mark.parametrize("job", mostly_slow(JOBS, ["shards"]))
 @pytest.mark.parametrize("kind", ["url", slow("obstore")])
 def test_a_store_holds_what_a_folder_would(
     server: Server, name: str, url: str, tmp_path: Path, kind: str, job: str

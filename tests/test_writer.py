@@ -577,7 +577,9 @@ def test_producers_that_are_killed_lose_no_row_and_write_none_twice(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("step", "torn"), [(13, False), slow(1, False), slow(1, True)])
-@pytest.mark.parametrize("options", [BLOCKS, {"calibrate": 5, "axis": 1, "chunks": (8, 3, 4), "outside": "saturate"}])
+@pytest.mark.parametrize(
+    "options", [BLOCKS, slow({"calibrate": 5, "axis": 1, "chunks": (8, 3, 4), "outside": "saturate"})]
+)
 def test_a_death_at_any_write_costs_nothing_that_was_committed(
     tmp_path: Path, options: dict[str, Any], step: int, torn: bool
 ) -> None:

@@ -223,7 +223,9 @@ def test_mse_of_few_and_of_many_values(n: int) -> None:
             check_mse(values, scale_by("mse", values))
 
 
-@pytest.mark.parametrize("name", [name for name in SETS if "peaks" not in name and "two" not in name])
+@pytest.mark.parametrize(
+    "name", mostly_slow([name for name in SETS if "peaks" not in name and "two" not in name], EASY)
+)
 def test_mse_with_coarse_bins_of_an_axis(name: str) -> None:
     check_mse(SETS[name], scale_by("mse", SETS[name], COARSE))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorstore
 import zarr
-from marks import slow
+from marks import mostly_slow, slow
 from stores import Counting, check, field
 from strategies import BFLOAT16
 from zarr.storage import MemoryStore
@@ -245,7 +245,9 @@ FOREIGN: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.float32, BFLOAT16, np.float16, np.int16, np.uint8], ids=lambda d: np.dtype(d).name
+    "dtype",
+    mostly_slow([np.float32, BFLOAT16, np.float16, np.int16, np.uint8], [np.float32, BFLOAT16]),
+    ids=lambda d: np.dtype(d).name,
 )
 @pytest.mark.parametrize("name", FOREIGN)
 def test_arrays_of_other_libraries_out_of_core_and_in_memory(name: str, dtype: str) -> None:

@@ -148,7 +148,7 @@ def test_a_source_that_others_can_read_survives_a_pickle(tmp_path: Path, name: s
     assert again.digest() == source.digest()
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", mostly_slow(SOURCES, [*SOURCES][::3]))
 @settings(max_examples=10)
 @given(data=st.data())
 def test_pieces_cover_a_region_once(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:

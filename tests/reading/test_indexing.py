@@ -31,7 +31,7 @@ STORES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "four axes": ((3, 4, 5, 6), {"chunks": (2, 2, 2, 4)}),
     "missing": ((11, 13), {"chunks": (4, 4), "nan_policy": "propagate"}),
 }
-KEYS = pytest.mark.parametrize("count", [60, slow(500)])
+KEYS = pytest.mark.parametrize("count", [30, slow(500)])
 
 
 @functools.cache
