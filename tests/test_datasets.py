@@ -108,6 +108,20 @@ def test_a_death_at_any_change_costs_no_byte(
     assert len(read) <= 2
 
 
+@pytest.mark.parametrize("at", [14, 17, 20])
+def test_a_collection_that_lost_what_pass_1_left_says_how_to_begin_again(tmp_path: Path, at: int) -> None:
+    source = {name: field((64, 80)) for name in "ab"}
+    with pytest.raises(Died):
+        quantize_dataset(source, DyingStore(tmp_path / "z", at, torn=True), chunks=(16, 80), workers=1)
+    for folder in tmp_path.glob("z/*/.int4"):
+        shutil.rmtree(folder)
+    with pytest.raises(StoreError, match="has lost part of pass 1; pass overwrite=True to begin again"):
+        quantize_dataset(source, tmp_path / "z", chunks=(16, 80))
+    quantize_dataset(source, tmp_path / "z", chunks=(16, 80), overwrite=True)
+    quantize_dataset(source, tmp_path / "whole", chunks=(16, 80))
+    assert files(tmp_path / "z") == files(tmp_path / "whole")
+
+
 # Two at once ----------------------------------------------------------------------------------------------------------
 
 PLACES = {

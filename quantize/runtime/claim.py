@@ -79,7 +79,8 @@ class Claim:
                 self.check_disk(self.plan.units)
                 old, begun = variable.created(new)
             if old.fingerprint == new.fingerprint:
-                if not overwrite or self.resumable(old):
+                done = variable.member and old.status == "sealed"  # by this run of the collection, or one of its job
+                if not overwrite or done or self.resumable(old):
                     if old.status != "sealed":
                         self.check_disk(int((~variable.present(old.layout)).sum()))
                     return old, begun

@@ -187,8 +187,7 @@ class Collection:
                 job.look.told = True
             try:
                 there, own = one.there(), job.claim.fingerprint
-                replaces = (anew or there.get("overwriting") == own) and there != own
-                metadata = yield from job.steps(overwrite=replaces)
+                metadata = yield from job.steps(overwrite=anew or there.get("overwriting") == own)
                 assert metadata is not None, "there are no other parts"
                 return metadata if metadata.status == "sealed" else one.variable.seal(metadata, durable)
             except RefusedValuesError:
