@@ -20,11 +20,11 @@ from zarr.core.sync import sync
 from .exceptions import REMEDY, StoreError, UnfinishedStoreError
 from .numerics.granularity import PER_TENSOR, Granularity
 from .numerics.grid import Grid, packed_shape, shape_of
-from .store.growth import is_stream, shortened
+from .store.growth import Growth, is_stream, shortened
 from .store.guard import WriteGuard
 from .store.keys import Keys, chunk_key, present
 from .store.layout import Layout
-from .store.manifest import Member, Standing, folder_of_group, manifest_of
+from .store.manifest import Manifest, Member, Standing, folder_of_group, manifest_of
 from .store.metadata import Metadata, ScaleNames
 from .store.places import APPENDED, HIDDEN, folder_of, is_plain, name_of, places_of, version_of
 from .store.retrying import retried
@@ -536,6 +536,30 @@ def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
     return variable, metadata
 
 
+def collection_of(variable: Variable) -> tuple[Keys, Manifest, Member] | None:
+    """The collection that a variable belongs to, and what its manifest says of that; None where it stands alone."""
+    with suppress(StoreError):  # what belongs to a damaged one can be read nevertheless
+        for group, path in [(variable.keys, ()), *variable.keys.upwards()]:
+            manifest = manifest_of(group)
+            if manifest is not None:
+                folder = "/".join([*path, variable.folder])
+                return next(((group, manifest, one) for one in manifest.members if one.folder == folder), None)
+    return None
+
+
+def as_collected(variable: Variable, metadata: Metadata) -> Metadata:
+    """The metadata of a sealed variable; of one of a collection no longer than that says, which decides for all."""
+    growth = Growth.of(metadata)
+    found = collection_of(variable) if growth is not None and growth.together else None
+    if found is None:
+        return metadata
+    _, manifest, member = found
+    if manifest.status != "sealed" or is_of(member, metadata):
+        return metadata
+    before = shortened(metadata, member.shape, member.source.get(APPENDED))
+    return before if before is not None and is_of(member, before) else metadata
+
+
 def is_of(member: Member, metadata: Metadata) -> bool:
     """Whether metadata are those of a variable as the manifest has it, which may leave its `nan_policy` open."""
     layout, found, meant = metadata.layout, metadata.fingerprint, member.source
@@ -559,7 +583,7 @@ def sealed_variable(store: Any, name: str | None = None) -> tuple[Variable, Meta
             f"{variable.where} is unfinished (status {metadata.status!r}); call quantize_to_zarr with the same source "
             "and settings again to go on"
         )
-    return variable, metadata
+    return variable, as_collected(variable, metadata)
 
 
 def check_begun(variable: Variable, metadata: Metadata) -> None:

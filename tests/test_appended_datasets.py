@@ -164,11 +164,14 @@ def test_a_death_at_any_change_leaves_what_was_there_or_what_will_be(
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(first[0], place)
         reader = open_int4(place)
+        alone = {name: open_int4(place, name) for name in reader.quantized}
         try:
             append(DyingStore(place, at, torn), *REST)
         except Died:
             now = open_int4(place)
             found = values_of(now)
+            assert_same({name: open_int4(place, name)[...] for name in now}, found)
+            assert_same({name: alone[name].refresh()[...] for name in alone}, {name: found[name] for name in alone})
             assert verify(place).ok, f"change {at}"
             assert_same(values_of(reader), first[1])
             if len(found["ids"]) == 5:

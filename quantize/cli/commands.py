@@ -401,7 +401,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
     from ..reading.array import Int4Array
     from ..reading.dataset import Int4Dataset, KeptArray
     from ..reading.opening import opened_variable, place_of
-    from ..storage import check_begun, find, variable_of
+    from ..storage import as_collected, check_begun, find, variable_of
 
     place = place_of(store, name)
     if place is not None and place.name is None:
@@ -421,7 +421,7 @@ def info(store: str, name: str | None, as_json: bool) -> int:
             return DONE
     variable, metadata = find(store, name)
     if metadata.status == "sealed":
-        array = Int4Array(variable, metadata)
+        array = Int4Array(variable, as_collected(variable, metadata))
         say(as_json, summary.summary(array), f"{array.path}/{array.name}\n{summary.description(array)}")
         return DONE
     check_begun(variable, metadata)

@@ -21,7 +21,7 @@ from ..numerics.grid import Region, shape_of
 from ..numerics.scales import LOWEST, Scales
 from ..numerics.tables import CODES, CodeLevels, level_table
 from ..runtime.pool import result_of, threads
-from ..storage import Variable, sealed_variable
+from ..storage import Variable, as_collected, sealed_variable
 from ..store.chunks import ChunkReader
 from ..store.keys import stored_bytes
 from ..store.metadata import Metadata
@@ -211,6 +211,7 @@ class Int4Array:
         now = reader.current()
         if not reader.is_own(now):
             assert isinstance(now, Metadata)
+            now = as_collected(self.variable, now)
             for name in ("_shared_levels", "_reader"):
                 self.__dict__.pop(name, None)
             self.metadata, self.layout, self.shape = now, now.layout, now.layout.shape

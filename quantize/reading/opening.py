@@ -77,8 +77,6 @@ def open_int4(store: Any, name: str | None = None) -> Any:
 
 # Places within a collection -------------------------------------------------------------------------------------------
 
-LEVELS = 32  # groups in one another, at most, that a variable is looked for in
-
 
 @dataclass(frozen=True)
 class Place:
@@ -105,22 +103,12 @@ def place_of(store: Any, name: str | None = None) -> Place | None:
         return Place(keys, manifest, name)
     if name is not None:
         return None
-    parts: list[str] = []
-    for _ in range(LEVELS):
-        above = keys.above()
-        if above is None or not above[1]:
-            return None
-        keys, part = above
-        parts.insert(0, part)
-        if not keys.exists:
-            continue
-        manifest = manifest_of(keys)
+    for group, parts in keys.upwards():
+        manifest = manifest_of(group)
         if manifest is not None:
             path = "/".join(parts)
             found = (one.name for one in manifest.members if path in (one.folder, one.name))
-            return next((Place(keys, manifest, each) for each in found), None)
-        if keys.get("zarr.json") is None:
-            return None
+            return next((Place(group, manifest, each) for each in found), None)
     return None
 
 

@@ -15,7 +15,7 @@ from ..exceptions import StoreError
 from ..numerics.grid import Shape
 from ..runtime.growing import is_committed
 from ..runtime.tables import html_facts, lined_up
-from ..storage import Variable
+from ..storage import Variable, collection_of
 from ..store.growth import JOURNAL, JOURNAL_MOST, Growth, Journal, journal_of
 from ..store.metadata import Metadata
 from ..store.places import APPENDED
@@ -109,7 +109,9 @@ def under_way(array: Summarized) -> dict[str, Any] | None:
     if journal is None or is_committed(journal, array.metadata):
         return None
     named = "" if array.name == "data" else f" --name {shlex.quote(array.name)}"
-    return journal_told(journal, array.shape[journal.axis], f"axis {journal.axis}", shlex.quote(array.path) + named)
+    collection = collection_of(array.variable)
+    store = shlex.quote(array.path) + named if collection is None else shlex.quote(collection[0].label)
+    return journal_told(journal, array.shape[journal.axis], f"axis {journal.axis}", store)
 
 
 def damaged_journal(error: StoreError) -> dict[str, Any]:

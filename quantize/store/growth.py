@@ -31,7 +31,8 @@ class Growth:
     Attributes
     ----------
     id : str
-        Of this variable since something was appended first: one that takes its place has another.
+        Of this variable since something was appended first: one that takes its place has another. Where a collection
+        grew, that of the collection: the digest of its job, a hyphen, and so on.
     axis : int
         The one along which the last came.
     commits : int
@@ -59,6 +60,11 @@ class Growth:
             return None if found is None else cls(**dictionary(found, APPENDED))
         except (TypeError, ValueError):
             return None
+
+    @property
+    def together(self) -> bool:
+        """Whether a collection grew, whose manifest says how long the variable is."""
+        return "-" in self.id
 
     def beside(self, metadata: Metadata) -> dict[str, Any]:
         """The fingerprint of a variable with these metadata that has grown so."""

@@ -51,6 +51,7 @@ UNZIPPED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 NODES_ALONE = ("icechunk",)  # packages whose stores list no part of an array
 ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
+LEVELS = 32  # groups in one another, at most, that a place is looked for in
 TURNS = 6  # times that a write by a condition meets others, before it gives up
 
 T = TypeVar("T")
@@ -186,7 +187,23 @@ class Keys:
 
     def above(self) -> tuple[Keys, str] | None:
         """The keys of the place that holds this one, and the name of this one there; None where there is none."""
-        return None
+        if not isinstance(self.store, Below):
+            return None
+        path, _, name = self.store.prefix.rpartition("/")
+        return replace(self, store=Below(self.store._store, path) if path else self.store._store), name
+
+    def upwards(self) -> Iterator[tuple[Keys, tuple[str, ...]]]:
+        """The groups that hold this place, from the nearest on, and the path from each to it."""
+        keys, path = self, tuple[str, ...]()
+        for _ in range(LEVELS):
+            above = keys.above()
+            if above is None or not above[1]:
+                return
+            keys, path = above[0], (above[1], *path)
+            if keys.exists:
+                if keys.get("zarr.json") is None:
+                    return
+                yield keys, path
 
     def check_place(self, *names: str) -> None:
         """Refuse, with a StoreError, a place where no store can be made, or no array under one of these names."""
