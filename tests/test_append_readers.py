@@ -159,10 +159,12 @@ def readers(store: Path, right: np.ndarray) -> Iterator[list[Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_processes_read_what_was_committed(tmp_path: Path, job: str) -> None:
-    right = begun(tmp_path, job, 4000)
+    """While another appends, in one of the jobs for a minute."""
+    seconds, most = (60, 16_000) if job == "chunks" else (15, 4000)
+    right = begun(tmp_path, job, most)
     with readers(tmp_path, right) as told:
         said, say = context.Pipe(duplex=False)
-        process = context.Process(target=appender, args=(tmp_path, 15, 4000, say))
+        process = context.Process(target=appender, args=(tmp_path, seconds, most, say))
         process.start()
         length = said.recv()
         process.join(60)

@@ -149,7 +149,7 @@ def test_it_holds_what_one_run_over_all_holds(
         assert all(ours[key] == one_run[key] for key in chunks), name
 
 
-@pytest.mark.parametrize(("torn", "step"), [(True, 47), slow(False, 1), slow(True, 1)])
+@pytest.mark.parametrize(("torn", "step"), [(True, 47), slow(False, 2), slow(True, 1)])
 def test_a_death_at_any_change_leaves_what_was_there_or_what_will_be(
     tmp_path: Path,
     first: tuple[Path, dict[str, np.ndarray]],

@@ -230,7 +230,7 @@ def test_what_was_there_stays_and_the_whole_is_right(case: Case) -> None:
 
 @pytest.mark.slow
 @given(cases())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_what_was_there_stays_and_the_whole_is_right_of_many(case: Case) -> None:
     hold_case(case)
 

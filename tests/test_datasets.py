@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("torn", "over", "step"),
-    [(True, True, 37), *(slow(torn, over, 2) for torn in (False, True) for over in (False, True))],
+    [(True, True, 37), *(slow(torn, over, 3) for torn in (False, True) for over in (False, True))],
 )
 def test_a_death_at_any_change_costs_no_byte(
     tmp_path: Path, whole: dict[str, bytes], torn: bool, over: bool, step: int

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from marks import combined
+from marks import slow
 from stores import field
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
@@ -98,7 +98,11 @@ def check_that_damage_is_found(store: MemoryStore, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("job", "step"),
-    [*combined([], JOBS, [1, 3]), ("blocks, sharded", 24)],
+    [
+        *(slow(job, 1) for job in ("plain", "zstd", "gzip", "blosc", "blocks")),
+        *(slow(job, step) for job in JOBS for step in (2, 3)),
+        ("blocks, sharded", 24),
+    ],
 )
 def test_no_flip_and_no_cut_passes(job: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit of every so many bytes, of what is short of more of them, or every bit."""

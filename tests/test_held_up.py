@@ -126,9 +126,9 @@ def test_a_collection_takes_nothing_of_a_run_that_was_held_up(
     def second(store: Any, **more: Any) -> None:
         quantize_dataset(Tree(everything()), store, **OF_COLLECTION, **more)
 
-    changes = 0
+    changes = int(killed)
     while overtaken(monkeypatch, changes, killed, point, first, second, objects(whole)):
-        changes += 1
+        changes += 2
     assert changes > 60
 
 
