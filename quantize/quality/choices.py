@@ -7,7 +7,7 @@ import os
 import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..numerics.scales import Rule
 from ..runtime.tables import html_lines, html_table
 from ..storage import listed
 from ..store.zarr_json import to_json
+from .by_name import ByName
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Comparison:
         return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-class DatasetComparison(Mapping[str, Comparison]):
+class DatasetComparison(ByName[Comparison]):
     """Ways to choose scales for each variable that a run quantizes: a mapping of its name to its `Comparison`.
 
     `str` prints a line for each, with what is recommended; `to_json` gives all figures.
@@ -175,18 +176,9 @@ class DatasetComparison(Mapping[str, Comparison]):
     """
 
     def __init__(self, variables: Mapping[str, Comparison], kept: int, words: tuple[str, str, str]) -> None:
-        self.variables = dict(variables)
+        super().__init__(variables)
         self.kept = kept
         self.command = command_of_all(self.settings, words)
-
-    def __getitem__(self, name: str) -> Comparison:
-        return self.variables[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.variables)
-
-    def __len__(self) -> int:
-        return len(self.variables)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:

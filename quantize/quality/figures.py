@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from ..numerics.grid import Shape
 from ..runtime.tables import html_facts, html_table, lined_up
 from ..store.zarr_json import to_json
+from .by_name import ByName
 
 # Figures --------------------------------------------------------------------------------------------------------------
 
@@ -189,7 +190,7 @@ class ErrorFigures:
         return html_facts("ErrorFigures", "of restored values minus those of the source", self.rows())
 
 
-class DatasetErrors(Mapping[str, ErrorFigures]):
+class DatasetErrors(ByName[ErrorFigures]):
     """Errors of a collection: a mapping of the name of each quantized variable to its `ErrorFigures`.
 
     Attributes
@@ -199,17 +200,8 @@ class DatasetErrors(Mapping[str, ErrorFigures]):
     """
 
     def __init__(self, figures: Mapping[str, ErrorFigures], kept: Mapping[str, bool]) -> None:
-        self.figures = dict(figures)
+        super().__init__(figures)
         self.kept = dict(kept)
-
-    def __getitem__(self, name: str) -> ErrorFigures:
-        return self.figures[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.figures)
-
-    def __len__(self) -> int:
-        return len(self.figures)
 
     @property
     def within_bound(self) -> bool:

@@ -37,6 +37,7 @@ from ..store.plain_arrays import PlainArray
 from ..store.retrying import retried
 from ..store.side_arrays import SideArray
 from ..store.zarr_json import check_group, consolidated, same, tagged
+from .by_name import ByName
 from .origins import raw_for, source_for
 
 NAMED_DAMAGE = 1000  # damaged places: the most that are named; more are only counted
@@ -81,7 +82,7 @@ class Verification:
         return in_words(self)
 
 
-class DatasetVerification(Mapping[str, Verification]):
+class DatasetVerification(ByName[Verification]):
     """What `verify` found of a collection: a mapping of the name of each variable to its `Verification`.
 
     Attributes
@@ -98,7 +99,7 @@ class DatasetVerification(Mapping[str, Verification]):
         folders: Mapping[str, str],
         differing_groups: Iterable[str] = (),
     ) -> None:
-        self.variables = dict(variables)
+        super().__init__(variables)
         self.chunks = sum(one.chunks for one in variables.values())
         self.whole = sum(one.whole for one in variables.values())
         self.compared = all(one.compared for one in variables.values())
@@ -109,15 +110,6 @@ class DatasetVerification(Mapping[str, Verification]):
         self.damaged = tuple(damaged.items())
         differing = (f"{folders[name]}{place}" for name, one in variables.items() for place in one.differing)
         self.differing = (*differing_groups, *differing)
-
-    def __getitem__(self, name: str) -> Verification:
-        return self.variables[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.variables)
-
-    def __len__(self) -> int:
-        return len(self.variables)
 
     @property
     def ok(self) -> bool:
