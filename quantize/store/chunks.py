@@ -139,7 +139,7 @@ class ChunkReader:
 
     def index(self, unit: int) -> np.ndarray:
         """The index of one shard; a ValueError if it is damaged."""
-        return self.codes.index(unit)
+        return self.codes.index(unit)[0]
 
     @functools.cached_property
     def scale_store(self) -> StoredScales:

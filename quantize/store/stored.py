@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class StoredChunks:
     """The chunks of an array under a name in a group; `grid` counts those within shards, `units` what is one value.
 
     Indices of shards are kept for the next of their inner chunks. A shard that is not full may be written again, with
-    more in it and all in another place: so its index is read once more after a chunk of it.
+    more in it and all in another place: so after a chunk of it it must have the stamp that it had before the index was
+    read, or, where the store has no stamps, the same index still.
     """
 
     keys: Keys
@@ -29,7 +31,7 @@ class StoredChunks:
     units: Grid
     chunk_codec: ChunkCodec
     shard_codec: ShardCodec | None = None
-    indices: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    indices: dict[int, tuple[np.ndarray, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @functools.cached_property
     def within_unit(self) -> Shape:
@@ -62,14 +64,14 @@ class StoredChunks:
         if self.shard_codec is None:
             return self.keys.view(key, most=self.chunk_codec.most)
         place = self.shard_codec.grid.number(inner)
-        index = self.index(unit)
+        index, stamp = self.index(unit)
         for _ in range(LOOKS):
             offset, length = index[place].tolist()
             found = None if offset == ABSENT else self.inner_chunk(key, offset, length)
-            if self.is_full(unit):
+            if self.is_full(unit) or (stamp is not None and self.keys.stamp(key) == stamp):
                 return found
             self.indices.pop(unit, None)
-            before, index = index, self.index(unit)
+            before, (index, stamp) = index, self.index(unit)
             if np.array_equal(before, index):
                 return found
         raise ValueError(f"its shard was written again {LOOKS} times while it was read")
@@ -84,17 +86,19 @@ class StoredChunks:
         """Whether a shard lies within the array as a whole."""
         return shape_of(self.units.region(unit)) == self.units.box
 
-    def index(self, unit: int) -> np.ndarray:
-        """The index of one shard; a ValueError if it is damaged."""
+    def index(self, unit: int) -> tuple[np.ndarray, Any]:
+        """The index of one shard, and of one that is not full the stamp that it had before; a ValueError if damaged."""
         codec = self.shard_codec
         assert codec is not None
         found = self.indices.get(unit)
         if found is None:
-            data = self.keys.view(chunk_key(self.name, self.units, unit), -1, codec.index_length)
+            key = chunk_key(self.name, self.units, unit)
+            stamp = None if self.is_full(unit) else self.keys.stamp(key)
+            data = self.keys.view(key, -1, codec.index_length)
             if data is None:
                 raise ValueError("it is missing")
-            found = codec.index(data)
-            if len(self.indices) * found.nbytes >= KEPT:
+            found = codec.index(data), stamp
+            if len(self.indices) * found[0].nbytes >= KEPT:
                 self.indices.clear()
             self.indices[unit] = found
         return found
