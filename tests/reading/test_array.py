@@ -101,7 +101,7 @@ def test_only_the_chunks_that_are_needed_are_read(tmp_path: Path, shards: Any, i
     looks = ["data/zarr.json"] if chunks else []  # at the end: whether these still are what was opened
     assert store.got[len(store.got) - len(looks) :] == looks
     assert set(store.got) == {"/".join(["data/c", *map(str, unit)]) for unit in units} | set(looks)
-    # Of shards the index too, once: that one which is not full was not written again meanwhile its file itself says.
+    # Of shards the index too, once: the stamp of one that is not full tells that it was not written again meanwhile.
     indices = len(units) if shards else 0
     assert len(store.got) == len(chunks) + indices + len(looks)
 
