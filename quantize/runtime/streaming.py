@@ -201,7 +201,7 @@ def place_of_stream(variable: Variable, new: Metadata, overwrite: bool) -> Metad
             state = "whole" if old.status == "sealed" else "unfinished"
             raise StoreError(
                 f"{variable.where} is there already, {state}, and nobody can tell whether it was made from this "
-                "stream. Pass overwrite=True to replace it, or write behind it with an Int4Writer"
+                "stream. Pass overwrite=True to replace it, or write behind it by append_to_zarr or an Int4Writer"
             )
     return variable.overwrite(new)
 
