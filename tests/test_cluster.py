@@ -250,6 +250,7 @@ def alone(folder: str, number: int) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_no_more_tasks_run_than_a_budget_leaves_workers(client: distributed.Client, tmp_path: Path) -> None:
     done: list[int] = []
     tasks = (Task([number], (str(tmp_path), number)) for number in range(12))
@@ -432,6 +433,7 @@ def test_a_cluster_without_workers_is_told_of(
     check(quantize_to_zarr(source, tmp_path / "z", **JOB), VALUES)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_told_of(
     client: distributed.Client,
     on_threads: dict[str, bytes],

@@ -21,7 +21,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from clusters import Held, Meanwhile, Processes
-from marks import slow
+from marks import mostly_slow, slow
 from stores import expected, field, files
 from zarr.storage import LoggingStore, MemoryStore, ObjectStore
 
@@ -547,7 +547,7 @@ STORES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", mostly_slow(STORES, [*STORES][:1]))
 def test_a_store_in_the_memory_of_this_process_stays_in_it(
     nobody: distributed.LocalCluster, source: Path, name: str
 ) -> None:
@@ -634,6 +634,7 @@ def test_a_command_that_reads_a_store_and_whose_scheduler_is_lost_is_unfinished(
     assert re.search(rf"error: {LOST}", result.stderr)
 
 
+@pytest.mark.slow
 def test_a_command_whose_scheduler_is_lost_says_how_to_go_on(
     processes: Processes, client: distributed.Client, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

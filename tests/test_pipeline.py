@@ -239,7 +239,8 @@ def test_a_death_at_any_change_is_mended(tmp_path: Path, torn: bool, value_range
     assert mended_deaths(VALUES, tmp_path, torn, chunks=(20, 20), workers=1, value_range=value_range) >= 8
 
 
-@pytest.mark.parametrize("torn", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [True, False])
 def test_a_death_while_overwriting_is_mended(tmp_path: Path, torn: bool) -> None:
     job = {"chunks": (20, 20), "workers": 1}
     quantize_to_zarr(VALUES, tmp_path / "whole", **job)
@@ -306,7 +307,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("unfinished", [False, True])
+@pytest.mark.parametrize("unfinished", [slow(False), True])
 @pytest.mark.parametrize(("other", "message"), OTHERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_another_job_is_refused_with_the_difference(
     tmp_path: Path, other: dict[str, Any], message: str, unfinished: bool

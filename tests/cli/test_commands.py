@@ -531,7 +531,7 @@ JSON = {
     ("read", {"shape", "dtype", "values"}),
     ("suggest", {"source", "rows", "recommended", "reason", "sampled", "total", "notes"}),
     ("report", {"path", "figures", "verdict"}),
-    ("demo", {"errors", "picture", "scale"}),
+    slow("demo", {"errors", "picture", "scale"}),
 ])  # fmt: skip
 def test_json_is_one_object(made, command, keys):
     result = quantize(*(argument.format(made) for argument in JSON[command]), "--json")
@@ -961,6 +961,7 @@ def test_progress_is_live_on_a_terminal(tmp_path, made):
 # Demonstration --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demo_keeps_what_it_made_in_a_folder(tmp_path):
     result = quantize("demo", "--size", "3MB", "--folder", tmp_path)
     assert result.exit_code == 0

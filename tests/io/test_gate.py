@@ -221,7 +221,7 @@ def test_both_dtypes_are_named(declared: Any, blocks: Any, given_: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("given_", ["f8", ">f4", ">f8", "f16"])
+@pytest.mark.parametrize("given_", ["f8", *map(slow, [">f4", ">f8", "f16"])])
 def test_floats_that_are_exact_in_the_declared_type(kind: str, given_: str) -> None:
     source = SOURCES[kind](lambda b: b.astype(np.longdouble if given_ == "f16" else given_))
     check(quantize_to_zarr(source, MemoryStore(), chunks=(7, 8)), VALUES)
@@ -351,7 +351,7 @@ MASKED_SOURCES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("job", mostly_slow([{}, {"chunks": (7, 8)}, {"scale_method": "mse"}], [{"chunks": (7, 8)}]))
-@pytest.mark.parametrize("name", MASKED_SOURCES)
+@pytest.mark.parametrize("name", mostly_slow(MASKED_SOURCES, [*MASKED_SOURCES][::2]))
 def test_masked_values_are_missing_values(name: str, job: dict[str, Any]) -> None:
     store = MemoryStore()
     with pytest.raises(RefusedValuesError, match=rf"the data hold {COUNT:,} NaN") as caught:

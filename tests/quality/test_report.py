@@ -206,6 +206,7 @@ def test_strings_of_the_data_are_escaped(tmp_path):
     assert "What 4 bits keep of <b>a.zarr" in page.text
 
 
+@pytest.mark.slow
 def test_arrays_need_no_path(tmp_path):
     values = normal(30, 40)
     array = stored(tmp_path, values)
@@ -222,6 +223,7 @@ def test_the_same_store_has_the_same_page(tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_many_chunks_fit_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "MOST_PARTS", 64)
     report, page = made(tmp_path, normal(60, 60), chunks=(3, 6), scale_method="mse")
