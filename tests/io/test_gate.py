@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from marks import mostly_slow
+from marks import mostly_slow, slow
 from stores import Counting, check, field, memory_keys
 from strategies import BFLOAT16, DTYPES, FLOATS, INTEGERS, LAYOUTS, arrays
 from zarr.storage import MemoryStore
