@@ -16,11 +16,10 @@ from .layout import Layout
 from .metadata import Metadata
 from .places import folder_of
 from .side_arrays import StoredScales, stored_scales
-from .stored import KEPT, StoredChunks
+from .stored import KEPT, TICK, StoredChunks
 
 LOOKS = 8  # times: how often metadata are read that are no whole document, as where a store gives its beginning alone
 PAUSE = 0.001  # seconds between the first two of these looks, and twice as long between the next
-TICK = 50_000_000  # nanoseconds: two changes of a file that lie closer may have the same time, a tick of the system
 
 
 class ChunkReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from .codec import ABSENT, ChunkCodec, ShardCodec
 from .keys import Keys, chunk_key
 
 LOOKS = 10  # times: how often a chunk is read of a shard that is written again meanwhile, at most
+TICK = 50_000_000  # nanoseconds: two changes of a file that lie closer may have the same time, a tick of the system
 KEPT = 1 << 24  # bytes of shards' indices, and of scales, that a reader keeps at most; one of each in any case
 
 
@@ -22,7 +24,7 @@ class StoredChunks:
 
     Indices of shards are kept for the next of their inner chunks. A shard that is not full may be written again, with
     more in it and all in another place: so after a chunk of it it must have the stamp that it had before the index was
-    read, or, where the store has no stamps, the same index still.
+    read, or, where the store has no stamps or it is too young to be told by one, the same index still.
     """
 
     keys: Keys
@@ -82,6 +84,11 @@ class StoredChunks:
             raise ValueError(f"its shard's index has it at {offset}, {length} bytes long")
         return self.keys.view(key, offset, length)
 
+    def stamp(self, key: str) -> Any:
+        """The stamp of a shard, if it surely has another once it is written again; else None."""
+        began, found = time.time_ns(), self.keys.stamp(key)
+        return found if found is not None and began - found[-1] > TICK else None
+
     def is_full(self, unit: int) -> bool:
         """Whether a shard lies within the array as a whole."""
         return shape_of(self.units.region(unit)) == self.units.box
@@ -93,7 +100,7 @@ class StoredChunks:
         found = self.indices.get(unit)
         if found is None:
             key = chunk_key(self.name, self.units, unit)
-            stamp = None if self.is_full(unit) else self.keys.stamp(key)
+            stamp = None if self.is_full(unit) else self.stamp(key)
             data = self.keys.view(key, -1, codec.index_length)
             if data is None:
                 raise ValueError("it is missing")

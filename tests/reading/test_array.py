@@ -92,7 +92,10 @@ def test_a_step_of_zero_is_refused() -> None:
         ((slice(3, 3), 0, 0), set()),
     ],
 )
-def test_only_the_chunks_that_are_needed_are_read(tmp_path: Path, shards: Any, index: Any, chunks: set[Any]) -> None:
+def test_only_the_chunks_that_are_needed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: Any, index: Any, chunks: set[Any]
+) -> None:
+    monkeypatch.setattr("quantize.store.stored.TICK", -1 << 62)  # as if the files were old
     store = WatchedStore(tmp_path)
     array = quantize_to_zarr(VALUES, store, chunks=(2, 3, 4), shards=shards)
     store.got.clear()
