@@ -115,8 +115,6 @@ def append_to_zarr(
     if is_stream(source):
         wishes = Wishes(outside, workers=workers or processors(), durable=durable, report=reporter(progress))
         return Int4Array(found, appended(source, variable, metadata, own, wishes, memory))
-    if outside is None:
-        outside = "raise" if metadata.rule.method.value_range is None else "saturate"
     job = Append.of(as_source(source), variable, metadata, own, outside, reporter(progress), memory, workers)
     job.look()
     return Int4Array(found, job.run(again, durable))

@@ -7,6 +7,7 @@ One variable lives in a Zarr v3 group under its name: ``<name>/zarr.json`` with 
 from __future__ import annotations
 
 import functools
+import itertools
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -539,7 +540,7 @@ def sealed_member(keys: Keys, member: Member) -> tuple[Variable, Metadata]:
 def collection_of(variable: Variable) -> tuple[Keys, Manifest, Member] | None:
     """The collection that a variable belongs to, and what its manifest says of that; None where it stands alone."""
     with suppress(StoreError):  # what belongs to a damaged one can be read nevertheless
-        for group, path in [(variable.keys, ()), *variable.keys.upwards()]:
+        for group, path in itertools.chain([(variable.keys, ())], variable.keys.upwards()):
             manifest = manifest_of(group)
             if manifest is not None:
                 folder = "/".join([*path, variable.folder])

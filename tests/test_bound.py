@@ -287,7 +287,7 @@ def test_a_folder_is_asked_for_no_byte_of_the_metadata_once_they_are_known(
 ) -> None:
     store = Folder(tmp_path)
     array = quantize_to_zarr(OLD, store, **LAYOUTS["shards"])
-    monkeypatch.setattr("quantize.store.chunks.TICK", -1 << 62)  # as if the file were old
+    monkeypatch.setattr("quantize.store.stored.TICK", -1 << 62)  # as if the file were old
     array[0]
     store.watch(-1, False, lambda: None)
     array[0]

@@ -31,7 +31,7 @@ from ..store.metadata import Metadata
 from ..store.retrying import retried
 from ..store.side_arrays import stored_scales
 from .cluster import on_worker
-from .growing import Growing, begin, is_committed, put, replace_at
+from .growing import Growing, begin, is_committed, outside_of, put, replace_at
 from .job import Stage, Steps, described, driven
 from .likeness import check_fits
 from .look import look_at
@@ -392,7 +392,7 @@ class Append:
         variable: Variable,
         metadata: Metadata,
         axis: int,
-        outside: str,
+        outside: str | None,
         report: Callable[[Any], None],
         memory: int | str | None = None,
         workers: int | None = None,
@@ -416,7 +416,7 @@ class Append:
         made = planned(source, variable.keys, alone, variable, beside)
         made = replace(made, missing=metadata.missing)
         made = AppendPlan.of(made, axis, metadata.layout.shape[axis], unit, shares(after, axis))
-        job = cls(made, variable, metadata, source, axis, outside, report)
+        job = cls(made, variable, metadata, source, axis, outside_of(outside, metadata), report)
         job.check_missing(missing)
         report(made)
         return job

@@ -322,6 +322,11 @@ def discarded(variable: Variable, metadata: Metadata) -> bool:
     return True
 
 
+def outside_of(asked: str | None, metadata: Metadata) -> str:
+    """What becomes of values beyond a scale that is there; where nothing is asked, a `value_range` says it."""
+    return asked or ("raise" if metadata.rule.method.value_range is None else "saturate")
+
+
 def is_committed(journal: Journal, metadata: Metadata) -> bool:
     """Whether what a journal speaks of is part of the array."""
     growth = Growth.of(metadata)

@@ -100,8 +100,7 @@ class AppendAll:
                     check_same_shape(source, variable, metadata)
                     others[name] = SameCodes(name, source.with_missing(metadata.missing), variable, metadata, stop)
                     continue
-                beyond = outside or ("raise" if metadata.rule.method.value_range is None else "saturate")
-                append = Append.of(arrays[name], variable, metadata, own, beyond, ignore, memory, workers)
+                append = Append.of(arrays[name], variable, metadata, own, outside, ignore, memory, workers)
                 append.cache.stop = stop
                 quantized[name] = append
         found = cls(arrays.label, keys, manifest, axis, axes, quantized, kept, others, stop)

@@ -37,7 +37,7 @@ from ..store.places import HIDDEN
 from ..store.side_arrays import stored_scales
 from .appending import AppendTasks, Told, joined, lengthened, scales_for
 from .chunking import default_chunks
-from .growing import Growing, is_committed, replace_at, under_way
+from .growing import Growing, is_committed, outside_of, replace_at, under_way
 from .job import described
 from .look import keeps_zero, look_at
 from .outlines import LABEL, Wishes
@@ -89,8 +89,8 @@ class Stream:
         StoreError
             If another writer, or an append, is at it.
         """
-        default = "raise" if metadata.rule.method.value_range is None else "saturate"
-        self.variable, self.axis, self.wishes = variable, axis, replace(wishes, outside=wishes.outside or default)
+        self.variable, self.axis = variable, axis
+        self.wishes = replace(wishes, outside=outside_of(wishes.outside, metadata))
         self.metadata = metadata
         self.start = self.written = self.committed_in(metadata)
         self.buffer: np.ndarray | None = None

@@ -220,9 +220,9 @@ def appended(
     """
     outline, layout = outline_in_store(variable, metadata, axis)
     outline = replace(outline, settings=replace(outline.settings, memory=memory))
-    shape = (None if along == axis else n for along, n in enumerate(layout.shape))
     wishes = replace(wishes, workers=outline.tasks_within(layout, wishes.workers))
-    stream = opened(variable.keys, shape, None, {"name": variable.name}, wishes, None, None)
+    variable.keys.check_writable()
+    stream = Stream(variable, axis, wishes, metadata, None)
     try:
         write_all(stream, batches)
         if stream.written + stream.count == stream.start:

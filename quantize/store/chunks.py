@@ -16,7 +16,7 @@ from .layout import Layout
 from .metadata import Metadata
 from .places import folder_of
 from .side_arrays import StoredScales, stored_scales
-from .stored import KEPT, TICK, StoredChunks
+from .stored import KEPT, StoredChunks, tells
 
 LOOKS = 8  # times: how often metadata are read that are no whole document, as where a store gives its beginning alone
 PAUSE = 0.001  # seconds between the first two of these looks, and twice as long between the next
@@ -65,8 +65,7 @@ class ChunkReader:
             if now != before:
                 return True  # and again longer: the next look will see
             self.stamp = now
-        # A younger file may yet be changed within the same tick, and have the same stamp.
-        self.known = self.stamp is not None and began - self.stamp[-1] > TICK
+        self.known = tells(self.stamp, began)
         return True
 
     def is_own(self, now: Metadata | bytes) -> bool:

@@ -48,7 +48,6 @@ CLAMPING = (FsspecStore, MemoryStore, ObjectStore)
 # What zipfile raises for a file of an archive that is damaged, encrypted, or compressed in a way that it does not know.
 UNZIPPED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
-
 NODES_ALONE = ("icechunk",)  # packages whose stores list no part of an array
 ASKED = 64  # keys: of so many at a time a store that cannot list is asked for the size
 LEVELS = 32  # groups in one another, at most, that a place is looked for in

@@ -87,7 +87,7 @@ class StoredChunks:
     def stamp(self, key: str) -> Any:
         """The stamp of a shard, if it surely has another once it is written again; else None."""
         began, found = time.time_ns(), self.keys.stamp(key)
-        return found if found is not None and began - found[-1] > TICK else None
+        return found if tells(found, began) else None
 
     def is_full(self, unit: int) -> bool:
         """Whether a shard lies within the array as a whole."""
@@ -109,3 +109,11 @@ class StoredChunks:
                 self.indices.clear()
             self.indices[unit] = found
         return found
+
+
+def tells(stamp: tuple[Any, ...] | None, began: int) -> bool:
+    """Whether a key that had a stamp at a time, in ns, surely has another once it is set again.
+
+    A younger file may yet be changed within the same tick, and have the same stamp.
+    """
+    return stamp is not None and began - stamp[-1] > TICK
